@@ -1,0 +1,290 @@
+//! The plan: flat tables that a runtime executes. Nothing is left to decide at load but the number of KV pages.
+
+use crate::graph::ValueId;
+use crate::handle::{Arena, handle};
+use crate::kernel::{Access, KernelSpec, Role};
+use crate::kv::{KvGroupId, KvLayerId, KvSpec};
+use crate::size::{Dims, ExprId, ExprPool};
+use crate::weight::{Format, Layout};
+use serde::{Deserialize, Serialize};
+
+handle! {
+    /// A [`PlanKernel`].
+    PipelineId "p"
+    /// A [`PlanWeight`].
+    BlobId "b"
+    /// A [`Dispatch`].
+    DispatchId "d"
+    /// A [`Variant`].
+    VariantId "x"
+    /// A transient buffer.
+    ArenaId "a"
+}
+
+/// Version of the tables' meaning; a runtime refuses others.
+pub const PLAN_VERSION: u32 = 1;
+
+/// Bindings begin at a multiple of this many bytes (WebGPU's storage offset alignment).
+pub const BINDING_ALIGN: u64 = 256;
+
+/// Type of keys and values in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum KvType {
+    /// Half precision, two in a 32-bit word.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+impl KvType {
+    /// Bytes of one number.
+    pub fn n_bytes(self) -> u64 {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+    /// The name in text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// A run of rows of one checkpoint tensor.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Segment {
+    /// Module path of a matrix, or full name of a vector.
+    pub tensor: String,
+    /// First row.
+    pub first_row: u32,
+    /// Rows.
+    pub n_rows: u32,
+}
+
+/// A weight in memory.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlanWeight {
+    /// Rows.
+    pub n_rows: u32,
+    /// Columns.
+    pub n_cols: u32,
+    /// How the checkpoint stores the numbers.
+    pub format: Format,
+    /// How they lie in memory.
+    pub layout: Layout,
+    /// The checkpoint rows that it is made of, in order; empty if `inline` is set.
+    pub segments: Vec<Segment>,
+    /// Whether rows of the two segments alternate.
+    pub interleaved: bool,
+    /// Numbers made by the model builder.
+    pub inline: Vec<f32>,
+}
+
+impl PlanWeight {
+    /// Bytes in memory.
+    pub fn n_bytes(&self) -> u64 {
+        crate::weight::packed_bytes(self.format, self.layout, self.n_rows, self.n_cols)
+    }
+}
+
+/// Where an operand of a kernel is bound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Slot {
+    /// The operand's role.
+    pub role: Role,
+    /// Bind group.
+    pub group: u32,
+    /// Binding in the group.
+    pub binding: u32,
+    /// How it is declared.
+    pub access: Access,
+}
+
+/// A kernel, ready to be made into a pipeline.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlanKernel {
+    /// What it was linked from; all that the CPU needs.
+    pub spec: KernelSpec,
+    /// Bindings (GPU targets).
+    pub slots: Vec<Slot>,
+    /// Threads of a workgroup (GPU targets).
+    pub workgroup: [u32; 3],
+    /// Source (GPU targets).
+    pub wgsl: String,
+}
+
+/// What an operand is bound to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Binding {
+    /// The step's tables.
+    Step,
+    /// The sampled ids.
+    Sampled,
+    /// The logits.
+    Logits,
+    /// A part of a transient buffer.
+    Arena {
+        /// The buffer.
+        arena: ArenaId,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        n_bytes: u64,
+    },
+    /// A weight.
+    Weight(BlobId),
+    /// A layer's pages.
+    Kv(KvLayerId),
+    /// A group's page table.
+    PageTable(KvGroupId),
+}
+
+/// An operand of a dispatch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Bound {
+    /// Its part in the kernel.
+    pub role: Role,
+    /// How it is used.
+    pub access: Access,
+    /// What it is.
+    pub binding: Binding,
+}
+
+/// One kernel launch.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// The kernel.
+    pub kernel: PipelineId,
+    /// Workgroups, folded at 65,535 a dimension by the runtime.
+    pub grid: ExprId,
+    /// First of its operands in [`Plan::operands`].
+    pub first_operand: u32,
+    /// Operands.
+    pub n_operands: u32,
+    /// The graph values that it computes (of the variant's graph).
+    pub origin: Vec<ValueId>,
+}
+
+/// The dispatches for steps of bounded sizes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Variant {
+    /// Upper bounds of a step's sizes.
+    pub bounds: Dims,
+    /// Queries that an attention tile covers.
+    pub q_tile: u32,
+    /// Whether it takes only steps in which every token's logits are wanted.
+    pub all_rows: bool,
+    /// First of its dispatches.
+    pub first: u32,
+    /// Dispatches.
+    pub n_dispatches: u32,
+}
+
+/// A model, compiled for a target.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`PLAN_VERSION`].
+    pub version: u32,
+    /// Architecture and size, for people.
+    pub model: String,
+    /// Name of the target that it was compiled for.
+    pub target: String,
+    /// Whether it runs on the CPU runtime (no kernel has a source).
+    pub is_cpu: bool,
+    /// Vocabulary: columns of the logits.
+    pub n_vocab: u32,
+    /// Longest sequence: pages a page table's row can name, times [`Plan::page_tokens`].
+    pub max_context: u32,
+    /// Tokens a page.
+    pub page_tokens: u32,
+    /// Type of keys and values.
+    pub kv_type: KvType,
+    /// The KV cache's shape.
+    pub kv: KvSpec,
+    /// Largest buffer binding that the target has, in bytes.
+    pub max_binding_bytes: u64,
+    /// Grid expressions.
+    pub exprs: ExprPool,
+    /// Transient buffers, in bytes.
+    pub arenas: Arena<ArenaId, u64>,
+    /// Weights.
+    pub weights: Arena<BlobId, PlanWeight>,
+    /// Kernels.
+    pub kernels: Arena<PipelineId, PlanKernel>,
+    /// Variants, smallest first.
+    pub variants: Arena<VariantId, Variant>,
+    /// Dispatches of all variants.
+    pub dispatches: Arena<DispatchId, Dispatch>,
+    /// Operands of all dispatches.
+    pub operands: Vec<Bound>,
+}
+
+impl Plan {
+    /// Entries of a page table's row.
+    pub fn max_pages(&self) -> u32 {
+        self.max_context.div_ceil(self.page_tokens)
+    }
+    /// Bytes of one page in one layer of a group.
+    pub fn page_bytes(&self, group: KvGroupId) -> u64 {
+        u64::from(self.kv.groups[group].shape.n_values()) * u64::from(self.page_tokens) * self.kv_type.n_bytes()
+    }
+    /// Bytes of one page in all layers of a group.
+    pub fn page_bytes_all_layers(&self, group: KvGroupId) -> u64 {
+        self.page_bytes(group) * self.kv.n_layers_of(group) as u64
+    }
+    /// The smallest variant for a step of the given sizes.
+    pub fn variant_for(&self, dims: &Dims) -> Option<VariantId> {
+        self.variants.iter().find(|(_, v)| dims.fits(&v.bounds) && (!v.all_rows || dims.rows == dims.tokens)).map(|(id, _)| id)
+    }
+    /// A variant's dispatches.
+    pub fn dispatches_of(&self, variant: VariantId) -> &[Dispatch] {
+        let Variant { first, n_dispatches, .. } = self.variants[variant];
+        &self.dispatches.as_slice()[first as usize..(first + n_dispatches) as usize]
+    }
+    /// A dispatch's operands.
+    pub fn operands_of(&self, dispatch: &Dispatch) -> &[Bound] {
+        &self.operands[dispatch.first_operand as usize..(dispatch.first_operand + dispatch.n_operands) as usize]
+    }
+    /// The largest bounds of any variant.
+    pub fn max_bounds(&self) -> Dims {
+        self.variants.as_slice().iter().fold(Dims::default(), |max, v| Dims {
+            tokens: max.tokens.max(v.bounds.tokens),
+            sequences: max.sequences.max(v.bounds.sequences),
+            rows: max.rows.max(v.bounds.rows),
+            tiles: max.tiles.max(v.bounds.tiles),
+        })
+    }
+    /// Bytes of all weights in memory (on the CPU those of stored layout are the mapped file).
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.as_slice().iter().map(PlanWeight::n_bytes).sum()
+    }
+    /// Bytes of all transient buffers, the logits included.
+    pub fn transient_bytes(&self) -> u64 {
+        self.arenas.as_slice().iter().sum::<u64>() + self.logits_bytes()
+    }
+    /// Bytes of the logits buffer.
+    pub fn logits_bytes(&self) -> u64 {
+        u64::from(self.max_bounds().rows) * u64::from(self.n_vocab) * 4
+    }
+    /// Weight bytes that one run of a variant reads, each weight once: what decoding is bound by.
+    pub fn weight_bytes_of(&self, variant: VariantId) -> u64 {
+        let mut seen = vec![false; self.weights.len()];
+        let mut bytes = 0;
+        for dispatch in self.dispatches_of(variant) {
+            let by_row = self.kernels[dispatch.kernel].spec.template == crate::kernel::Template::Embed;
+            for operand in self.operands_of(dispatch) {
+                let Binding::Weight(blob) = operand.binding else { continue };
+                let weight = &self.weights[blob];
+                if by_row {
+                    bytes += weight.format.row_bytes(weight.n_cols) * u64::from(self.variants[variant].bounds.tokens);
+                } else if !std::mem::replace(&mut seen[blob.0 as usize], true) {
+                    bytes += weight.n_bytes();
+                }
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,167 @@
+//! The verifier of [`Plan`]: what a runtime relies on without looking again.
+
+use crate::IrError;
+use crate::handle::Handle;
+use crate::kernel::{Role, Template};
+use crate::plan::{BINDING_ALIGN, Binding, Bound, DispatchId, PLAN_VERSION, Plan};
+
+impl Plan {
+    /// Checks that every index, range and size is within bounds, that operands match their kernel's bindings, that no
+    /// dispatch binds one buffer both read and read_write, and that each binding covers what the template accesses.
+    pub fn verify(&self) -> Result<(), IrError> {
+        let bad = |item: &dyn std::fmt::Display, why: String| Err(IrError::Invalid { item: item.to_string(), why });
+        if self.version != PLAN_VERSION {
+            return bad(&"plan", format!("version {} is not {PLAN_VERSION}; compile the model again", self.version));
+        }
+        if self.page_tokens == 0 || self.max_context == 0 || self.n_vocab == 0 {
+            return bad(&"plan", "page size, context and vocabulary must be positive".into());
+        }
+        self.exprs.verify()?;
+        for (id, layer) in self.kv.layers.iter() {
+            if self.kv.groups.get(layer.group).is_none() {
+                return bad(&id, format!("{} does not exist", layer.group));
+            }
+        }
+        for (id, weight) in self.weights.iter() {
+            let rows: u64 = weight.segments.iter().map(|segment| u64::from(segment.n_rows)).sum();
+            let from_file = weight.inline.is_empty();
+            let filled = if from_file { rows == u64::from(weight.n_rows) } else { weight.inline.len() as u64 * 4 == weight.n_bytes() };
+            if !filled || (weight.interleaved && weight.segments.len() != 2) {
+                return bad(&id, "its segments do not fill it".into());
+            }
+            if !self.is_cpu && weight.n_bytes() > self.max_binding_bytes {
+                return bad(&id, format!("{} bytes exceed the target's binding limit of {}", weight.n_bytes(), self.max_binding_bytes));
+            }
+        }
+        let mut next = 0;
+        for (id, variant) in self.variants.iter() {
+            let end = variant.first.checked_add(variant.n_dispatches).filter(|end| *end as usize <= self.dispatches.len());
+            if variant.first != next || variant.q_tile == 0 || end.is_none() {
+                return bad(&id, "its dispatches are not the next ones".into());
+            }
+            next = variant.first + variant.n_dispatches;
+        }
+        if next as usize != self.dispatches.len() {
+            return bad(&"plan", "a dispatch belongs to no variant".into());
+        }
+        for (id, dispatch) in self.dispatches.iter() {
+            self.verify_dispatch(id)?;
+            if dispatch.grid.ix() >= self.exprs.len() {
+                return bad(&id, format!("grid {} does not exist", dispatch.grid));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_dispatch(&self, id: DispatchId) -> Result<(), IrError> {
+        let bad = |why: String| Err(IrError::invalid(id, why));
+        let dispatch = &self.dispatches[id];
+        let Some(kernel) = self.kernels.get(dispatch.kernel) else {
+            return bad(format!("{} does not exist", dispatch.kernel));
+        };
+        let end = dispatch.first_operand.checked_add(dispatch.n_operands).filter(|end| *end as usize <= self.operands.len());
+        if end.is_none() {
+            return bad("its operands do not exist".into());
+        }
+        let operands = self.operands_of(dispatch);
+        for operand in operands {
+            let exists = match operand.binding {
+                Binding::Step | Binding::Sampled | Binding::Logits => true,
+                Binding::Arena { arena, offset, n_bytes } => {
+                    let size = self.arenas.get(arena).copied().unwrap_or(0);
+                    let fits = offset.checked_add(n_bytes).is_some_and(|end| end <= size);
+                    if offset % BINDING_ALIGN != 0 || n_bytes == 0 || n_bytes > self.max_binding_bytes {
+                        return bad(format!("operand {} is unaligned, empty or larger than a binding", operand.role));
+                    }
+                    fits
+                }
+                Binding::Weight(blob) => self.weights.get(blob).is_some(),
+                Binding::Kv(layer) => self.kv.layers.get(layer).is_some(),
+                Binding::PageTable(group) => self.kv.groups.get(group).is_some(),
+            };
+            if !exists {
+                return bad(format!("operand {} is bound to what does not exist", operand.role));
+            }
+            let clash = operands.iter().any(|other| other.access != operand.access && same_buffer(operand, other));
+            if clash {
+                return bad(format!("binds the buffer of {} both read and read_write", operand.role));
+            }
+            self.verify_extent(id, operand)?;
+        }
+        if !self.is_cpu {
+            if kernel.slots.len() != operands.len() {
+                return bad(format!("{} operands for {} bindings", operands.len(), kernel.slots.len()));
+            }
+            for slot in &kernel.slots {
+                match operands.iter().find(|operand| operand.role == slot.role) {
+                    None => return bad(format!("operand {} is missing", slot.role)),
+                    Some(operand) if operand.access != slot.access => return bad(format!("{} is declared {}", slot.role, slot.access)),
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a binding covers the range that its template declares to access.
+    fn verify_extent(&self, id: DispatchId, operand: &Bound) -> Result<(), IrError> {
+        let kernel = &self.kernels[self.dispatches[id].kernel].spec;
+        let n = |name: &str| u64::from(kernel.u32(name).unwrap_or(0));
+        let Some(variant) = self.variants.as_slice().iter().rev().find(|v| v.first <= id.0) else {
+            return Err(IrError::invalid(id, "belongs to no variant"));
+        };
+        let rows = u64::from(match kernel.rows {
+            crate::kernel::Rows::Tokens => variant.bounds.tokens,
+            crate::kernel::Rows::Wanted => variant.bounds.rows,
+        });
+        // Numbers of 4 bytes that the template touches, where it is bound to an arena or the logits.
+        let words = match (kernel.template, operand.role) {
+            (Template::Matvec | Template::Matmul, Role::X) => rows * n("K"),
+            (Template::Matvec | Template::Matmul, Role::Out) => rows * n("OUT_STRIDE"),
+            (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
+            (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
+            (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
+            (Template::RopeKv, Role::Out) | (Template::Attention, Role::Q | Role::Out) => rows * n("N_HEADS") * n("HEAD_DIM"),
+            (Template::GatherRows, Role::X) => u64::from(variant.bounds.tokens) * n("N_COLS"),
+            (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => rows * n("N_COLS"),
+            (Template::ArgmaxPartial, Role::X) => rows * n("N"),
+            (Template::ArgmaxPartial, Role::Out) => rows * n("N").div_ceil(n("BLOCK").max(1)) * 2,
+            (Template::ArgmaxFinal, Role::X) => rows * n("N_PARTIAL") * 2,
+            _ => 0,
+        };
+        let bound = match operand.binding {
+            Binding::Arena { n_bytes, .. } => n_bytes,
+            Binding::Logits => self.logits_bytes(),
+            Binding::Weight(blob) => return self.verify_weight_extent(id, operand, blob, n("K").max(n("N_COLS"))),
+            _ => return Ok(()),
+        };
+        if words * 4 > bound {
+            return Err(IrError::invalid(id, format!("operand {} spans {} bytes, {} are bound", operand.role, words * 4, bound)));
+        }
+        Ok(())
+    }
+
+    fn verify_weight_extent(&self, id: DispatchId, operand: &Bound, blob: crate::plan::BlobId, n_cols: u64) -> Result<(), IrError> {
+        let weight = &self.weights[blob];
+        let kernel = &self.kernels[self.dispatches[id].kernel].spec;
+        let fits = match (operand.role, kernel.template) {
+            (Role::Weight, Template::Embed) => {
+                u64::from(weight.n_cols) == n_cols && kernel.u32("ROW_COUNT") == Some(weight.n_rows) && kernel.weight == Some(weight.format)
+            }
+            (Role::Weight, _) => {
+                u64::from(weight.n_cols) == n_cols && kernel.u32("N") == Some(weight.n_rows) && kernel.weight == Some(weight.format)
+            }
+            (Role::NormWeight, _) => u64::from(weight.n_rows) == n_cols && weight.n_cols == 1,
+            _ => true,
+        };
+        if fits { Ok(()) } else { Err(IrError::invalid(id, format!("{blob} ({} x {} {}) does not fit operand {}", weight.n_rows, weight.n_cols, weight.format, operand.role))) }
+    }
+}
+
+/// Whether two operands are bound to one buffer, which wgpu tracks as a whole.
+fn same_buffer(a: &Bound, b: &Bound) -> bool {
+    match (a.binding, b.binding) {
+        (Binding::Arena { arena: a, .. }, Binding::Arena { arena: b, .. }) => a == b,
+        (a, b) => a == b,
+    }
+}

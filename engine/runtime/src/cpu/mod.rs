@@ -1,0 +1,38 @@
+//! The processor's kernels: one function a template of the plan, over plain slices.
+//!
+//! | module | template |
+//! |---|---|
+//! | [`linear`] | matvec, matmul (any number of rows, rms_norm prologue, epilogue) |
+//! | [`norm`], [`embed`], [`gather`], [`map`] | rms_norm, embed, gather_rows, map |
+//! | [`rope_kv`], [`attention`] | rope_kv, attention over paged KV |
+//! | [`sample`] | argmax |
+//!
+//! Activations and KV are f32, weights stay in their stored type ([`weight`]), arithmetic is f32 with vectors of eight
+//! ([`simd`]). Work is spread over a [`pool::Pool`]; memory that a kernel needs beside its operands lives in a
+//! [`Scratch`], which only ever grows, so that a decode step allocates nothing once it is warm.
+//!
+//! Kernels assert the sizes that they are given (a wrong plan stops with a message, never reads elsewhere).
+
+pub mod attention;
+pub mod embed;
+pub mod epilogue;
+pub mod gather;
+pub mod linear;
+pub mod map;
+pub mod norm;
+pub mod pool;
+pub mod rope_kv;
+pub mod sample;
+mod scratch;
+pub mod simd;
+pub mod step_view;
+pub mod weight;
+
+#[cfg(test)]
+mod testing;
+
+pub use epilogue::EpilogueOp;
+pub use pool::Pool;
+pub use scratch::Scratch;
+pub use step_view::{Rows, StepView};
+pub use weight::{FloatType, Format, Segment, Weight, WeightError};

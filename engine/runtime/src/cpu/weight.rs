@@ -1,0 +1,252 @@
+//! Weights as stored: row-major bytes in one of the plan's formats, merged matrices as a list of row segments.
+
+use half::{bf16, f16};
+
+/// Stored floating-point type, little endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FloatType {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl FloatType {
+    /// Bytes of one value.
+    #[must_use]
+    pub fn size_bytes(self) -> usize {
+        match self {
+            FloatType::F32 => 4,
+            FloatType::F16 | FloatType::Bf16 => 2,
+        }
+    }
+
+    /// Value `ix` of `bytes`.
+    #[inline]
+    #[must_use]
+    pub fn read(self, bytes: &[u8], ix: usize) -> f32 {
+        match self {
+            FloatType::F32 => f32::from_le_bytes([bytes[4 * ix], bytes[4 * ix + 1], bytes[4 * ix + 2], bytes[4 * ix + 3]]),
+            FloatType::F16 => f16::from_le_bytes([bytes[2 * ix], bytes[2 * ix + 1]]).to_f32(),
+            FloatType::Bf16 => bf16::from_le_bytes([bytes[2 * ix], bytes[2 * ix + 1]]).to_f32(),
+        }
+    }
+}
+
+/// How a segment's values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// One float a value.
+    Float(FloatType),
+    /// w = code * scale + bias, one (scale, bias) for `group` neighbouring columns; a row's codes are one little-endian
+    /// bit stream (MLX's affine mode).
+    Affine {
+        /// Bits a code: 2, 3, 4, 5, 6 or 8.
+        bits: u32,
+        /// Columns a scale: 32, 64 or 128.
+        group: usize,
+        /// Type of scales and biases.
+        scale: FloatType,
+    },
+}
+
+impl Format {
+    /// Bytes of one row's values or codes.
+    #[must_use]
+    pub fn row_bytes(self, n_cols: usize) -> usize {
+        match self {
+            Format::Float(float) => n_cols * float.size_bytes(),
+            Format::Affine { bits, .. } => n_cols * bits as usize / 8,
+        }
+    }
+
+    /// Scales of one row (0 for floats).
+    #[must_use]
+    pub fn n_groups(self, n_cols: usize) -> usize {
+        match self {
+            Format::Float(_) => 0,
+            Format::Affine { group, .. } => n_cols / group,
+        }
+    }
+}
+
+/// Rows stored together. No slice needs any alignment.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// Number of rows.
+    pub n_rows: usize,
+    /// How they are stored.
+    pub format: Format,
+    /// Values or codes, row-major without padding.
+    pub codes: &'a [u8],
+    /// Scales, [rows][columns / group]; empty for floats.
+    pub scales: &'a [u8],
+    /// Biases, like `scales`.
+    pub biases: &'a [u8],
+}
+
+/// Why a weight cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeightError {
+    /// A slice is shorter or longer than its shape needs.
+    #[error("{part} of weight segment {segment} has {found} bytes, its shape needs {needed}")]
+    Size {
+        /// Index of the segment.
+        segment: usize,
+        /// `codes`, `scales` or `biases`.
+        part: &'static str,
+        /// Bytes given.
+        found: usize,
+        /// Bytes needed.
+        needed: usize,
+    },
+    /// Bits, group or columns that no format has.
+    #[error("weight segment {segment}: {bits} bits in groups of {group} over {n_cols} columns; bits may be 2, 3, 4, 5, 6 or 8, a group 32, 64 or 128 columns that divide a row")]
+    Format {
+        /// Index of the segment.
+        segment: usize,
+        /// Bits a code.
+        bits: u32,
+        /// Columns a group.
+        group: usize,
+        /// Columns a row.
+        n_cols: usize,
+    },
+    /// Interleaving needs two segments of equal height.
+    #[error("rows can be interleaved of two segments of equal height only")]
+    Interleave,
+}
+
+/// A matrix [n_rows][n_cols] of one or more segments, sizes checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    n_rows: usize,
+    n_cols: usize,
+    segments: &'a [Segment<'a>],
+    interleave: bool,
+}
+
+impl<'a> Weight<'a> {
+    /// The rows of `segments` one after the other; with `interleave` (two segments: gate, up) row 2i is row i of the
+    /// first and row 2i + 1 row i of the second.
+    ///
+    /// # Errors
+    /// A slice that does not fit its shape, or a format that does not exist.
+    pub fn new(n_cols: usize, segments: &'a [Segment<'a>], interleave: bool) -> Result<Self, WeightError> {
+        for (ix, segment) in segments.iter().enumerate() {
+            let mut scale_bytes = 0;
+            if let Format::Affine { bits, group, scale } = segment.format {
+                let known = matches!(bits, 2..=6 | 8) && matches!(group, 32 | 64 | 128);
+                if !known || !n_cols.is_multiple_of(group) {
+                    return Err(WeightError::Format { segment: ix, bits, group, n_cols });
+                }
+                scale_bytes = n_cols / group * scale.size_bytes();
+            }
+            let sizes = [
+                ("codes", segment.codes.len(), segment.format.row_bytes(n_cols)),
+                ("scales", segment.scales.len(), scale_bytes),
+                ("biases", segment.biases.len(), scale_bytes),
+            ];
+            for (part, found, row_bytes) in sizes {
+                let needed = segment.n_rows.saturating_mul(row_bytes);
+                if found != needed {
+                    return Err(WeightError::Size { segment: ix, part, found, needed });
+                }
+            }
+        }
+        if interleave && !(segments.len() == 2 && segments[0].n_rows == segments[1].n_rows) {
+            return Err(WeightError::Interleave);
+        }
+        let n_rows = segments.iter().map(|s| s.n_rows).sum();
+        Ok(Self { n_rows, n_cols, segments, interleave })
+    }
+
+    /// Number of rows of all segments.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Number of columns.
+    #[must_use]
+    pub fn n_cols(&self) -> usize {
+        self.n_cols
+    }
+
+    /// The segments.
+    #[must_use]
+    pub fn segments(&self) -> &'a [Segment<'a>] {
+        self.segments
+    }
+
+    /// Whether the two segments' rows alternate.
+    #[must_use]
+    pub fn is_interleaved(&self) -> bool {
+        self.interleave
+    }
+
+    /// Segment and row in it of matrix row `row`.
+    #[must_use]
+    pub fn locate(&self, row: usize) -> (&'a Segment<'a>, usize) {
+        assert!(row < self.n_rows, "row {row} of a weight of {} rows", self.n_rows);
+        if self.interleave {
+            return (&self.segments[row % 2], row / 2);
+        }
+        let mut at = row;
+        for segment in self.segments {
+            if at < segment.n_rows {
+                return (segment, at);
+            }
+            at -= segment.n_rows;
+        }
+        unreachable!("row is below the sum of the segments' rows")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_formats_are_checked() {
+        let bytes = [0u8; 64];
+        let float = |n_rows, len| Segment {
+            n_rows,
+            format: Format::Float(FloatType::Bf16),
+            codes: &bytes[..len],
+            scales: &[],
+            biases: &[],
+        };
+        assert_eq!(Weight::new(4, &[float(2, 16), float(1, 8)], false).map(|w| w.n_rows()), Ok(3));
+        let short = Weight::new(4, &[float(2, 16), float(1, 7)], false).map(|w| w.n_rows());
+        assert_eq!(short, Err(WeightError::Size { segment: 1, part: "codes", found: 7, needed: 8 }));
+        assert_eq!(Weight::new(4, &[float(2, 16), float(1, 8)], true).err(), Some(WeightError::Interleave));
+        let affine = |bits, group, n_scale_bytes| Segment {
+            n_rows: 1,
+            format: Format::Affine { bits, group, scale: FloatType::F16 },
+            codes: &bytes[..4 * bits as usize],
+            scales: &bytes[..n_scale_bytes],
+            biases: &bytes[..n_scale_bytes],
+        };
+        assert!(Weight::new(32, &[affine(4, 32, 2)], false).is_ok());
+        assert!(matches!(Weight::new(32, &[affine(4, 32, 4)], false), Err(WeightError::Size { part: "scales", .. })));
+        assert!(matches!(Weight::new(32, &[affine(7, 32, 2)], false), Err(WeightError::Format { .. })));
+        assert!(matches!(Weight::new(32, &[affine(4, 64, 2)], false), Err(WeightError::Format { .. })));
+    }
+
+    #[test]
+    fn rows_are_found_in_their_segments() {
+        let bytes = [0u8; 64];
+        let float =
+            |n: usize| Segment { n_rows: n, format: Format::Float(FloatType::F32), codes: &bytes[..8 * n], scales: &[], biases: &[] };
+        let segments = [float(3), float(1)];
+        let weight = Weight::new(2, &segments, false).expect("well formed");
+        assert_eq!((weight.locate(2).1, weight.locate(3).1), (2, 0));
+        let pair = [float(2), float(2)];
+        let weight = Weight::new(2, &pair, true).expect("well formed");
+        assert!(std::ptr::eq(weight.locate(3).0, &raw const pair[1]));
+        assert_eq!(weight.locate(3).1, 1);
+    }
+}

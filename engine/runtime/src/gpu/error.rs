@@ -1,0 +1,132 @@
+//! What can go wrong between the engine and a device.
+
+use thiserror::Error;
+
+/// An error of the device layer; the message names the thing and says what to do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum GpuError {
+    /// No adapter answers to the selector.
+    #[error("no device matches `{selector}`; {found}")]
+    NoAdapter {
+        /// What was asked for: `gpu` or a part of a name.
+        selector: String,
+        /// A sentence that lists what there is.
+        found: String,
+    },
+    /// The driver refused to open the adapter.
+    #[error("{adapter} could not be opened: {reason}; choose another with --device, or use --device cpu")]
+    Open {
+        /// The adapter's name.
+        adapter: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The device is gone (reset, unplugged, driver crash). The `Gpu` and all that it made are useless.
+    #[error("the device {adapter} was lost: {reason}; load the model again")]
+    Lost {
+        /// The adapter's name.
+        adapter: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// wgpu reported an error outside of any error scope: a bug of the plan or of the executor.
+    #[error("{adapter} reported an error: {reason}")]
+    Uncaptured {
+        /// The adapter's name.
+        adapter: String,
+        /// wgpu's words.
+        reason: String,
+    },
+    /// An allocation would pass the budget; nothing was allocated.
+    #[error(
+        "{what} needs {} but only {} of {} are free; use a shorter context, a smaller or more quantized model, or raise --memory-budget",
+        show_bytes(*.wanted_bytes), show_bytes(.budget_bytes.saturating_sub(*.active_bytes)), show_bytes(*.budget_bytes)
+    )]
+    OverBudget {
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        wanted_bytes: u64,
+        /// Bytes in use.
+        active_bytes: u64,
+        /// Bytes that may be in use.
+        budget_bytes: u64,
+    },
+    /// One buffer may not be that large on this adapter; the compiler splits such tensors.
+    #[error("{what} needs one buffer of {}, the adapter allows {}", show_bytes(*.wanted_bytes), show_bytes(*.limit_bytes))]
+    TooLarge {
+        /// What the buffer was for.
+        what: String,
+        /// Bytes asked for.
+        wanted_bytes: u64,
+        /// The adapter's limit.
+        limit_bytes: u64,
+    },
+    /// The driver has no memory left although the budget had.
+    #[error("the device ran out of memory while allocating {what} ({}); close other programs or lower --memory-budget", show_bytes(*.wanted_bytes))]
+    OutOfMemory {
+        /// What the buffer was for.
+        what: String,
+        /// Bytes asked for.
+        wanted_bytes: u64,
+    },
+    /// A buffer could not be made or mapped for a reason other than memory.
+    #[error("buffer {what}: {reason}")]
+    Buffer {
+        /// What the buffer is for.
+        what: String,
+        /// wgpu's words.
+        reason: String,
+    },
+    /// The source of a weight failed while its bytes were copied to the device.
+    #[error("{what}: {source}")]
+    Fill {
+        /// What was being uploaded.
+        what: String,
+        /// The reader's error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A kernel's text, layout or binary was refused.
+    #[error("kernel {kernel} was refused: {reason}")]
+    Kernel {
+        /// The pipeline's label.
+        kernel: String,
+        /// wgpu's or the driver's words.
+        reason: String,
+    },
+    /// All read-back slots are in flight: more steps were submitted than the ring has slots.
+    #[error("all {n_slots} read-back slots are in flight; read one before submitting the next step")]
+    RingFull {
+        /// Slots of the ring.
+        n_slots: usize,
+    },
+    /// The bytes to read back don't fit a slot or break wgpu's alignment.
+    #[error("a read-back of {wanted_bytes} bytes (parts must be multiples of 4) doesn't fit a slot of {slot_bytes}")]
+    ReadBackSize {
+        /// Bytes asked for.
+        wanted_bytes: u64,
+        /// Bytes of a slot.
+        slot_bytes: u64,
+    },
+    /// There is nothing in flight to wait for.
+    #[error("no read-back is in flight")]
+    NothingInFlight,
+    /// The device did not finish in time.
+    #[error("the device did not answer within {waited_ms} ms")]
+    Timeout {
+        /// How long was waited.
+        waited_ms: u128,
+    },
+}
+
+/// Bytes in the unit that a person reads: `1.50 GiB`, `12.0 MiB`, `640 B`.
+pub(crate) fn show_bytes(bytes: u64) -> String {
+    const GIB: f64 = (1u64 << 30) as f64;
+    const MIB: f64 = (1u64 << 20) as f64;
+    match bytes as f64 {
+        b if b >= GIB => format!("{:.2} GiB", b / GIB),
+        b if b >= MIB => format!("{:.1} MiB", b / MIB),
+        b => format!("{b} B"),
+    }
+}

@@ -1,0 +1,29 @@
+//! The device layer: everything that touches wgpu.
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`device`] | list, choose and open an adapter; faults (errors nobody waited for, a lost device) |
+//! | [`memory`] | placement, accounting, the budget; how weights get to the device |
+//! | [`pipelines`] | many compute pipelines on several threads, identical ones once |
+//! | [`readback`] | bytes back to the processor without ever blocking the tick |
+//! | [`timing`] | timestamps around a step and around each dispatch |
+//!
+//! Nothing here reads the environment, and nothing panics on what a device answers: wgpu's default handlers abort the
+//! process, so [`device::Gpu::open`] replaces both, and [`device::Gpu::check`] turns what they saw into an error.
+
+pub mod device;
+mod error;
+pub mod memory;
+pub mod pipelines;
+pub mod readback;
+pub mod timing;
+
+pub use device::{Adapter, AdapterInfo, DeviceKind, Gpu, OpenOptions, adapters, find};
+pub use error::GpuError;
+pub use memory::{GpuBuffer, Memory, MemoryOptions, MemoryUse};
+pub use pipelines::{BindingSpec, Pipeline, PipelineSet, PipelineSpec};
+pub use readback::ReadBack;
+pub use timing::Timer;
+
+#[cfg(test)]
+mod testing;

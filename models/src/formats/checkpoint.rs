@@ -1,0 +1,129 @@
+//! A checkpoint folder: every `model*.safetensors` in it, merged into one table of tensors.
+
+use super::safetensors::{Safetensors, TensorView};
+use crate::error::{Error, Result, read_json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The mapped weight files of a folder.
+#[derive(Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    files: Vec<Safetensors>,
+    /// Name -> file, position in the file.
+    table: BTreeMap<String, (u32, u32)>,
+}
+
+impl Checkpoint {
+    /// Maps every `model*.safetensors` of the folder, in order of names. As in mlx-lm the index does not decide which
+    /// files are read; but a file that it names and that is not there is an error, since a download was then cut short.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let names = weight_files(folder)?;
+        check_index(folder)?;
+        let mut files = Vec::with_capacity(names.len());
+        let mut table = BTreeMap::new();
+        for name in names {
+            let file = Safetensors::open(&folder.join(name))?;
+            for (ix, tensor) in file.tensors().enumerate() {
+                if let Some((other, _)) = table.insert(tensor.name.to_owned(), (files.len() as u32, ix as u32)) {
+                    let other: &Safetensors = &files[other as usize];
+                    let what = format!("is also in {}; remove the file that does not belong here", other.path().display());
+                    return Err(Error::tensor(file.path(), tensor.name, what));
+                }
+            }
+            files.push(file);
+        }
+        Ok(Self { folder: folder.to_path_buf(), files, table })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+    /// The mapped files in order of names.
+    pub fn files(&self) -> &[Safetensors] {
+        &self.files
+    }
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.table.keys().map(String::as_str)
+    }
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        let &(file, ix) = self.table.get(name)?;
+        Some(self.files[file as usize].tensor(ix as usize))
+    }
+    /// The tensor of that name, or an error that names it and the folder.
+    pub fn require(&self, name: &str) -> Result<TensorView<'_>> {
+        self.get(name).ok_or_else(|| Error::MissingTensor {
+            path: self.folder.clone(),
+            tensor: name.to_owned(),
+            hint: format!(" (of {} tensors); fetch the checkpoint again, or check that config.json belongs to it", self.table.len()),
+        })
+    }
+    /// The file that holds a tensor, else the folder; for messages.
+    pub(crate) fn place_of(&self, name: &str) -> &Path {
+        self.table.get(name).map_or(self.folder.as_path(), |&(file, _)| self.files[file as usize].path())
+    }
+    /// Bytes of all tensors.
+    pub fn n_bytes(&self) -> u64 {
+        self.files.iter().flat_map(Safetensors::tensors).map(|tensor| tensor.bytes.len() as u64).sum()
+    }
+}
+
+/// The names of the folder's weight files, sorted.
+fn weight_files(folder: &Path) -> Result<Vec<String>> {
+    let missing = |what: &str| Error::Missing { path: folder.to_path_buf(), what: what.into() };
+    let meta = std::fs::metadata(folder).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => missing("no such folder; give the folder of a checkpoint (config.json, model.safetensors, tokenizer.json)"),
+        _ => Error::io(folder, error),
+    })?;
+    if !meta.is_dir() {
+        return Err(missing("is a file; give the folder that holds config.json and model.safetensors"));
+    }
+    let mut names = Vec::new();
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))? {
+        let entry = entry.map_err(|error| Error::io(folder, error))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            names.push(name);
+        } else if [".gguf", ".bin", ".pt", ".pth", ".npz", ".safetensors"].iter().any(|end| name.ends_with(end)) {
+            others.push(name);
+        }
+    }
+    if names.is_empty() {
+        others.sort_unstable();
+        others.truncate(4);
+        let found = if others.is_empty() { String::new() } else { format!(" (found {})", others.join(", ")) };
+        return Err(missing(&format!("no model*.safetensors in this folder{found}; convert or fetch the checkpoint as safetensors")));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn check_index(folder: &Path) -> Result<()> {
+    let path = folder.join(INDEX);
+    let Some(index) = read_json(&path)? else { return Ok(()) };
+    let Some(weight_map) = index.get("weight_map").and_then(serde_json::Value::as_object) else {
+        return Err(Error::malformed(&path, "`weight_map` is missing or no object; fetch the file again or delete it"));
+    };
+    let mut files = std::collections::BTreeSet::new();
+    for (tensor, file) in weight_map {
+        let plain = file.as_str().filter(|name| !name.is_empty() && !name.contains(['/', '\\']));
+        files.insert(plain.ok_or_else(|| Error::tensor(&path, tensor.as_str(), format!("{file} is not the name of a file of this folder")))?);
+    }
+    match files.into_iter().find(|file| !folder.join(file).is_file()) {
+        None => Ok(()),
+        Some(file) => Err(Error::Missing {
+            path: folder.join(file),
+            what: format!("named in {INDEX}, but not there; the download is incomplete, fetch it again"),
+        }),
+    }
+}

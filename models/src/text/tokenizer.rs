@@ -1,0 +1,102 @@
+//! Text to ids and back: `tokenizer.json`, and the special tokens of `tokenizer_config.json`.
+
+use crate::error::{Error, Result, read_json, read_text};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Tokens with a role, by the role's name (`bos_token`, `eos_token`, `unk_token` ...), as text.
+pub type SpecialTokens = BTreeMap<String, String>;
+
+/// A checkpoint's tokenizer.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    eos_ids: Vec<u32>,
+    bos_id: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and, where they exist, `tokenizer_config.json` and `special_tokens_map.json`.
+    /// `eos_ids` are the model configuration's, to which the tokenizer's own end token is added.
+    pub fn load(folder: &Path, eos_ids: &[u32]) -> Result<Self> {
+        const LIMIT_BYTES: u64 = 1 << 30;
+        let path = folder.join("tokenizer.json");
+        let Some(text) = read_text(&path, LIMIT_BYTES)? else {
+            let what = "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
+            return Err(Error::Missing { path, what: what.into() });
+        };
+        let again = |error| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
+        let mut inner = tokenizers::Tokenizer::from_bytes(text.as_bytes()).map_err(again)?;
+        // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
+        inner.with_truncation(None).map_err(again)?;
+        inner.with_padding(None);
+        let special = special_tokens(folder)?;
+        let id = |role: &str| special.get(role).and_then(|token| inner.token_to_id(token));
+        let mut eos_ids: Vec<u32> = eos_ids.iter().copied().chain(id("eos_token")).collect();
+        eos_ids.sort_unstable();
+        eos_ids.dedup();
+        let bos_id = id("bos_token");
+        Ok(Self { inner, special, eos_ids, bos_id })
+    }
+
+    /// Ids of a text. `add_special` adds what the tokenizer puts around a plain text, usually the begin token; text of
+    /// special tokens inside `text` becomes their ids either way.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+    /// Ids of a prompt as mlx-lm takes it: without special tokens if it already begins with the begin token.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let begun = self.special.get("bos_token").is_some_and(|bos| !bos.is_empty() && text.starts_with(bos.as_str()));
+        self.encode(text, !begun)
+    }
+    /// Text of ids. Bytes that are no whole character become U+FFFD; unknown ids are left out.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(|error| Error::Tokenizer(error.to_string()))
+    }
+    /// The token's text in the vocabulary's own spelling.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+    /// The id of a token in the vocabulary's own spelling.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+    /// Tokens including added ones. The model's embedding may have more rows.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+    /// Ids that end a text: the configuration's and the tokenizer's, sorted.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+    /// Id that begins a text.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos_id
+    }
+    /// Tokens with a role.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+}
+
+/// The tokens with a role; `tokenizer_config.json` wins over `special_tokens_map.json`.
+pub(super) fn special_tokens(folder: &Path) -> Result<SpecialTokens> {
+    let mut tokens = SpecialTokens::new();
+    for file in ["special_tokens_map.json", "tokenizer_config.json"] {
+        let path = folder.join(file);
+        let Some(config) = read_json(&path)? else { continue };
+        let Some(config) = config.as_object() else {
+            return Err(Error::malformed(&path, "not a JSON object; fetch the file again"));
+        };
+        for (role, value) in config.iter().filter(|(role, _)| role.ends_with("_token")) {
+            let text = value.as_str().or_else(|| value.get("content").and_then(Value::as_str));
+            if let Some(text) = text {
+                tokens.insert(role.clone(), text.to_owned());
+            }
+        }
+    }
+    Ok(tokens)
+}

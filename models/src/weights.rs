@@ -1,0 +1,175 @@
+//! The logical weights of a checkpoint: for a module's path the matrix, dense or quantized, its shape checked.
+
+use crate::config::{LayerQuant, QuantMap};
+use crate::error::{Error, Result};
+use crate::formats::affine::{AffineView, QuantShape};
+use crate::formats::checkpoint::Checkpoint;
+use crate::formats::safetensors::{StoredType, TensorView};
+use ingot_ir::weight::{Format, ScaleType};
+
+/// A matrix `[n_rows, n_cols]` as it lies in the files. The slices need not be aligned.
+#[derive(Clone, Copy, Debug)]
+pub enum Matrix<'a> {
+    /// Floating-point numbers, row-major.
+    Dense {
+        /// F32, F16 or BF16.
+        stored: StoredType,
+        /// Rows.
+        n_rows: usize,
+        /// Columns.
+        n_cols: usize,
+        /// The elements.
+        bytes: &'a [u8],
+    },
+    /// MLX's affine format.
+    Affine(AffineView<'a>),
+}
+
+impl Matrix<'_> {
+    /// The format in the words of the IR.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Dense { stored: StoredType::F16, .. } => Format::F16,
+            Self::Dense { stored: StoredType::Bf16, .. } => Format::Bf16,
+            Self::Dense { .. } => Format::F32,
+            Self::Affine(view) => Format::Affine {
+                bits: view.shape.bits as u8,
+                group: view.shape.group as u16,
+                scales: view.scale_type,
+            },
+        }
+    }
+    /// `[n_rows, n_cols]`.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense { n_rows, n_cols, .. } => [*n_rows, *n_cols],
+            Self::Affine(view) => [view.n_rows, view.n_cols],
+        }
+    }
+    /// Widens one row to f32.
+    ///
+    /// # Panics
+    /// If `row` is not a row or `out` does not have `n_cols` elements.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Affine(view) => view.dequantize_row(row, out),
+            Self::Dense { stored, n_cols, bytes, .. } => {
+                let row_bytes = n_cols * stored.n_bytes();
+                let values = stored.to_f32s(&bytes[row * row_bytes..][..row_bytes]);
+                out.copy_from_slice(&values.expect("a dense matrix holds floats"));
+            }
+        }
+    }
+}
+
+/// A checkpoint's tensors as the modules of a model see them. Every error names tensor and file.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightTable<'a> {
+    checkpoint: &'a Checkpoint,
+    quantization: Option<&'a QuantMap>,
+}
+
+impl<'a> WeightTable<'a> {
+    /// A table over a checkpoint with the quantization settings of its configuration.
+    pub fn new(checkpoint: &'a Checkpoint, quantization: Option<&'a QuantMap>) -> Self {
+        Self { checkpoint, quantization }
+    }
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+    /// Whether there is a matrix at a module's path.
+    pub fn has(&self, path: &str) -> bool {
+        self.checkpoint.contains(&format!("{path}.weight"))
+    }
+
+    /// The matrix of the linear layer (`[out, in]`) or embedding (`[vocabulary, width]`) at a module's path. As in
+    /// mlx-lm a module is quantized if `path.scales` exists and the configuration does not say `false`; its width and
+    /// group are inferred from the shapes.
+    pub fn matrix(&self, path: &str, n_rows: usize, n_cols: usize) -> Result<Matrix<'a>> {
+        let setting = self.quantization.and_then(|map| map.overrides.get(path));
+        let scales_name = format!("{path}.scales");
+        match (setting, self.checkpoint.get(&scales_name)) {
+            (Some(LayerQuant::Float), _) | (None, None) => self.dense(path, n_rows, n_cols),
+            (_, Some(scales)) => self.affine(path, n_rows, n_cols, scales).map(Matrix::Affine),
+            (Some(LayerQuant::Affine(_)), None) => Err(Error::MissingTensor {
+                path: self.checkpoint.folder().to_path_buf(),
+                tensor: scales_name,
+                hint: format!(", but config.json says that `{path}` is quantized; fetch the checkpoint again"),
+            }),
+        }
+    }
+
+    /// A vector by the full name of its tensor, e.g. a norm's weight: F32, F16 or BF16, `[len]`.
+    pub fn vector(&self, name: &str, len: usize) -> Result<TensorView<'a>> {
+        let tensor = self.checkpoint.require(name)?;
+        self.check_float(&tensor)?;
+        self.check_shape(&tensor, &[len])?;
+        Ok(tensor)
+    }
+
+    /// The additive bias of the module at `path` (`path.bias`; `path.biases` belongs to the quantization).
+    pub fn bias(&self, path: &str, len: usize) -> Result<TensorView<'a>> {
+        self.vector(&format!("{path}.bias"), len)
+    }
+
+    fn dense(&self, path: &str, n_rows: usize, n_cols: usize) -> Result<Matrix<'a>> {
+        let tensor = self.checkpoint.require(&format!("{path}.weight"))?;
+        self.check_float(&tensor)?;
+        self.check_shape(&tensor, &[n_rows, n_cols])?;
+        Ok(Matrix::Dense { stored: tensor.stored, n_rows, n_cols, bytes: tensor.bytes })
+    }
+
+    fn affine(&self, path: &str, n_rows: usize, n_cols: usize, scales: TensorView<'a>) -> Result<AffineView<'a>> {
+        let codes = self.checkpoint.require(&format!("{path}.weight"))?;
+        let wrong = |tensor: &TensorView<'_>, what: String| Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what);
+        let scale_type = match scales.stored {
+            StoredType::F16 => ScaleType::F16,
+            StoredType::Bf16 => ScaleType::Bf16,
+            StoredType::F32 => ScaleType::F32,
+            StoredType::U8 => {
+                return Err(wrong(&scales, "scales of U8 belong to mxfp4, mxfp8 or nvfp4; only affine quantization is supported".into()));
+            }
+            other => return Err(wrong(&scales, format!("scales are {other}; they must be F16, BF16 or F32"))),
+        };
+        if codes.stored != StoredType::U32 {
+            return Err(wrong(&codes, format!("has scales, so it must hold codes as U32, but is {}", codes.stored)));
+        }
+        let ([_, n_words], [_, n_groups]) = (self.rows_of(&codes, n_rows)?, self.rows_of(&scales, n_rows)?);
+        let shape = QuantShape::infer(n_cols, n_words, n_groups)
+            .map_err(|what| wrong(&codes, format!("{what} (weight {:?}, scales {:?})", codes.shape, scales.shape)))?;
+        let biases = self.checkpoint.require(&format!("{path}.biases"))?;
+        if biases.stored != scales.stored {
+            return Err(wrong(&biases, format!("is {}, but {} is {}", biases.stored, scales.name, scales.stored)));
+        }
+        self.check_shape(&biases, scales.shape)?;
+        Ok(AffineView { shape, scale_type, n_rows, n_cols, codes: codes.bytes, scales: scales.bytes, biases: biases.bytes })
+    }
+
+    /// The shape of a tensor that must be a matrix with `n_rows` rows.
+    fn rows_of(&self, tensor: &TensorView<'_>, n_rows: usize) -> Result<[usize; 2]> {
+        match *tensor.shape {
+            [rows, cols] if rows == n_rows => Ok([rows, cols]),
+            _ => {
+                let what = format!("shape {:?}; expected [{n_rows}, ...]; does config.json belong to these weights?", tensor.shape);
+                Err(Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what))
+            }
+        }
+    }
+
+    fn check_shape(&self, tensor: &TensorView<'_>, expected: &[usize]) -> Result<()> {
+        if tensor.shape == expected {
+            return Ok(());
+        }
+        let what = format!("shape {:?}; expected {expected:?}; does config.json belong to these weights?", tensor.shape);
+        Err(Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what))
+    }
+
+    fn check_float(&self, tensor: &TensorView<'_>) -> Result<()> {
+        if matches!(tensor.stored, StoredType::F32 | StoredType::F16 | StoredType::Bf16) {
+            return Ok(());
+        }
+        let what = format!("is {}; expected F32, F16 or BF16", tensor.stored);
+        Err(Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what))
+    }
+}
