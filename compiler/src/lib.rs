@@ -1,1 +1,65 @@
-//! Placeholder.
+//! Ingot's compiler: an op graph and a target become a plan.
+//!
+//! [`pipeline`] is the list of passes in order. A pass has one file under `pass/`, whose first lines say what it
+//! assumes and guarantees. `select/` turns groups of ops into kernels; `repack` is the one place that reads
+//! weight bytes.
+//!
+//! Architecture invariant: no GPU library is in this crate's dependency tree, so that any machine can compile
+//! for any target. The output depends on the graph and the target alone.
+
+pub mod target;
+pub mod pipeline;
+pub mod pass;
+pub mod select;
+pub mod repack;
+mod link;
+
+use ingot_ir::IrError;
+use ingot_ir::graph::ValueId;
+use thiserror::Error;
+
+pub use pipeline::{Options, Stage, compile, explain};
+pub use target::TargetProfile;
+
+/// Why a model cannot be compiled for a target.
+#[derive(Debug, Error)]
+pub enum CompileError {
+    /// The catalogue has no kernel for an op in its place.
+    #[error("{value}: no kernel computes `{op}` here ({why}); this model needs a kernel that Ingot does not have yet")]
+    NoKernel {
+        /// The op's value.
+        value: ValueId,
+        /// The op.
+        op: &'static str,
+        /// What was looked for.
+        why: String,
+    },
+    /// A size that the target cannot take.
+    #[error("{what} needs {needed} bytes, but target `{target}` binds at most {limit}")]
+    TooLarge {
+        /// The thing.
+        what: String,
+        /// Its size.
+        needed: u64,
+        /// The target's limit.
+        limit: u64,
+        /// The target.
+        target: String,
+    },
+    /// A kernel that does not link: a fault of the catalogue, not of the model.
+    #[error("kernel {kernel} does not link: {why}")]
+    Link {
+        /// Its spec in text.
+        kernel: String,
+        /// The linker's message.
+        why: String,
+    },
+    /// A pass broke a rule of the representation: a fault of the compiler.
+    #[error("after pass `{pass}`: {source}")]
+    Broken {
+        /// The pass.
+        pass: &'static str,
+        /// The broken rule.
+        source: IrError,
+    },
+}

@@ -157,7 +157,8 @@ impl ModelSpec {
             }
         };
         if head_dim % 2 != 0 || head_dim > 4096 {
-            return Err(fields.wrong("head_dim", "even and at most 4096 (without it, hidden_size / num_attention_heads must be)"));
+            return Err(fields
+                .wrong("head_dim", "even and at most 4096 (without it, hidden_size / num_attention_heads must be)"));
         }
         let max_position_embeddings = fields.u32_or("max_position_embeddings", 1..=1 << 27, 2048)?;
         check_layer_types(&fields)?;
@@ -197,7 +198,9 @@ fn architecture(fields: &Fields<'_>) -> Result<Architecture> {
         Some(name) => Architecture::ALL.into_iter().find(|a| a.name() == name).ok_or(name),
         None => match class() {
             Some(name) => Architecture::ALL.into_iter().find(|a| a.class() == name).ok_or(name),
-            None => return Err(fields.wrong("model_type", format!("one of {}", known_architectures()))),
+            None => {
+                return Err(fields.wrong("model_type", format!("one of {}", known_architectures())));
+            }
         },
     };
     found.map_err(|name| Error::UnknownArchitecture {
@@ -220,9 +223,15 @@ fn hidden_act(fields: &Fields<'_>) -> Result<HiddenAct> {
 
 /// transformers 5 lists each layer's attention; llama has one kind.
 fn check_layer_types(fields: &Fields<'_>) -> Result<()> {
-    let Some(types) = fields.get("layer_types") else { return Ok(()) };
+    let Some(types) = fields.get("layer_types") else {
+        return Ok(());
+    };
     let plain = types.as_array().is_some_and(|list| list.iter().all(|kind| kind == "full_attention"));
-    if plain { Ok(()) } else { Err(fields.wrong("layer_types", "a list of `full_attention`, the only kind of the llama architecture")) }
+    if plain {
+        Ok(())
+    } else {
+        Err(fields.wrong("layer_types", "a list of `full_attention`, the only kind of the llama architecture"))
+    }
 }
 
 fn rope(fields: &Fields<'_>) -> Result<RopeSpec> {
@@ -260,7 +269,9 @@ fn rope_scaling(fields: &Fields<'_>, scaling: &Fields<'_>) -> Result<RopeScaling
             let low_freq_factor = scaling.positive("low_freq_factor", 1e6)?;
             let high_freq_factor = scaling.positive("high_freq_factor", 1e6)?;
             if high_freq_factor <= low_freq_factor {
-                return Err(scaling.wrong("high_freq_factor", format!("greater than low_freq_factor = {low_freq_factor}")));
+                return Err(
+                    scaling.wrong("high_freq_factor", format!("greater than low_freq_factor = {low_freq_factor}"))
+                );
             }
             let positions = 1..=1 << 27;
             let original = scaling.opt_u32("original_max_position_embeddings", positions.clone())?;

@@ -85,6 +85,9 @@ pub enum Error {
         /// What is not supported and what is.
         what: String,
     },
+    /// The op graph breaks a rule of the representation.
+    #[error("the model's graph: {0}")]
+    Graph(#[from] ingot_ir::IrError),
     /// The tokenizer failed on a text or on ids.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -1,14 +1,18 @@
 //! Checkpoints, tokenizers and chat templates: a checkpoint folder becomes a [`config::ModelSpec`], a
-//! [`weights::WeightTable`] and text tools. No GPU, no compiler passes.
+//! [`weights::WeightTable`], an op graph and text tools. No GPU, no compiler passes.
 //!
-//! Read in this order: [`formats`] (bytes), [`config`] (what the model is), [`weights`] (both together), [`rope`],
-//! [`text`] (text to ids and back).
+//! Read in this order: [`formats`] (bytes), [`config`] (what the model is), [`weights`] (both together), [`arch`] with
+//! its `blocks` (the op graph), [`model`] (all of it from a folder), [`text`] (text to ids and back).
 
+pub mod arch;
+mod blocks;
+pub mod config;
 pub mod error;
 pub mod formats;
-pub mod config;
-pub mod weights;
+pub mod model;
 pub mod rope;
 pub mod text;
+pub mod weights;
 
 pub use error::{Error, Result};
+pub use model::Model;

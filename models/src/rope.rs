@@ -54,7 +54,12 @@ mod tests {
 
     #[test]
     fn llama3_keeps_short_waves_and_stretches_long_ones() {
-        let scaling = RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 8192 };
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_positions: 8192,
+        };
         let plain = inv_freq(&spec(500_000.0, RopeScaling::None), 128);
         let freqs = inv_freq(&spec(500_000.0, scaling), 128);
         assert_eq!(freqs[0], plain[0]);

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::formats::affine::{AffineView, QuantShape};
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::safetensors::{StoredType, TensorView};
-use ingot_ir::weight::{Format, ScaleType};
+use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight};
 
 /// A matrix `[n_rows, n_cols]` as it lies in the files. The slices need not be aligned.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +32,9 @@ impl Matrix<'_> {
             Self::Dense { stored: StoredType::F16, .. } => Format::F16,
             Self::Dense { stored: StoredType::Bf16, .. } => Format::Bf16,
             Self::Dense { .. } => Format::F32,
-            Self::Affine(view) => Format::Affine {
-                bits: view.shape.bits as u8,
-                group: view.shape.group as u16,
-                scales: view.scale_type,
-            },
+            Self::Affine(view) => {
+                Format::Affine { bits: view.shape.bits as u8, group: view.shape.group as u16, scales: view.scale_type }
+            }
         }
     }
     /// `[n_rows, n_cols]`.
@@ -60,6 +58,15 @@ impl Matrix<'_> {
             }
         }
     }
+}
+
+/// A weight of a graph, found in the checkpoint.
+#[derive(Clone, Debug)]
+pub enum Loaded<'a> {
+    /// As stored.
+    Matrix(Matrix<'a>),
+    /// Widened to f32.
+    Vector(Vec<f32>),
 }
 
 /// A checkpoint's tensors as the modules of a model see them. Every error names tensor and file.
@@ -100,6 +107,22 @@ impl<'a> WeightTable<'a> {
         }
     }
 
+    /// What a graph's weight with a [`Source::Tensor`] refers to: a vector (widened) where its layout is
+    /// [`Layout::Vector`], else a matrix.
+    ///
+    /// # Panics
+    /// If the weight has another source.
+    pub fn load(&self, weight: &Weight) -> Result<Loaded<'a>> {
+        let Source::Tensor(name) = &weight.source else {
+            panic!("{:?} is not a tensor of the checkpoint", weight.source)
+        };
+        if weight.layout != Layout::Vector {
+            return self.matrix(name, weight.n_rows as usize, weight.n_cols as usize).map(Loaded::Matrix);
+        }
+        let tensor = self.vector(name, weight.n_rows as usize)?;
+        Ok(Loaded::Vector(tensor.to_f32s().expect("a vector holds floats, which `vector` checked")))
+    }
+
     /// A vector by the full name of its tensor, e.g. a norm's weight: F32, F16 or BF16, `[len]`.
     pub fn vector(&self, name: &str, len: usize) -> Result<TensorView<'a>> {
         let tensor = self.checkpoint.require(name)?;
@@ -122,15 +145,22 @@ impl<'a> WeightTable<'a> {
 
     fn affine(&self, path: &str, n_rows: usize, n_cols: usize, scales: TensorView<'a>) -> Result<AffineView<'a>> {
         let codes = self.checkpoint.require(&format!("{path}.weight"))?;
-        let wrong = |tensor: &TensorView<'_>, what: String| Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what);
+        let wrong = |tensor: &TensorView<'_>, what: String| {
+            Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what)
+        };
         let scale_type = match scales.stored {
             StoredType::F16 => ScaleType::F16,
             StoredType::Bf16 => ScaleType::Bf16,
             StoredType::F32 => ScaleType::F32,
             StoredType::U8 => {
-                return Err(wrong(&scales, "scales of U8 belong to mxfp4, mxfp8 or nvfp4; only affine quantization is supported".into()));
+                return Err(wrong(
+                    &scales,
+                    "scales of U8 belong to mxfp4, mxfp8 or nvfp4; only affine quantization is supported".into(),
+                ));
             }
-            other => return Err(wrong(&scales, format!("scales are {other}; they must be F16, BF16 or F32"))),
+            other => {
+                return Err(wrong(&scales, format!("scales are {other}; they must be F16, BF16 or F32")));
+            }
         };
         if codes.stored != StoredType::U32 {
             return Err(wrong(&codes, format!("has scales, so it must hold codes as U32, but is {}", codes.stored)));
@@ -143,7 +173,15 @@ impl<'a> WeightTable<'a> {
             return Err(wrong(&biases, format!("is {}, but {} is {}", biases.stored, scales.name, scales.stored)));
         }
         self.check_shape(&biases, scales.shape)?;
-        Ok(AffineView { shape, scale_type, n_rows, n_cols, codes: codes.bytes, scales: scales.bytes, biases: biases.bytes })
+        Ok(AffineView {
+            shape,
+            scale_type,
+            n_rows,
+            n_cols,
+            codes: codes.bytes,
+            scales: scales.bytes,
+            biases: biases.bytes,
+        })
     }
 
     /// The shape of a tensor that must be a matrix with `n_rows` rows.
@@ -151,7 +189,10 @@ impl<'a> WeightTable<'a> {
         match *tensor.shape {
             [rows, cols] if rows == n_rows => Ok([rows, cols]),
             _ => {
-                let what = format!("shape {:?}; expected [{n_rows}, ...]; does config.json belong to these weights?", tensor.shape);
+                let what = format!(
+                    "shape {:?}; expected [{n_rows}, ...]; does config.json belong to these weights?",
+                    tensor.shape
+                );
                 Err(Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what))
             }
         }
@@ -161,7 +202,8 @@ impl<'a> WeightTable<'a> {
         if tensor.shape == expected {
             return Ok(());
         }
-        let what = format!("shape {:?}; expected {expected:?}; does config.json belong to these weights?", tensor.shape);
+        let what =
+            format!("shape {:?}; expected {expected:?}; does config.json belong to these weights?", tensor.shape);
         Err(Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what))
     }
 

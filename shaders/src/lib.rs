@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Ingot's WGSL kernels: templates with open places, the linker that closes them, and the catalogue of what may be put in.
+//!
+//! ```text
+//! kernels/*.wgsl   templates, one entry point `main` each; a template's first comment is its contract
+//! lib/*.wgsl       functions that they share
+//! slot/*.wgsl      providers for open places: weight formats, rows, prologues, ways to sum over lanes
+//! ```
+//!
+//! [`link`] turns a [`KernelSpec`] into one module of plain WGSL: a header of constants, then only the modules that
+//! the template imports, comments and all. Equal specs give equal text. [`grid`] says how many workgroups it takes.
+
+pub mod backend;
+mod catalog;
+mod consts;
+mod epilogue;
+mod files;
+pub mod lint;
+mod link;
+pub mod reflect;
+mod spec;
+
+pub use catalog::{grid, link};
+pub use consts::{ConstDefault, ConstRule, const_rules, const_value};
+pub use link::{wgsl_for, Consumer, LinkError};
+pub use spec::{
+    Access, BindingInfo, Const, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType, Template, Tier,
+    WeightFormat,
+};

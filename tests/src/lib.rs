@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The test harness: the graph interpreter that every kernel and pass is held against, random graphs and batches,
+//! every tolerance with its reason, and the way to files that the repository does not hold.
+
+pub mod interpreter;
+pub mod random;
+pub mod rng;
+pub mod shared;
+pub mod tolerance;

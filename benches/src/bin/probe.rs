@@ -11,13 +11,14 @@ use wgpu::{BufferUsages as Usage, Features};
 const CHAIN: usize = 160;
 const REPEATS: usize = 21;
 
-/// A chain link: a small matrix-vector product, 16 workgroups of 64; `ACCESS` is the input's access mode.
+/// A chain link, 16 workgroups of 64; `ACCESS` is the input's access mode. It reads little, so that the time of a chain
+/// is that of its dispatches and barriers and not the latency of 64 loads in a row.
 const LINK: &str = "
 @group(0) @binding(0) var<storage, ACCESS> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var sum = 0.0;
-    for (var k = 0u; k < 64u; k++) { sum += x[(id.x + k * 16u) & 1023u] * 0.0156; }
+    for (var k = 0u; k < 4u; k++) { sum += x[(id.x + k * 256u) & 1023u] * 0.25; }
     y[id.x & 1023u] = sum + f32(SALTu);
 }";
 /// The same link, which also reads the step block.
@@ -27,7 +28,7 @@ const STEP_LINK: &str = "
 @group(1) @binding(0) var<storage, read> step: array<u32>;
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var sum = f32(step[id.x & 1023u]);
-    for (var k = 0u; k < 64u; k++) { sum += x[(id.x + k * 16u) & 1023u] * 0.0156; }
+    for (var k = 0u; k < 4u; k++) { sum += x[(id.x + k * 256u) & 1023u] * 0.25; }
     y[id.x & 1023u] = sum;
 }";
 const STREAM: &str = "
@@ -120,19 +121,35 @@ fn main() {
         wanted |= f;
     }
     let features = wanted - Features::all_experimental_mask();
-    let request = wgpu::DeviceDescriptor { required_features: features, required_limits: limits.clone(), ..Default::default() };
+    let request =
+        wgpu::DeviceDescriptor { required_features: features, required_limits: limits.clone(), ..Default::default() };
     let (device, queue) = pollster::block_on(adapter.request_device(&request)).expect("the adapter's own limits");
     let mut p = Probe { device, queue, cpu: info.device_type == wgpu::DeviceType::Cpu, stamps: None };
     if features.contains(Features::TIMESTAMP_QUERY) {
         let set = wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count: 2 };
-        let (resolve, read) = (p.buffer(16, Usage::QUERY_RESOLVE | Usage::COPY_SRC), p.buffer(16, Usage::MAP_READ | Usage::COPY_DST));
+        let (resolve, read) =
+            (p.buffer(16, Usage::QUERY_RESOLVE | Usage::COPY_SRC), p.buffer(16, Usage::MAP_READ | Usage::COPY_DST));
         p.stamps = Some((p.device.create_query_set(&set), resolve, read));
     }
     println!("| fact | {} ({:?}, {} {}) |\n|---|---|", info.name, info.backend, info.driver, info.driver_info);
     row("device type", format!("{:?}", info.device_type));
-    row("max buffer / storage binding (bytes)", format!("{} / {}", limits.max_buffer_size, limits.max_storage_buffer_binding_size));
-    row("workgroup memory / invocations / storage buffers a stage", format!("{} / {} / {}", limits.max_compute_workgroup_storage_size, limits.max_compute_invocations_per_workgroup, limits.max_storage_buffers_per_shader_stage));
-    row("storage offset alignment / immediates (bytes)", format!("{} / {}", limits.min_storage_buffer_offset_alignment, limits.max_immediate_size));
+    row(
+        "max buffer / storage binding (bytes)",
+        format!("{} / {}", limits.max_buffer_size, limits.max_storage_buffer_binding_size),
+    );
+    row(
+        "workgroup memory / invocations / storage buffers a stage",
+        format!(
+            "{} / {} / {}",
+            limits.max_compute_workgroup_storage_size,
+            limits.max_compute_invocations_per_workgroup,
+            limits.max_storage_buffers_per_shader_stage
+        ),
+    );
+    row(
+        "storage offset alignment / immediates (bytes)",
+        format!("{} / {}", limits.min_storage_buffer_offset_alignment, limits.max_immediate_size),
+    );
     row("subgroup size", format!("{} to {}", info.subgroup_min_size, info.subgroup_max_size));
     row("features", wanted.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", "));
     for m in adapter.cooperative_matrix_properties() {
@@ -148,8 +165,18 @@ fn main() {
 }
 
 const INTERESTING: &[&str] = &[
-    "SHADER_F16", "SHADER_I16", "SHADER_INT64", "SUBGROUP", "SUBGROUP_BARRIER", "TIMESTAMP_QUERY", "TIMESTAMP_QUERY_INSIDE_PASSES",
-    "TIMESTAMP_QUERY_INSIDE_ENCODERS", "PIPELINE_CACHE", "IMMEDIATES", "MAPPABLE_PRIMARY_BUFFERS", "EXPERIMENTAL_COOPERATIVE_MATRIX",
+    "SHADER_F16",
+    "SHADER_I16",
+    "SHADER_INT64",
+    "SUBGROUP",
+    "SUBGROUP_BARRIER",
+    "TIMESTAMP_QUERY",
+    "TIMESTAMP_QUERY_INSIDE_PASSES",
+    "TIMESTAMP_QUERY_INSIDE_ENCODERS",
+    "PIPELINE_CACHE",
+    "IMMEDIATES",
+    "MAPPABLE_PRIMARY_BUFFERS",
+    "EXPERIMENTAL_COOPERATIVE_MATRIX",
 ];
 
 fn row(what: &str, value: String) {
@@ -178,16 +205,39 @@ impl Probe {
         let source = wgpu::ShaderSource::Wgsl(wgsl.into());
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
         let (layout, entry_point, compilation_options) = (None, Some("main"), Default::default());
-        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor { label: None, layout, module: &module, entry_point, compilation_options, cache: None })
+        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: None,
+            layout,
+            module: &module,
+            entry_point,
+            compilation_options,
+            cache: None,
+        })
     }
 
     /// A bind group of (buffer, offset, size) in binding order.
-    fn group(&self, pipeline: &wgpu::ComputePipeline, index: u32, parts: &[(&wgpu::Buffer, u64, u64)]) -> wgpu::BindGroup {
-        let entries: Vec<_> = (0u32..).zip(parts).map(|(binding, &(buffer, offset, size))| wgpu::BindGroupEntry {
-            binding,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) }),
-        }).collect();
-        self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.get_bind_group_layout(index), entries: &entries })
+    fn group(
+        &self,
+        pipeline: &wgpu::ComputePipeline,
+        index: u32,
+        parts: &[(&wgpu::Buffer, u64, u64)],
+    ) -> wgpu::BindGroup {
+        let entries: Vec<_> = (0u32..)
+            .zip(parts)
+            .map(|(binding, &(buffer, offset, size))| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer,
+                    offset,
+                    size: wgpu::BufferSize::new(size),
+                }),
+            })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.get_bind_group_layout(index),
+            entries: &entries,
+        })
     }
 
     fn wait(&self, index: Option<wgpu::SubmissionIndex>) {
@@ -206,7 +256,9 @@ impl Probe {
             let start = Instant::now();
             let mut encoder = self.device.create_command_encoder(&Default::default());
             let timestamp_writes = self.stamps.as_ref().map(|(query_set, ..)| wgpu::ComputePassTimestampWrites {
-                query_set, beginning_of_pass_write_index: Some(0), end_of_pass_write_index: Some(1),
+                query_set,
+                beginning_of_pass_write_index: Some(0),
+                end_of_pass_write_index: Some(1),
             });
             fill(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes }));
             if let Some((set, resolve, read)) = &self.stamps {
@@ -236,6 +288,9 @@ impl Probe {
     }
 }
 
+/// Where dispatch `i` of a chain reads and writes: in the arena or in a buffer of its own, and at which place.
+type Ends<'a> = &'a dyn Fn(usize) -> [(bool, usize); 2];
+
 /// 160 dispatches in one pass, each reading what the one before wrote, for several ways to spread them over buffers.
 fn chains(p: &Probe) {
     let link = |access: &str| p.pipeline(&LINK.replace("ACCESS", access).replace("SALT", "0"));
@@ -243,8 +298,10 @@ fn chains(p: &Probe) {
     let many: Vec<_> = (0..=CHAIN).map(|_| p.storage(4096)).collect();
     let arena = p.storage(4096 * (CHAIN as u64 + 1));
     let (at, own) = (|i: usize| (true, i), |i: usize| (false, i));
-    let place = |(in_arena, i): (bool, usize)| if in_arena { (&arena, 4096 * i as u64, 4096) } else { (&many[i], 0, 4096) };
-    let cases: [(&str, &wgpu::ComputePipeline, &dyn Fn(usize) -> [(bool, usize); 2]); 9] = [
+    let place = |(in_arena, i): (bool, usize)| {
+        if in_arena { (&arena, 4096 * i as u64, 4096) } else { (&many[i], 0, 4096) }
+    };
+    let cases: [(&str, &wgpu::ComputePipeline, Ends); 9] = [
         ("one arena, input read_write, two offsets", &read_write, &|i| [at(i % 2), at(1 - i % 2)]),
         ("one arena, input read_write, each its own offset", &read_write, &|i| [at(i), at(i + 1)]),
         ("two buffers in turn, input read", &read, &|i| [own(i % 2), own(1 - i % 2)]),
@@ -265,7 +322,16 @@ fn chains(p: &Probe) {
             }
         });
         let n = CHAIN as f64;
-        row(&format!("160 dispatches, {name}: µs a dispatch"), format!("GPU {:.2}, wall {:.2}, encode {:.2}, submit {:.2}", t.gpu / n, t.wall / n, t.encode / n, t.submit / n));
+        row(
+            &format!("160 dispatches, {name}: µs a dispatch"),
+            format!(
+                "GPU {:.2}, wall {:.2}, encode {:.2}, submit {:.2}",
+                t.gpu / n,
+                t.wall / n,
+                t.encode / n,
+                t.submit / n
+            ),
+        );
     }
 }
 
@@ -333,25 +399,41 @@ fn norms(p: &Probe) {
         for (name, prologue, load, squares, factor, separate) in cases {
             let loads = "fn xv(i: u32) -> vec4<f32> { return x[i]; } fn xg(i: u32) -> vec4<f32> { return x[i] * g[i]; } fn xw(i: u32) -> vec4<f32> { return xs[i]; }\n";
             let shared = if prologue.is_empty() { "1".to_string() } else { (k / 4).to_string() };
-            let text = MATVEC.replace("PROLOGUE", prologue).replace("LOAD", load).replace("SQUARES", squares).replace("FACTOR", factor);
+            let text = MATVEC
+                .replace("PROLOGUE", prologue)
+                .replace("LOAD", load)
+                .replace("SQUARES", squares)
+                .replace("FACTOR", factor);
             // `g` stays statically used in every variant, so that all have the same bindings.
-            let text = text.replace("SHARED", &shared).replace("0.01 *", "select(0.01, g[0].x, row > 0x7fffffffu) *") + loads;
+            let text =
+                text.replace("SHARED", &shared).replace("0.01 *", "select(0.01, g[0].x, row > 0x7fffffffu) *") + loads;
             let product = p.pipeline(&fill(&text));
-            let groups: Vec<_> = (0..links).map(|i| {
-                let (from, to) = if separate || i % 2 == 1 { (&y, &x) } else { (&x, &y) };
-                p.group(&product, 0, &[(from, 0, 0), (to, 0, 0), (&g, 0, 0), (&weights, size * (i % regions), size)])
-            }).collect();
-            let t = p.time(REPEATS, |pass| for group in &groups {
-                if separate {
-                    pass.set_pipeline(&norm);
-                    pass.set_bind_group(0, &norm_group, &[]);
-                    pass.dispatch_workgroups(1, 1, 1);
+            let groups: Vec<_> = (0..links)
+                .map(|i| {
+                    let (from, to) = if separate || i % 2 == 1 { (&y, &x) } else { (&x, &y) };
+                    p.group(
+                        &product,
+                        0,
+                        &[(from, 0, 0), (to, 0, 0), (&g, 0, 0), (&weights, size * (i % regions), size)],
+                    )
+                })
+                .collect();
+            let t = p.time(REPEATS, |pass| {
+                for group in &groups {
+                    if separate {
+                        pass.set_pipeline(&norm);
+                        pass.set_bind_group(0, &norm_group, &[]);
+                        pass.dispatch_workgroups(1, 1, 1);
+                    }
+                    pass.set_pipeline(&product);
+                    pass.set_bind_group(0, group, &[]);
+                    pass.dispatch_workgroups(n as u32 / 8, 1, 1);
                 }
-                pass.set_pipeline(&product);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(n as u32 / 8, 1, 1);
             });
-            row(&format!("K {k}, N {n}, {name}: µs"), format!("GPU {:.1}, wall {:.1}", t.gpu / links as f64, t.wall / links as f64));
+            row(
+                &format!("K {k}, N {n}, {name}: µs"),
+                format!("GPU {:.1}, wall {:.1}", t.gpu / links as f64, t.wall / links as f64),
+            );
         }
     }
 }
@@ -369,7 +451,10 @@ fn stream(p: &Probe, max_binding: u64) {
         });
         let per_pass = u64::from(workgroups) * 256 * 16 * 8;
         let bytes = (size / per_pass * per_pass) as f64;
-        row(&format!("read-only stream of {} MiB, {workgroups} workgroups: GB/s", size >> 20), format!("{:.1} (wall {:.1})", bytes / t.gpu / 1e3, bytes / t.wall / 1e3));
+        row(
+            &format!("read-only stream of {} MiB, {workgroups} workgroups: GB/s", size >> 20),
+            format!("{:.1} (wall {:.1})", bytes / t.gpu / 1e3, bytes / t.wall / 1e3),
+        );
     }
 }
 
@@ -377,8 +462,18 @@ fn uploads(p: &Probe) {
     let (size, chunk) = if p.cpu { (64u64 << 20, 8u64 << 20) } else { (1 << 30, 64 << 20) };
     let data = vec![7u8; size as usize];
     let time = |name: &str, run: &dyn Fn()| {
-        let laps = (0..6).map(|_| { let start = Instant::now(); run(); us(start) }).collect::<Vec<_>>().split_off(1);
-        row(&format!("upload of {} MiB (median of 5), {name}: GB/s", size >> 20), format!("{:.2}", size as f64 / median(laps) / 1e3));
+        let laps = (0..6)
+            .map(|_| {
+                let start = Instant::now();
+                run();
+                us(start)
+            })
+            .collect::<Vec<_>>()
+            .split_off(1);
+        row(
+            &format!("upload of {} MiB (median of 5), {name}: GB/s", size >> 20),
+            format!("{:.2}", size as f64 / median(laps) / 1e3),
+        );
     };
     let target = p.storage(size);
     time("write_buffer in chunks, a submit each", &|| {
@@ -407,10 +502,18 @@ fn uploads(p: &Probe) {
         p.wait(None);
     });
     let primary = p.device.features().contains(Features::MAPPABLE_PRIMARY_BUFFERS);
-    for (name, usage) in [("mapped at creation, through wgpu's staging", Usage::COPY_DST), ("mapped at creation, primary", Usage::COPY_DST | Usage::MAP_WRITE)] {
+    for (name, usage) in [
+        ("mapped at creation, through wgpu's staging", Usage::COPY_DST),
+        ("mapped at creation, primary", Usage::COPY_DST | Usage::MAP_WRITE),
+    ] {
         if primary || !usage.contains(Usage::MAP_WRITE) {
             time(name, &|| {
-                let desc = wgpu::BufferDescriptor { label: None, size, usage: usage | Usage::STORAGE, mapped_at_creation: true };
+                let desc = wgpu::BufferDescriptor {
+                    label: None,
+                    size,
+                    usage: usage | Usage::STORAGE,
+                    mapped_at_creation: true,
+                };
                 let buffer = p.device.create_buffer(&desc);
                 buffer.get_mapped_range_mut(..).expect("it is mapped").copy_from_slice(&data);
                 buffer.unmap();
@@ -427,26 +530,28 @@ fn readback(p: &Probe) {
     let (x, y, read) = (p.storage(4096), p.storage(4096), p.buffer(4, Usage::MAP_READ | Usage::COPY_DST));
     let group = p.group(&pipeline, 0, &[(&x, 0, 4096), (&y, 0, 4096)]);
     for spin in [true, false] {
-        let laps = (0..REPEATS).map(|_| {
-            let mut encoder = p.device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_pipeline(&pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            pass.dispatch_workgroups(16, 1, 1);
-            drop(pass);
-            encoder.copy_buffer_to_buffer(&y, 0, &read, 0, 4);
-            let start = Instant::now();
-            p.queue.submit([encoder.finish()]);
-            let done = std::sync::Arc::new(AtomicU32::new(0));
-            let flag = done.clone();
-            read.map_async(wgpu::MapMode::Read, .., move |_| flag.store(1, Ordering::Release));
-            while done.load(Ordering::Acquire) == 0 {
-                if spin { drop(p.device.poll(wgpu::PollType::Poll)) } else { p.wait(None) }
-            }
-            black_box(read.get_mapped_range(..).expect("it is mapped")[0]);
-            read.unmap();
-            us(start)
-        }).collect();
+        let laps = (0..REPEATS)
+            .map(|_| {
+                let mut encoder = p.device.create_command_encoder(&Default::default());
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&pipeline);
+                pass.set_bind_group(0, &group, &[]);
+                pass.dispatch_workgroups(16, 1, 1);
+                drop(pass);
+                encoder.copy_buffer_to_buffer(&y, 0, &read, 0, 4);
+                let start = Instant::now();
+                p.queue.submit([encoder.finish()]);
+                let done = std::sync::Arc::new(AtomicU32::new(0));
+                let flag = done.clone();
+                read.map_async(wgpu::MapMode::Read, .., move |_| flag.store(1, Ordering::Release));
+                while done.load(Ordering::Acquire) == 0 {
+                    if spin { drop(p.device.poll(wgpu::PollType::Poll)) } else { p.wait(None) }
+                }
+                black_box(read.get_mapped_range(..).expect("it is mapped")[0]);
+                read.unmap();
+                us(start)
+            })
+            .collect();
         let how = if spin { "poll in a loop" } else { "poll(Wait)" };
         row(&format!("read-back of 4 bytes after one dispatch, {how}: µs"), format!("{:.0}", median(laps)));
     }
@@ -459,11 +564,15 @@ fn pipelines(p: &Probe) {
     for count in [60, 500] {
         for n_threads in [1, 4, 8] {
             let (left, start) = (AtomicU32::new(count), Instant::now());
-            std::thread::scope(|scope| for _ in 0..n_threads {
-                scope.spawn(|| while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-                    let salt = salt.fetch_add(1, Ordering::Relaxed).to_string();
-                    black_box(p.pipeline(&LINK.replace("ACCESS", "read").replace("SALT", &salt)));
-                });
+            std::thread::scope(|scope| {
+                for _ in 0..n_threads {
+                    scope.spawn(|| {
+                        while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+                            let salt = salt.fetch_add(1, Ordering::Relaxed).to_string();
+                            black_box(p.pipeline(&LINK.replace("ACCESS", "read").replace("SALT", &salt)));
+                        }
+                    });
+                }
             });
             row(&format!("{count} distinct pipelines on {n_threads} threads: ms"), format!("{:.0}", us(start) / 1e3));
         }

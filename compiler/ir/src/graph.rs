@@ -5,7 +5,7 @@
 
 use crate::IrError;
 use crate::handle::{Arena, handle};
-use crate::kv::{KvLayerId, KvSpec, Window};
+use crate::kv::{KvLayerId, KvShape, KvSpec, Window};
 use crate::size::Dim;
 use crate::weight::{Format, Layout, Source, Weight, WeightId};
 use serde::{Deserialize, Serialize};
@@ -295,7 +295,12 @@ impl Graph {
             let Some(group) = self.kv.groups.get(layer.group) else {
                 return Err(IrError::invalid(id, format!("group {} does not exist", layer.group)));
             };
-            if group.shape.latent && group.shape.n_kv_heads != 1 {
+            let KvShape { n_kv_heads, k_dim, v_dim, latent } = group.shape;
+            let fits = |dim: u32| n_kv_heads.checked_mul(dim).is_some_and(|n| n > 0);
+            if !fits(k_dim) || !fits(v_dim) || (latent && v_dim > k_dim) {
+                return Err(IrError::invalid(layer.group, "heads and their sizes must be positive, and a latent's values a part of its keys"));
+            }
+            if latent && n_kv_heads != 1 {
                 return Err(IrError::invalid(layer.group, "a latent has one head"));
             }
         }

@@ -122,6 +122,14 @@ impl<H: Handle, T: Clone> Column<H, T> {
     pub fn new(len: usize, value: T) -> Self {
         Self { items: vec![value; len], handle: PhantomData }
     }
+    /// Number of items.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+    /// Whether there are no items.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
 }
 
 impl<H: Handle, T> Index<H> for Column<H, T> {

@@ -111,7 +111,8 @@ fn is_plain(word: &str) -> bool {
 struct Word<'a>(&'a str);
 impl fmt::Display for Word<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if is_plain(self.0) { f.write_str(self.0) } else { write!(f, "{:?}", self.0) }
+        // Quoted as JSON, since that is how strings are read.
+        if is_plain(self.0) { f.write_str(self.0) } else { f.write_str(&serde_json::to_string(self.0).map_err(|_| fmt::Error)?) }
     }
 }
 
@@ -179,7 +180,7 @@ fn tokenize(raw: &str) -> Result<Vec<Token>, String> {
                     closes
                 });
                 let end = end.ok_or("a string without its closing quote")? + 2;
-                let text = serde_json::from_str::<String>(&rest[..end].replace("\\'", "'")).map_err(|e| format!("bad string: {e}"))?;
+                let text = serde_json::from_str::<String>(&rest[..end]).map_err(|e| format!("bad string: {e}"))?;
                 tokens.push(Token::Quoted(text));
                 rest = &rest[end..];
             }

@@ -89,7 +89,9 @@ impl Format {
         let (bits, rest) = text.strip_prefix("affine")?.split_once('g')?;
         let (group, scales) = rest.split_once('_')?;
         let scales = [ScaleType::F16, ScaleType::Bf16, ScaleType::F32].into_iter().find(|s| s.name() == scales)?;
-        Some(Self::Affine { bits: bits.parse().ok()?, group: group.parse().ok()?, scales })
+        let format = Self::Affine { bits: bits.parse().ok()?, group: group.parse().ok()?, scales };
+        // Every group length divides 128, so this asks for bits and group alone.
+        format.takes_cols(128).then_some(format)
     }
 }
 

@@ -1,1 +1,44 @@
-//! Placeholder.
+//! A language-model engine to embed: load a checkpoint, generate text.
+//!
+//! ```no_run
+//! use ingot::{GenerateOptions, LoadOptions, Model};
+//!
+//! let mut model = Model::load("models/ingot-tales-14m".as_ref(), LoadOptions::default())?;
+//! let prompt = model.chat_prompt("Tell me a story.")?;
+//! let answer = model.generate(&prompt, &GenerateOptions::default(), |piece| {
+//!     print!("{}", piece.text);
+//!     true
+//! })?;
+//! println!("\n{:.0} tokens/s", answer.stats.generation_tps());
+//! # Ok::<(), ingot::Error>(())
+//! ```
+//!
+//! This crate joins the others: `ingot-models` lowers the checkpoint to a graph, `ingot-compiler` makes a plan of it for
+//! the device at hand, `ingot-runtime` runs the plan.
+
+mod error;
+mod device;
+mod checkpoint;
+mod random;
+mod load;
+mod model;
+mod generate;
+
+pub use device::{DeviceChoice, DeviceInfo, devices};
+pub use error::Error;
+pub use generate::{Answer, GenerateOptions, Piece, Stats};
+pub use ingot_runtime::world::FinishReason;
+pub use ingot_runtime::Bytes;
+pub use ingot_runtime::sample::Sampling;
+pub use load::{LoadOptions, Progress};
+pub use model::{Model, PlanFacts};
+pub use random::RandomShape;
+
+/// The compiler, for programs that look at plans.
+pub use ingot_compiler as compiler;
+/// The graph and plan types.
+pub use ingot_ir as ir;
+/// Checkpoint formats, tokenizer, chat templates.
+pub use ingot_models as models;
+/// The runtime, for programs that drive the tick themselves.
+pub use ingot_runtime as runtime;

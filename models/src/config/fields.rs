@@ -42,15 +42,24 @@ impl<'a> Fields<'a> {
             found.truncate(end);
             found.push_str("...");
         }
-        Error::Field { path: self.path.to_path_buf(), field: format!("{}{name}", self.prefix), found, allowed: allowed.into() }
+        Error::Field {
+            path: self.path.to_path_buf(),
+            field: format!("{}{name}", self.prefix),
+            found,
+            allowed: allowed.into(),
+        }
     }
     pub(super) fn child(&self, name: &str) -> Result<Option<Fields<'a>>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         let map = value.as_object().ok_or_else(|| self.wrong(name, "an object or null"))?;
         Ok(Some(Self { path: self.path, prefix: format!("{}{name}.", self.prefix), map }))
     }
     pub(super) fn opt_u32(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         let number = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
         number.map(Some).ok_or_else(|| self.wrong(name, whole_number(&range)))
     }
@@ -70,11 +79,15 @@ impl<'a> Fields<'a> {
         number.ok_or_else(|| self.wrong(name, "a number from 1 to 1000000"))
     }
     pub(super) fn opt_bool(&self, name: &str) -> Result<Option<bool>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         value.as_bool().map(Some).ok_or_else(|| self.wrong(name, "true or false"))
     }
     pub(super) fn opt_str(&self, name: &str) -> Result<Option<&'a str>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         value.as_str().map(Some).ok_or_else(|| self.wrong(name, "a string"))
     }
     /// Token ids: absent, one, or a list.

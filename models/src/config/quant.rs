@@ -34,7 +34,8 @@ pub(super) fn quantization(fields: &Fields<'_>) -> Result<Option<QuantMap>> {
         },
     };
     if let Some(method) = object.opt_str("quant_method")? {
-        let what = format!("quantization method `{method}` is not supported; MLX's affine format and f32, f16 and bf16 are");
+        let what =
+            format!("quantization method `{method}` is not supported; MLX's affine format and f32, f16 and bf16 are");
         return Err(Error::Unsupported { path: fields.path().to_path_buf(), what });
     }
     check_mode(&object)?;
@@ -45,7 +46,9 @@ pub(super) fn quantization(fields: &Fields<'_>) -> Result<Option<QuantMap>> {
             Value::Bool(false) => LayerQuant::Float,
             Value::Bool(true) if path != "global_scale" => LayerQuant::Affine(default),
             Value::Object(_) => {
-                let Some(layer) = object.child(path)? else { continue };
+                let Some(layer) = object.child(path)? else {
+                    continue;
+                };
                 check_mode(&layer)?;
                 LayerQuant::Affine(layer_shape(&layer)?)
             }

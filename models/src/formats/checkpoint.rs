@@ -20,6 +20,7 @@ impl Checkpoint {
     /// Maps every `model*.safetensors` of the folder, in order of names. As in mlx-lm the index does not decide which
     /// files are read; but a file that it names and that is not there is an error, since a download was then cut short.
     pub fn open(folder: &Path) -> Result<Self> {
+        Self::check_folder(folder)?;
         let names = weight_files(folder)?;
         check_index(folder)?;
         let mut files = Vec::with_capacity(names.len());
@@ -29,7 +30,8 @@ impl Checkpoint {
             for (ix, tensor) in file.tensors().enumerate() {
                 if let Some((other, _)) = table.insert(tensor.name.to_owned(), (files.len() as u32, ix as u32)) {
                     let other: &Safetensors = &files[other as usize];
-                    let what = format!("is also in {}; remove the file that does not belong here", other.path().display());
+                    let what =
+                        format!("is also in {}; remove the file that does not belong here", other.path().display());
                     return Err(Error::tensor(file.path(), tensor.name, what));
                 }
             }
@@ -38,6 +40,18 @@ impl Checkpoint {
         Ok(Self { folder: folder.to_path_buf(), files, table })
     }
 
+    /// Fails if the path is not a folder.
+    pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+        let missing = |what: &str| Err(Error::Missing { path: folder.to_path_buf(), what: what.into() });
+        match std::fs::metadata(folder) {
+            Ok(meta) if meta.is_dir() => Ok(()),
+            Ok(_) => missing("is a file; give the folder that holds config.json and model.safetensors"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing(
+                "no such folder; give the folder of a checkpoint (config.json, model.safetensors, tokenizer.json)",
+            ),
+            Err(error) => Err(Error::io(folder, error)),
+        }
+    }
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -64,7 +78,10 @@ impl Checkpoint {
         self.get(name).ok_or_else(|| Error::MissingTensor {
             path: self.folder.clone(),
             tensor: name.to_owned(),
-            hint: format!(" (of {} tensors); fetch the checkpoint again, or check that config.json belongs to it", self.table.len()),
+            hint: format!(
+                " (of {} tensors); fetch the checkpoint again, or check that config.json belongs to it",
+                self.table.len()
+            ),
         })
     }
     /// The file that holds a tensor, else the folder; for messages.
@@ -79,19 +96,13 @@ impl Checkpoint {
 
 /// The names of the folder's weight files, sorted.
 fn weight_files(folder: &Path) -> Result<Vec<String>> {
-    let missing = |what: &str| Error::Missing { path: folder.to_path_buf(), what: what.into() };
-    let meta = std::fs::metadata(folder).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => missing("no such folder; give the folder of a checkpoint (config.json, model.safetensors, tokenizer.json)"),
-        _ => Error::io(folder, error),
-    })?;
-    if !meta.is_dir() {
-        return Err(missing("is a file; give the folder that holds config.json and model.safetensors"));
-    }
     let mut names = Vec::new();
     let mut others = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))? {
         let entry = entry.map_err(|error| Error::io(folder, error))?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
         if name.starts_with("model") && name.ends_with(".safetensors") {
             names.push(name);
         } else if [".gguf", ".bin", ".pt", ".pth", ".npz", ".safetensors"].iter().any(|end| name.ends_with(end)) {
@@ -102,7 +113,9 @@ fn weight_files(folder: &Path) -> Result<Vec<String>> {
         others.sort_unstable();
         others.truncate(4);
         let found = if others.is_empty() { String::new() } else { format!(" (found {})", others.join(", ")) };
-        return Err(missing(&format!("no model*.safetensors in this folder{found}; convert or fetch the checkpoint as safetensors")));
+        let what =
+            format!("no model*.safetensors in this folder{found}; convert or fetch the checkpoint as safetensors");
+        return Err(Error::Missing { path: folder.to_path_buf(), what });
     }
     names.sort_unstable();
     Ok(names)
@@ -110,14 +123,18 @@ fn weight_files(folder: &Path) -> Result<Vec<String>> {
 
 fn check_index(folder: &Path) -> Result<()> {
     let path = folder.join(INDEX);
-    let Some(index) = read_json(&path)? else { return Ok(()) };
+    let Some(index) = read_json(&path)? else {
+        return Ok(());
+    };
     let Some(weight_map) = index.get("weight_map").and_then(serde_json::Value::as_object) else {
         return Err(Error::malformed(&path, "`weight_map` is missing or no object; fetch the file again or delete it"));
     };
     let mut files = std::collections::BTreeSet::new();
     for (tensor, file) in weight_map {
         let plain = file.as_str().filter(|name| !name.is_empty() && !name.contains(['/', '\\']));
-        files.insert(plain.ok_or_else(|| Error::tensor(&path, tensor.as_str(), format!("{file} is not the name of a file of this folder")))?);
+        files.insert(plain.ok_or_else(|| {
+            Error::tensor(&path, tensor.as_str(), format!("{file} is not the name of a file of this folder"))
+        })?);
     }
     match files.into_iter().find(|file| !folder.join(file).is_file()) {
         None => Ok(()),

@@ -1,5 +1,5 @@
 //! The files that hold weights, and how the numbers in them are coded.
 
-pub mod safetensors;
-pub mod checkpoint;
 pub mod affine;
+pub mod checkpoint;
+pub mod safetensors;

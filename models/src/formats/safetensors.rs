@@ -79,7 +79,7 @@ impl StoredType {
     /// Widens little-endian elements, aligned or not, to f32 (f64 is rounded). `None` if the type is not a float or
     /// the bytes are not whole elements.
     pub fn to_f32s(self, bytes: &[u8]) -> Option<Vec<f32>> {
-        if !self.is_float() || bytes.len() % self.n_bytes() != 0 {
+        if !self.is_float() || !bytes.len().is_multiple_of(self.n_bytes()) {
             return None;
         }
         Some(match self {
@@ -149,7 +149,10 @@ impl Safetensors {
         })?;
         let meta = file.metadata().map_err(|error| Error::io(path, error))?;
         if meta.is_dir() {
-            return Err(Error::Missing { path: path.to_path_buf(), what: "is a folder, not a safetensors file".into() });
+            return Err(Error::Missing {
+                path: path.to_path_buf(),
+                what: "is a folder, not a safetensors file".into(),
+            });
         }
         if meta.len() < 8 {
             let what = format!("{} bytes; a safetensors file has at least 8; fetch it again", meta.len());
@@ -223,11 +226,11 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut header = RawHeader { entries: Vec::new(), metadata: BTreeMap::new() };
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        header.metadata = map.next_value()?;
+                        // MLX writes null where it has none.
+                        header.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
                     } else {
-                        let entry = map
-                            .next_value()
-                            .map_err(|error| de::Error::custom(format!("tensor `{name}`: {error}")))?;
+                        let entry =
+                            map.next_value().map_err(|error| de::Error::custom(format!("tensor `{name}`: {error}")))?;
                         header.entries.push((name, entry));
                     }
                 }
@@ -243,7 +246,8 @@ fn read_header(path: &Path, file: &[u8]) -> Result<(Vec<Entry>, BTreeMap<String,
     let (length, rest) = file.split_first_chunk::<8>().expect("the caller checked that there are 8 bytes");
     let n_header = u64::from_le_bytes(*length);
     if n_header > MAX_HEADER_BYTES {
-        let what = format!("a header of {n_header} bytes; the format allows {MAX_HEADER_BYTES}; is this a safetensors file?");
+        let what =
+            format!("a header of {n_header} bytes; the format allows {MAX_HEADER_BYTES}; is this a safetensors file?");
         return Err(Error::malformed(path, what));
     }
     if n_header > rest.len() as u64 {
@@ -270,7 +274,9 @@ fn check_entry(path: &Path, name: String, raw: RawEntry, data_at: usize, n_data:
     };
     let [start, end] = raw.data_offsets;
     if start > end || end > n_data as u64 {
-        let what = format!("bytes {start}..{end} lie outside the file's {n_data} data bytes; the file is truncated or damaged; fetch it again");
+        let what = format!(
+            "bytes {start}..{end} lie outside the file's {n_data} data bytes; the file is truncated or damaged; fetch it again"
+        );
         return Err(Error::tensor(path, name, what));
     }
     let n_bytes = raw.shape.iter().try_fold(stored.n_bytes() as u64, |product, &size| product.checked_mul(size));
@@ -300,13 +306,16 @@ fn check_cover(path: &Path, entries: &mut [Entry], data_at: usize, n_data: usize
             return Err(Error::tensor(path, entry.name.as_str(), what));
         }
         if entry.start > at {
-            let what = format!("begins at data byte {start}, but the tensor before it ends at {found}; the format allows no holes");
+            let what = format!(
+                "begins at data byte {start}, but the tensor before it ends at {found}; the format allows no holes"
+            );
             return Err(Error::tensor(path, entry.name.as_str(), what));
         }
         at = entry.end;
     }
     if at != data_at + n_data {
-        let what = format!("{} data bytes belong to no tensor; the file is damaged; fetch it again", data_at + n_data - at);
+        let what =
+            format!("{} data bytes belong to no tensor; the file is damaged; fetch it again", data_at + n_data - at);
         return Err(Error::malformed(path, what));
     }
     Ok(())

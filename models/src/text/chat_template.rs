@@ -13,10 +13,16 @@ use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Work that one rendering may do: about an instruction or 64 bytes of text each, so about a second and 640 MB.
-const FUEL: u64 = 10_000_000;
-/// A longer template is refused.
-const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+/// Work that one rendering may do: about an instruction or 64 bytes of text each, so some tenths of a second and 256 MB.
+const FUEL: u64 = 4_000_000;
+/// A longer template is refused. Published templates have up to 20 KB.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 16;
+/// More characters of operators are refused: minijinja compiles a chain of them in quadratic time, which fuel does not
+/// bound. Published templates have up to 2000.
+const MAX_OPERATORS: usize = 8192;
+/// minijinja compiles expressions and drops nested lists recursively, as deep as the template's length and fuel allow.
+/// A stack is only reserved, and used as far as it is needed.
+const STACK_BYTES: usize = 512 << 20;
 
 /// What a rendering gets besides the messages.
 #[derive(Clone, Debug)]
@@ -62,13 +68,16 @@ impl ChatTemplate {
         for file in ["chat_template.json", "tokenizer_config.json"] {
             let path = folder.join(file);
             let config = read_json(&path)?;
-            let Some(found) = config.as_ref().and_then(|config| config.get("chat_template")).filter(|v| !v.is_null()) else {
+            let Some(found) = config.as_ref().and_then(|config| config.get("chat_template")).filter(|v| !v.is_null())
+            else {
                 continue;
             };
             let templates = match found {
                 Value::String(text) => Some(vec![("default".to_owned(), text.clone())]),
                 Value::Array(list) => list.iter().map(named_template).collect(),
-                Value::Object(map) => map.iter().map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect(),
+                Value::Object(map) => {
+                    map.iter().map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
+                }
                 _ => None,
             };
             let Some(templates) = templates.filter(|list| !list.is_empty()) else {
@@ -87,14 +96,26 @@ impl ChatTemplate {
     /// [`Error::Template`]: it does not parse, calls `raise_exception`, or uses up its fuel.
     pub fn render(&self, messages: &Value, options: &ChatOptions) -> Result<String> {
         let source = self.pick(options.tools.is_some())?;
-        if source.len() as u64 > MAX_TEMPLATE_BYTES {
-            return Err(Error::Template(format!("{} bytes; at most {MAX_TEMPLATE_BYTES} are allowed", source.len())));
+        let n_operators = source.bytes().filter(|byte| b"+-*/%~<>=".contains(byte)).count();
+        if source.len() as u64 > MAX_TEMPLATE_BYTES || n_operators > MAX_OPERATORS {
+            return Err(Error::Template(format!(
+                "{} bytes with {n_operators} operators; at most {MAX_TEMPLATE_BYTES} and {MAX_OPERATORS} are allowed",
+                source.len()
+            )));
         }
-        let source = without_generation_tags(source);
-        let env = environment(options.now);
-        // A name without an ending, so that nothing is escaped for HTML.
-        let template = env.template_from_named_str("chat_template", &source).map_err(describe)?;
-        template.render(self.variables(messages, options)).map_err(describe)
+        let work = || {
+            let source = without_generation_tags(source);
+            let env = environment(options.now);
+            // A name without an ending, so that nothing is escaped for HTML.
+            let template = env.template_from_named_str("chat_template", &source).map_err(describe)?;
+            template.render(self.variables(messages, options)).map_err(describe)
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("chat-template".into()).stack_size(STACK_BYTES);
+            let thread = thread.spawn_scoped(scope, work);
+            let thread = thread.map_err(|error| Error::Template(format!("no thread to render it: {error}")))?;
+            thread.join().unwrap_or_else(|_| Err(Error::Template("the renderer panicked on it".into())))
+        })
     }
 
     fn pick(&self, has_tools: bool) -> Result<&str> {

@@ -1,6 +1,6 @@
 //! Text to token ids and back.
 
-pub mod tokenizer;
 pub mod chat_template;
-mod python;
 pub mod detokenizer;
+mod python;
+pub mod tokenizer;

@@ -18,7 +18,12 @@ struct Dump {
 const MAX_DEPTH: usize = 128;
 
 /// The filter `tojson` of transformers: `json.dumps` without escaping for HTML, non-ASCII kept.
-pub(super) fn tojson(value: &Value, ascii: Option<Value>, indent: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+pub(super) fn tojson(
+    value: &Value,
+    ascii: Option<Value>,
+    indent: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
     let ascii = match kwargs.get::<Option<Value>>("ensure_ascii")? {
         Some(given) => Some(given),
         None => ascii,
@@ -73,7 +78,9 @@ impl Dump {
                     dump.value(&value.get_item(&keys[ix])?, depth + 1)
                 })?;
             }
-            kind => return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} is not JSON"))),
+            kind => {
+                return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} is not JSON")));
+            }
         }
         Ok(())
     }
@@ -143,7 +150,14 @@ impl Dump {
 /// Python's shortest text of a float: `1.0`, `1e-05`, `1e+16`.
 fn float_repr(number: f64) -> String {
     if !number.is_finite() {
-        return if number.is_nan() { "NaN" } else if number > 0.0 { "Infinity" } else { "-Infinity" }.into();
+        return if number.is_nan() {
+            "NaN"
+        } else if number > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .into();
     }
     let scientific = format!("{number:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -214,12 +228,23 @@ impl DateTime {
     /// Formats in the C locale. Unknown directives are kept as they are.
     pub fn strftime(self, format: &str) -> String {
         const MONTHS: [&str; 12] = [
-            "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
+            "December",
         ];
         const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
         let month = MONTHS[(self.month as usize - 1) % 12];
         let day = DAYS[self.weekday() as usize];
-        let hour_12 = if self.hour % 12 == 0 { 12 } else { self.hour % 12 };
+        let hour_12 = if self.hour.is_multiple_of(12) { 12 } else { self.hour % 12 };
         let mut out = String::new();
         let mut rest = format.chars();
         while let Some(c) = rest.next() {
@@ -232,7 +257,9 @@ impl DateTime {
             if unpadded {
                 directive = rest.next();
             }
-            let padded = |n: u32, width: usize| if unpadded { n.to_string() } else { format!("{n:0width$}") };
+            let padded = |n: u32, width: usize| {
+                if unpadded { n.to_string() } else { format!("{n:0width$}") }
+            };
             out += &match directive {
                 Some('Y') => self.year.to_string(),
                 Some('y') => padded(self.year.rem_euclid(100) as u32, 2),
@@ -274,14 +301,18 @@ mod tests {
     fn dates() {
         let date = DateTime::from_unix(1_741_964_966);
         assert_eq!(date, DateTime { year: 2025, month: 3, day: 14, hour: 15, minute: 9, second: 26 });
-        assert_eq!(date.strftime("%a %A %d %b %B %Y %j %-d/%-m %I%p %%"), "Fri Friday 14 Mar March 2025 073 14/3 03PM %");
+        assert_eq!(
+            date.strftime("%a %A %d %b %B %Y %j %-d/%-m %I%p %%"),
+            "Fri Friday 14 Mar March 2025 073 14/3 03PM %"
+        );
         assert_eq!(DateTime::from_unix(0).strftime("%c"), "Thu Jan  1 00:00:00 1970");
         assert_eq!(DateTime::from_unix(951_782_400).strftime("%F %j"), "2000-02-29 060");
     }
 
     #[test]
     fn floats_as_python_writes_them() {
-        let cases = [(1.0, "1.0"), (0.1, "0.1"), (1e-5, "1e-05"), (1.5e16, "1.5e+16"), (123_456.0, "123456.0"), (-0.0, "-0.0")];
+        let cases =
+            [(1.0, "1.0"), (0.1, "0.1"), (1e-5, "1e-05"), (1.5e16, "1.5e+16"), (123_456.0, "123456.0"), (-0.0, "-0.0")];
         for (number, text) in cases {
             assert_eq!(float_repr(number), text);
         }

@@ -24,7 +24,8 @@ impl Tokenizer {
         const LIMIT_BYTES: u64 = 1 << 30;
         let path = folder.join("tokenizer.json");
         let Some(text) = read_text(&path, LIMIT_BYTES)? else {
-            let what = "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
+            let what =
+                "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
             return Err(Error::Missing { path, what: what.into() });
         };
         let again = |error| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
@@ -44,7 +45,8 @@ impl Tokenizer {
     /// Ids of a text. `add_special` adds what the tokenizer puts around a plain text, usually the begin token; text of
     /// special tokens inside `text` becomes their ids either way.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let encoding =
+            self.inner.encode_fast(text, add_special).map_err(|error| Error::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
     /// Ids of a prompt as mlx-lm takes it: without special tokens if it already begins with the begin token.
@@ -87,7 +89,9 @@ pub(super) fn special_tokens(folder: &Path) -> Result<SpecialTokens> {
     let mut tokens = SpecialTokens::new();
     for file in ["special_tokens_map.json", "tokenizer_config.json"] {
         let path = folder.join(file);
-        let Some(config) = read_json(&path)? else { continue };
+        let Some(config) = read_json(&path)? else {
+            continue;
+        };
         let Some(config) = config.as_object() else {
             return Err(Error::malformed(&path, "not a JSON object; fetch the file again"));
         };

@@ -1,1 +1,154 @@
+//! Configurations, codecs and lowering against the golden checkpoints.
 
+use crate::{golden, read_json};
+use ingot_ir::graph::Op;
+use ingot_ir::weight::{Format, ScaleType};
+use ingot_models::Model;
+use ingot_models::config::{ModelSpec, RopeScaling};
+use ingot_models::formats::affine::{AffineView, QuantShape};
+use ingot_models::formats::safetensors::{Safetensors, StoredType};
+use ingot_models::weights::{Loaded, Matrix};
+use std::path::Path;
+
+const LLAMAS: [&str; 5] = ["llama", "llama_tied", "llama_rope_linear", "llama_rope_llama3", "llama_sharded"];
+const MLX_LLAMAS: [&str; 7] = [
+    "llama_affine_b2_g32",
+    "llama_affine_b3_g64",
+    "llama_affine_b4_g32",
+    "llama_affine_b4_g64",
+    "llama_affine_b4_g64_f16",
+    "llama_affine_b6_g64",
+    "llama_affine_b8_g64",
+];
+
+fn open(folder: &Path) -> Model {
+    Model::open(folder).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn both_styles_of_configuration_are_the_same_model() {
+    for name in LLAMAS {
+        let Some(folder) = golden(name) else { return };
+        let [four, five] = ["config.json", "config.transformers5.json"].map(|file| {
+            let path = folder.join(file);
+            ModelSpec::parse(&path, &read_json(&path)).unwrap_or_else(|error| panic!("{error}"))
+        });
+        assert_eq!(four, five, "{name}");
+    }
+    let spec = |name| golden(name).map(|folder| ModelSpec::load(&folder).unwrap_or_else(|error| panic!("{error}")));
+    let Some(linear) = spec("llama_rope_linear") else {
+        return;
+    };
+    assert_eq!((linear.rope.theta, linear.rope.scaling), (100_000.0, RopeScaling::Linear { factor: 4.0 }));
+    let Some(llama3) = spec("llama_rope_llama3") else {
+        return;
+    };
+    let scaling =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 32 };
+    assert_eq!(llama3.rope.scaling, scaling);
+}
+
+#[test]
+fn affine_codes_dequantize_as_in_mlx() {
+    let Some(folder) = golden("mlx") else { return };
+    let vectors =
+        Safetensors::open(&folder.join("dequant_vectors.safetensors")).unwrap_or_else(|error| panic!("{error}"));
+    let cases = read_json(&folder.join("dequant_vectors.json"));
+    let mut n_cases = 0;
+    for (name, case) in
+        cases["cases"].as_object().expect("an object").iter().filter(|(_, case)| case["mode"] == "affine")
+    {
+        let tensor = |part: &str| vectors.get(&format!("{name}.{part}")).unwrap_or_else(|| panic!("{name}.{part}"));
+        let (weight, scales, biases) = (tensor("weight"), tensor("scales"), tensor("biases"));
+        let expected = tensor("dequant_f32");
+        let &[n_rows, n_cols] = expected.shape else { panic!("{name}: no matrix") };
+        let shape =
+            QuantShape::infer(n_cols, weight.shape[1], scales.shape[1]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(
+            (u64::from(shape.bits), u64::from(shape.group)),
+            (case["bits"].as_u64().unwrap(), case["group_size"].as_u64().unwrap())
+        );
+        let scale_type = match scales.stored {
+            StoredType::F16 => ScaleType::F16,
+            StoredType::Bf16 => ScaleType::Bf16,
+            _ => ScaleType::F32,
+        };
+        let (codes, scales, biases) = (weight.bytes, scales.bytes, biases.bytes);
+        let found = AffineView { shape, scale_type, n_rows, n_cols, codes, scales, biases }.dequantize();
+        let expected = expected.to_f32s().expect("floats");
+        for (found, expected) in found.chunks(shape.group as usize).zip(expected.chunks(shape.group as usize)) {
+            let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            for (f, e) in found.iter().zip(expected) {
+                assert!((f - e).abs() <= 1e-6 * largest, "{name}: {f} is not {e}");
+            }
+        }
+        n_cases += 1;
+    }
+    assert!(n_cases >= 30, "only {n_cases} cases");
+}
+
+#[test]
+fn checkpoints_lower_to_verified_graphs_with_all_weights() {
+    let quantized = MLX_LLAMAS.iter().chain(&["llama_affine_mixed"]).map(|name| format!("mlx/{name}"));
+    for name in LLAMAS.iter().map(|name| name.to_string()).chain(quantized) {
+        let Some(folder) = golden(&name) else { return };
+        let model = open(&folder);
+        let graph = model.graph().unwrap_or_else(|error| panic!("{error}"));
+        graph.verify().expect("the lowering verified it");
+        let spec = &model.spec;
+        assert_eq!(graph.kv.layers.len() as u32, spec.n_layers);
+        assert_eq!(graph.kv.groups.len(), 1);
+        let logits = &graph.values[graph.outputs[0]];
+        assert_eq!(logits.shape.n_cols, spec.vocab_size);
+        for (id, weight) in graph.weights.iter() {
+            if !matches!(weight.source, ingot_ir::weight::Source::Tensor(_)) {
+                continue;
+            }
+            match model.weights().load(weight).unwrap_or_else(|error| panic!("{error}")) {
+                Loaded::Vector(numbers) => {
+                    assert_eq!([numbers.len() as u32, 1], [weight.n_rows, weight.n_cols])
+                }
+                Loaded::Matrix(matrix) => {
+                    assert_eq!(
+                        (matrix.format(), matrix.shape()),
+                        (weight.format, [weight.n_rows as usize, weight.n_cols as usize]),
+                        "{id}"
+                    );
+                    let mut row = vec![f32::NAN; weight.n_cols as usize];
+                    matrix.read_row(weight.n_rows as usize - 1, &mut row);
+                    assert!(row.iter().all(|v| v.is_finite()));
+                }
+            }
+        }
+        let head = graph.values.iter().rev().find_map(|(_, value)| match value.op {
+            Op::Linear { weight, .. } => Some(weight),
+            _ => None,
+        });
+        let Op::Embed { parts } = &graph.values.as_slice()[0].op else { panic!("{name}: no embedding") };
+        assert_eq!(head == Some(parts[0]), spec.tie_word_embeddings == Some(true), "{name}");
+    }
+}
+
+#[test]
+fn settings_of_single_layers_are_inferred_from_shapes() {
+    let Some(folder) = golden("mlx/llama_affine_mixed") else {
+        return;
+    };
+    let model = open(&folder);
+    let format = |path: &str, rows, cols| model.weights().matrix(path, rows, cols).map(|m: Matrix<'_>| m.format());
+    let affine = |bits, group| Format::Affine { bits, group, scales: ScaleType::Bf16 };
+    assert_eq!(format("model.embed_tokens", 320, 128).unwrap(), affine(8, 32));
+    assert_eq!(format("model.layers.1.mlp.down_proj", 128, 128).unwrap(), affine(6, 64));
+    assert_eq!(format("model.layers.1.mlp.up_proj", 128, 128).unwrap(), affine(4, 64));
+    assert_eq!(format("lm_head", 320, 128).unwrap(), Format::Bf16);
+}
+
+#[test]
+fn shipped_models_lower() {
+    for name in ["ingot-tales-14m", "ingot-tales-1m"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let model = open(&folder);
+        model.graph().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(model.spec.eos_ids, [0, 2]);
+    }
+}

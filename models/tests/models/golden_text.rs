@@ -13,7 +13,9 @@ fn ids_of(value: &Value) -> Vec<u32> {
 
 #[test]
 fn tokenizer_encodes_and_decodes_as_transformers() {
-    let Some(folder) = golden("tokenizer") else { return };
+    let Some(folder) = golden("tokenizer") else {
+        return;
+    };
     let tokenizer = Tokenizer::load(&folder, &[2, 7]).expect("the golden tokenizer loads");
     assert_eq!(tokenizer.eos_ids(), [2, 7]);
     assert_eq!((tokenizer.bos_id(), tokenizer.vocab_size()), (Some(1), 320));
@@ -23,7 +25,8 @@ fn tokenizer_encodes_and_decodes_as_transformers() {
         assert_eq!(tokenizer.encode(text, false).expect("encodes"), ids, "{text:?}");
         assert_eq!(tokenizer.decode(&ids, false).expect("decodes"), case["decoded"], "{text:?}");
         assert_eq!(tokenizer.decode(&ids, true).expect("decodes"), case["decoded_skip_special"], "{text:?}");
-        for (n, decoded) in case["cumulative_decode"].as_array().expect("a list").iter().enumerate() {
+        // Long texts carry no list of prefixes.
+        for (n, decoded) in case["cumulative_decode"].as_array().into_iter().flatten().enumerate() {
             assert_eq!(tokenizer.decode(&ids[..=n], false).expect("decodes"), *decoded, "{text:?}");
         }
     }
@@ -31,7 +34,9 @@ fn tokenizer_encodes_and_decodes_as_transformers() {
 
 #[test]
 fn streamed_text_is_the_decoded_text_and_never_broken() {
-    let Some(folder) = golden("tokenizer") else { return };
+    let Some(folder) = golden("tokenizer") else {
+        return;
+    };
     let tokenizer = Tokenizer::load(&folder, &[]).expect("the golden tokenizer loads");
     let cases = read_json(&folder.join("cases.json"));
     let cases = cases["cases"].as_array().expect("a list");
@@ -62,7 +67,14 @@ fn streamed_text_is_the_decoded_text_and_never_broken() {
 
 fn date(text: &str) -> DateTime {
     let n = |range: std::ops::Range<usize>| text[range].parse::<u32>().expect("a number");
-    DateTime { year: n(0..4) as i32, month: n(5..7), day: n(8..10), hour: n(11..13), minute: n(14..16), second: n(17..19) }
+    DateTime {
+        year: n(0..4) as i32,
+        month: n(5..7),
+        day: n(8..10),
+        hour: n(11..13),
+        minute: n(14..16),
+        second: n(17..19),
+    }
 }
 
 fn check_templates(path: &Path, failures: &mut Vec<String>) -> usize {
@@ -95,10 +107,13 @@ fn check_templates(path: &Path, failures: &mut Vec<String>) -> usize {
 
 #[test]
 fn chat_templates_render_as_in_transformers() {
-    let Some(folder) = golden("chat_templates") else { return };
+    let Some(folder) = golden("chat_templates") else {
+        return;
+    };
     let mut failures = Vec::new();
     let mut n_cases = 0;
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     for path in files {
         n_cases += check_templates(&path, &mut failures);

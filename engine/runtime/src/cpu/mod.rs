@@ -6,6 +6,7 @@
 //! | [`norm`], [`embed`], [`gather`], [`map`] | rms_norm, embed, gather_rows, map |
 //! | [`rope_kv`], [`attention`] | rope_kv, attention over paged KV |
 //! | [`sample`] | argmax |
+//! | [`execute`] | a plan's steps: load, look up once, run |
 //!
 //! Activations and KV are f32, weights stay in their stored type ([`weight`]), arithmetic is f32 with vectors of eight
 //! ([`simd`]). Work is spread over a [`pool::Pool`]; memory that a kernel needs beside its operands lives in a
@@ -27,6 +28,7 @@ mod scratch;
 pub mod simd;
 pub mod step_view;
 pub mod weight;
+pub mod execute;
 
 #[cfg(test)]
 mod testing;

@@ -28,7 +28,9 @@ impl FloatType {
     #[must_use]
     pub fn read(self, bytes: &[u8], ix: usize) -> f32 {
         match self {
-            FloatType::F32 => f32::from_le_bytes([bytes[4 * ix], bytes[4 * ix + 1], bytes[4 * ix + 2], bytes[4 * ix + 3]]),
+            FloatType::F32 => {
+                f32::from_le_bytes([bytes[4 * ix], bytes[4 * ix + 1], bytes[4 * ix + 2], bytes[4 * ix + 3]])
+            }
             FloatType::F16 => f16::from_le_bytes([bytes[2 * ix], bytes[2 * ix + 1]]).to_f32(),
             FloatType::Bf16 => bf16::from_le_bytes([bytes[2 * ix], bytes[2 * ix + 1]]).to_f32(),
         }
@@ -103,7 +105,9 @@ pub enum WeightError {
         needed: usize,
     },
     /// Bits, group or columns that no format has.
-    #[error("weight segment {segment}: {bits} bits in groups of {group} over {n_cols} columns; bits may be 2, 3, 4, 5, 6 or 8, a group 32, 64 or 128 columns that divide a row")]
+    #[error(
+        "weight segment {segment}: {bits} bits in groups of {group} over {n_cols} columns; bits may be 2, 3, 4, 5, 6 or 8, a group 32, 64 or 128 columns that divide a row"
+    )]
     Format {
         /// Index of the segment.
         segment: usize,
@@ -239,8 +243,13 @@ mod tests {
     #[test]
     fn rows_are_found_in_their_segments() {
         let bytes = [0u8; 64];
-        let float =
-            |n: usize| Segment { n_rows: n, format: Format::Float(FloatType::F32), codes: &bytes[..8 * n], scales: &[], biases: &[] };
+        let float = |n: usize| Segment {
+            n_rows: n,
+            format: Format::Float(FloatType::F32),
+            codes: &bytes[..8 * n],
+            scales: &[],
+            biases: &[],
+        };
         let segments = [float(3), float(1)];
         let weight = Weight::new(2, &segments, false).expect("well formed");
         assert_eq!((weight.locate(2).1, weight.locate(3).1), (2, 0));

@@ -443,7 +443,9 @@ mod tests {
 
     #[test]
     fn a_software_rasterizer_is_unified_unless_overridden() {
-        let Some(adapter) = testing::adapter() else { return };
+        let Some(adapter) = testing::adapter() else {
+            return;
+        };
         let unified = Gpu::open(&adapter, &OpenOptions::default()).unwrap().is_unified();
         assert_eq!(unified, matches!(adapter.info().kind, DeviceKind::Cpu | DeviceKind::Integrated));
         let options = OpenOptions { unified: Some(false) };

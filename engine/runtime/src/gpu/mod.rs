@@ -3,9 +3,11 @@
 //! | module | concern |
 //! |---|---|
 //! | [`device`] | list, choose and open an adapter; faults (errors nobody waited for, a lost device) |
-//! | [`memory`] | placement, accounting, the budget; how weights get to the device |
+//! | [`memory`] | buffers: placement, accounting, the budget |
+//! | [`upload`] | how weights get to the device |
 //! | [`pipelines`] | many compute pipelines on several threads, identical ones once |
 //! | [`readback`] | bytes back to the processor without ever blocking the tick |
+//! | [`execute`] | the plan's steps: load, bind once, encode, submit, read back |
 //! | [`timing`] | timestamps around a step and around each dispatch |
 //!
 //! Nothing here reads the environment, and nothing panics on what a device answers: wgpu's default handlers abort the
@@ -17,6 +19,8 @@ pub mod memory;
 pub mod pipelines;
 pub mod readback;
 pub mod timing;
+pub mod upload;
+pub mod execute;
 
 pub use device::{Adapter, AdapterInfo, DeviceKind, Gpu, OpenOptions, adapters, find};
 pub use error::GpuError;

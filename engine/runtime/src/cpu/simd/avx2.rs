@@ -22,6 +22,20 @@ pub(super) struct Unpack {
     mask: __m256i,
 }
 
+/// Four values of row r and, in the high half, of row r + 4: with these no exchange of halves is left for the end of a
+/// transposition.
+///
+/// # Safety
+/// The features, and the rows readable.
+#[inline(always)]
+unsafe fn rows_apart(src: *const f32, stride: usize, r: usize) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe {
+        let low = _mm256_castps128_ps256(_mm_loadu_ps(src.add(r * stride)));
+        _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(src.add((r + 4) * stride)))
+    }
+}
+
 // SAFETY of every block below: `self` proves the features; pointers are the callers' to vouch for.
 impl Simd for Avx2 {
     type F = __m256;
@@ -105,6 +119,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
     fn words(self, v: [u32; 8]) -> __m256i {
         unsafe { _mm256_loadu_si256(v.as_ptr().cast()) }
     }
@@ -150,9 +169,9 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn unpack8(self, stream: u64, how: Unpack) -> __m256 {
+    unsafe fn unpack8(self, p: *const u8, how: Unpack) -> __m256 {
         unsafe {
-            let all = _mm256_set1_epi64x(stream as i64);
+            let all = _mm256_set1_epi64x(p.cast::<i64>().read_unaligned());
             let pairs = _mm256_shuffle_epi8(all, how.bytes);
             let codes = _mm256_and_si256(_mm256_srlv_epi32(pairs, how.shifts), how.mask);
             _mm256_cvtepi32_ps(codes)
@@ -162,13 +181,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn transpose8(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         unsafe {
-            // Rows r and r + 4 share a register, so that no exchange of halves is left for the end.
-            let half = |r: usize, c: usize| {
-                let low = _mm256_castps128_ps256(_mm_loadu_ps(src.add(r * src_stride + c)));
-                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(src.add((r + 4) * src_stride + c)))
-            };
             for c in [0, 4] {
-                let (a, b, d, e) = (half(0, c), half(1, c), half(2, c), half(3, c));
+                let src = src.add(c);
+                let (a, b) = (rows_apart(src, src_stride, 0), rows_apart(src, src_stride, 1));
+                let (d, e) = (rows_apart(src, src_stride, 2), rows_apart(src, src_stride, 3));
                 let (ab0, ab1) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
                 let (de0, de1) = (_mm256_unpacklo_ps(d, e), _mm256_unpackhi_ps(d, e));
                 let dst = dst.add(c * dst_stride);

@@ -5,6 +5,7 @@
 //! instruction set and calls leave registers.
 #![allow(unsafe_code)]
 
+pub(crate) mod attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 pub(crate) mod gemm;
@@ -55,6 +56,10 @@ pub(crate) trait Simd: Copy {
     /// 16 readable bytes at `p`.
     unsafe fn load_bf16(self, p: *const u8) -> Self::F;
 
+    /// Asks for the cache line at `p`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
+
     fn words(self, v: [u32; 8]) -> Self::U;
     /// # Safety
     /// 32 readable bytes at `p`.
@@ -71,8 +76,11 @@ pub(crate) trait Simd: Copy {
     fn to_float(self, v: Self::U) -> Self::F;
 
     fn unpack(self, bits: u32) -> Self::Unpack;
-    /// The lowest eight codes of `stream`, code i in lane i.
-    fn unpack8(self, stream: u64, how: Self::Unpack) -> Self::F;
+    /// The first eight codes of the bit stream at `p`, code i in lane i.
+    ///
+    /// # Safety
+    /// 8 readable bytes at `p`, however few the codes need.
+    unsafe fn unpack8(self, p: *const u8, how: Self::Unpack) -> Self::F;
 
     /// dst[c * dst_stride + r] = src[r * src_stride + c] for r, c in 0..8.
     ///

@@ -159,7 +159,9 @@ impl Simd for Neon {
         bits
     }
     #[inline(always)]
-    fn unpack8(self, stream: u64, bits: u32) -> F {
+    unsafe fn unpack8(self, p: *const u8, bits: u32) -> F {
+        // SAFETY: the caller's.
+        let stream = u64::from_le_bytes(unsafe { p.cast::<[u8; 8]>().read_unaligned() });
         let mask = (1u64 << bits) - 1;
         let codes: [u32; 8] = std::array::from_fn(|i| ((stream >> (i as u32 * bits)) & mask) as u32);
         self.to_float(self.words(codes))

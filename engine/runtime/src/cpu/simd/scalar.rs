@@ -121,7 +121,9 @@ impl Simd for Scalar {
         bits
     }
     #[inline(always)]
-    fn unpack8(self, stream: u64, bits: u32) -> [f32; 8] {
+    unsafe fn unpack8(self, p: *const u8, bits: u32) -> [f32; 8] {
+        // SAFETY: the caller's.
+        let stream = u64::from_le_bytes(unsafe { p.cast::<[u8; 8]>().read_unaligned() });
         let mask = (1 << bits) - 1;
         std::array::from_fn(|i| ((stream >> (i as u32 * bits)) & mask) as u32 as i32 as f32)
     }

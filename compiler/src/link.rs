@@ -1,0 +1,122 @@
+//! From a kernel spec of the plan to the catalogue of shaders, and back with source, bindings and grid.
+//!
+//! The two crates have types of their own: the catalogue knows no plan, the plan no WGSL. Names are the same, so a
+//! name that one side lacks is a fault that the tests of the catalogue's combinations find.
+
+use crate::CompileError;
+use crate::target::TargetProfile;
+use ingot_ir::kernel::{Access, Const, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
+use ingot_ir::plan::{PlanKernel, Slot};
+use ingot_ir::size::Dim;
+use ingot_ir::weight::{Format, ScaleType};
+use ingot_shaders as shaders;
+
+/// Workgroups of a kernel: `ceil(dim / divisor) * times`; `dim` is 1 if absent.
+pub(crate) struct GridRule {
+    pub dim: Option<Dim>,
+    pub divisor: u32,
+    pub times: u32,
+}
+
+/// The grid rule of a kernel. The CPU runtime splits work itself.
+pub(crate) fn grid(spec: &KernelSpec, target: &TargetProfile) -> Result<GridRule, CompileError> {
+    if target.is_cpu {
+        return Ok(GridRule { dim: None, divisor: 1, times: 1 });
+    }
+    let rule = shaders::grid(&translate(spec, target)).map_err(|error| failed(spec, &error))?;
+    let dim = match rule.per {
+        shaders::GridUnit::Tokens => Some(Dim::Tokens),
+        shaders::GridUnit::Rows => Some(Dim::Rows),
+        shaders::GridUnit::Tiles => Some(Dim::Tiles),
+        shaders::GridUnit::One => None,
+    };
+    Ok(GridRule { dim, divisor: rule.unit_div, times: rule.times })
+}
+
+/// Links a kernel's source.
+pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKernel, CompileError> {
+    let linked = shaders::link(&translate(spec, target)).map_err(|error| failed(spec, &error))?;
+    let slot = |info: &shaders::BindingInfo| -> Result<Slot, CompileError> {
+        let role = Role::parse(info.role.name()).ok_or_else(|| failed(spec, &format!("the plan knows no role {}", info.role)))?;
+        let access = match info.access {
+            shaders::Access::Read => Access::Read,
+            shaders::Access::ReadWrite => Access::ReadWrite,
+        };
+        Ok(Slot { role, access, group: info.group, binding: info.binding })
+    };
+    let slots = linked.bindings.iter().map(slot).collect::<Result<_, _>>()?;
+    Ok(PlanKernel { spec: spec.clone(), slots, workgroup: linked.workgroup_size, wgsl: linked.wgsl })
+}
+
+fn failed(spec: &KernelSpec, why: &dyn std::fmt::Display) -> CompileError {
+    CompileError::Link { kernel: format!("{} {:?}", spec.template, spec.consts), why: why.to_string() }
+}
+
+fn translate(spec: &KernelSpec, target: &TargetProfile) -> shaders::KernelSpec {
+    let tier = if target.subgroups { shaders::Tier::Subgroups } else { shaders::Tier::Plain };
+    shaders::KernelSpec {
+        template: template(spec.template),
+        weight: spec.weight.map(weight_format),
+        rows: match spec.rows {
+            Rows::Tokens => shaders::Rows::Tokens,
+            Rows::Wanted => shaders::Rows::Wanted,
+        },
+        prologue: match spec.prologue {
+            Prologue::None => shaders::Prologue::None,
+            Prologue::RmsNorm => shaders::Prologue::RmsNorm,
+        },
+        epilogue: spec.epilogue.iter().map(epilogue_op).collect(),
+        consts: spec.consts.iter().map(|(name, value)| (name.clone(), constant(*value))).collect(),
+        tier,
+    }
+}
+
+fn template(template: Template) -> shaders::Template {
+    match template {
+        Template::Embed => shaders::Template::Embed,
+        Template::RmsNorm => shaders::Template::RmsNorm,
+        Template::Matvec => shaders::Template::Matvec,
+        Template::Matmul => shaders::Template::Matmul,
+        Template::RopeKv => shaders::Template::RopeKv,
+        Template::Attention => shaders::Template::Attention,
+        Template::GatherRows => shaders::Template::GatherRows,
+        Template::Map => shaders::Template::Map,
+        Template::ArgmaxPartial => shaders::Template::ArgmaxPartial,
+        Template::ArgmaxFinal => shaders::Template::ArgmaxFinal,
+    }
+}
+
+fn weight_format(format: Format) -> shaders::WeightFormat {
+    match format {
+        Format::F32 => shaders::WeightFormat::F32,
+        Format::F16 => shaders::WeightFormat::F16,
+        Format::Bf16 => shaders::WeightFormat::Bf16,
+        Format::Affine { bits, group, scales } => {
+            let scales = match scales {
+                ScaleType::F16 => shaders::ScaleType::F16,
+                ScaleType::Bf16 => shaders::ScaleType::Bf16,
+                ScaleType::F32 => shaders::ScaleType::F32,
+            };
+            shaders::WeightFormat::Affine { bits, group, scales }
+        }
+    }
+}
+
+fn epilogue_op(op: &EpilogueOp) -> shaders::EpilogueOp {
+    match *op {
+        EpilogueOp::Bias(n) => shaders::EpilogueOp::Bias(n),
+        EpilogueOp::Add(n) => shaders::EpilogueOp::Add(n),
+        EpilogueOp::AddOut => shaders::EpilogueOp::AddOut,
+        EpilogueOp::Mul(n) => shaders::EpilogueOp::Mul(n),
+        EpilogueOp::Silu => shaders::EpilogueOp::Silu,
+        EpilogueOp::Gelu => shaders::EpilogueOp::Gelu,
+        EpilogueOp::SiluMulPairs => shaders::EpilogueOp::SiluMulPairs,
+    }
+}
+
+fn constant(value: Const) -> shaders::Const {
+    match value {
+        Const::U32(n) => shaders::Const::U32(n),
+        Const::F32(n) => shaders::Const::F32(n),
+    }
+}

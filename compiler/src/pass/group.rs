@@ -1,0 +1,295 @@
+//! Assumes a graph on its bucket's rows, layouts assigned. Guarantees: every value that is not a view is in exactly one
+//! group, but for norms, which each matrix product that absorbs them computes again; a group is what one kernel computes.
+//!
+//! Growing a group is driven by [`RULES`]: each row is one fusion, which a target may decline.
+
+use crate::CompileError;
+use crate::target::{Fusion, TargetProfile};
+use ingot_ir::graph::{Graph, Op, ValueId};
+use ingot_ir::handle::Column;
+use ingot_ir::kernel::Template;
+use ingot_ir::size::{Dim, Dims};
+use ingot_ir::weight::WeightId;
+
+/// What an epilogue step reads besides the accumulator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extra {
+    /// Nothing.
+    Nothing,
+    /// A vector.
+    Vector(WeightId),
+    /// A value of the result's shape.
+    Value(ValueId),
+}
+
+/// An epilogue step, before operands have numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Adds a vector.
+    Bias(WeightId),
+    /// Adds a value.
+    Add(ValueId),
+    /// Multiplies by a value.
+    Mul(ValueId),
+    /// SiLU.
+    Silu,
+    /// GELU.
+    Gelu,
+    /// Activated pairs.
+    SiluMulPairs,
+}
+
+/// What a group computes.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Kind {
+    /// An `embed`.
+    Embed,
+    /// An `rms_norm` in memory.
+    Norm,
+    /// A linear layer with what it absorbed.
+    Matrix {
+        /// The linear layer.
+        linear: ValueId,
+        /// [`Template::Matvec`] or [`Template::Matmul`].
+        template: Template,
+        /// The absorbed norm.
+        norm: Option<ValueId>,
+        /// What happens to the result.
+        epilogue: Vec<Step>,
+    },
+    /// Rotary embedding of queries and keys with the cache write.
+    RopeKv {
+        /// The queries' `rope`.
+        q: ValueId,
+        /// The keys' `rope`.
+        k: ValueId,
+        /// The `kv_write`.
+        write: ValueId,
+    },
+    /// An `attention`.
+    Attention,
+    /// A `gather_rows`.
+    Gather,
+    /// Element-wise steps on a value.
+    Map {
+        /// The value.
+        x: ValueId,
+        /// The steps.
+        steps: Vec<Step>,
+    },
+    /// An `argmax`.
+    Argmax,
+}
+
+/// What one kernel (or one short fixed chain of kernels) computes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Group {
+    /// What it computes.
+    pub kind: Kind,
+    /// The graph values that it covers, in order; the last is its result.
+    pub members: Vec<ValueId>,
+}
+
+impl Group {
+    /// The value that it leaves in memory.
+    pub fn result(&self) -> ValueId {
+        match self.kind {
+            Kind::RopeKv { q, .. } => q,
+            _ => self.members[self.members.len() - 1],
+        }
+    }
+}
+
+/// An epilogue fusion: how the only user of a matrix product's result joins its group.
+struct Rule {
+    fusion: Fusion,
+    /// The step, if `user` reading `v` is of this rule.
+    step: fn(user: &Op, v: ValueId) -> Option<Step>,
+}
+
+/// Every epilogue fusion. (The norm prologue is the one fusion before the product.)
+const RULES: &[Rule] = &[
+    Rule { fusion: Fusion::GatePairs, step: |user, _| matches!(user, Op::SiluMulPairs { .. }).then_some(Step::SiluMulPairs) },
+    Rule {
+        fusion: Fusion::Activation,
+        step: |user, _| match user {
+            Op::Silu { .. } => Some(Step::Silu),
+            Op::Gelu { .. } => Some(Step::Gelu),
+            _ => None,
+        },
+    },
+    Rule {
+        fusion: Fusion::Multiply,
+        step: |user, v| match *user {
+            Op::Mul { a, b } if a != b => Some(Step::Mul(if a == v { b } else { a })),
+            _ => None,
+        },
+    },
+    Rule {
+        fusion: Fusion::Residual,
+        step: |user, v| match *user {
+            Op::Add { a, b } if a != b => Some(Step::Add(if a == v { b } else { a })),
+            _ => None,
+        },
+    },
+];
+
+/// Epilogue operands that a kernel may bind.
+const MAX_OPERANDS: usize = 3;
+
+/// Runs the pass.
+pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<Group>, CompileError> {
+    let users = graph.users();
+    let absorbed = absorbed_norms(graph, target, bucket);
+    let mut grouped = Column::new(graph.values.len(), false);
+    let mut groups = Vec::new();
+    for (id, value) in graph.values.iter() {
+        if grouped[id] {
+            continue;
+        }
+        let kind = match value.op {
+            Op::Slice { .. } | Op::Concat { .. } => continue,
+            Op::RmsNorm { .. } if absorbed[id] => continue,
+            // The keys' and queries' rotation waits for the cache write.
+            Op::Rope { .. } => continue,
+            Op::Embed { .. } => Kind::Embed,
+            Op::RmsNorm { .. } => Kind::Norm,
+            Op::Attention { .. } => Kind::Attention,
+            Op::GatherRows { .. } => Kind::Gather,
+            Op::Argmax { .. } => Kind::Argmax,
+            Op::KvWrite { .. } => {
+                let (q, k) = ropes(graph, id)?;
+                grouped[q] = true;
+                grouped[k] = true;
+                groups.push(Group { kind: Kind::RopeKv { q, k, write: id }, members: vec![q, k, id] });
+                continue;
+            }
+            Op::Linear { x, bias, .. } => {
+                let norm = absorbed[x].then_some(x);
+                let (epilogue, mut tail) = grow(graph, target, &users, &grouped, id, bias);
+                tail.iter().for_each(|v| grouped[*v] = true);
+                let mut members: Vec<_> = norm.into_iter().chain([id]).collect();
+                members.append(&mut tail);
+                let template = matrix_template(graph, target, bucket, id);
+                groups.push(Group { kind: Kind::Matrix { linear: id, template, norm, epilogue }, members });
+                continue;
+            }
+            Op::Silu { x } => Kind::Map { x, steps: vec![Step::Silu] },
+            Op::Gelu { x } => Kind::Map { x, steps: vec![Step::Gelu] },
+            Op::SiluMulPairs { x } => Kind::Map { x, steps: vec![Step::SiluMulPairs] },
+            Op::Add { a, b } => Kind::Map { x: a, steps: vec![Step::Add(b)] },
+            Op::Mul { a, b } => Kind::Map { x: a, steps: vec![Step::Mul(b)] },
+        };
+        groups.push(Group { kind, members: vec![id] });
+    }
+    for (id, value) in graph.values.iter() {
+        if matches!(value.op, Op::Rope { .. }) && !grouped[id] {
+            return Err(CompileError::NoKernel { value: id, op: "rope", why: "it is neither a cache write's key nor its attention's query".into() });
+        }
+    }
+    Ok(groups)
+}
+
+/// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled.
+fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {
+    let rows = graph.values[linear].shape.rows;
+    let few = rows == Dim::Rows || bucket.get(rows) <= target.matvec_rows;
+    if few { Template::Matvec } else { Template::Matmul }
+}
+
+/// Norms that every user computes itself: all are matrix products whose kernel has the prologue.
+fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Column<ValueId, bool> {
+    let users = graph.users();
+    let mut absorbed = Column::new(graph.values.len(), false);
+    for (id, value) in graph.values.iter() {
+        let is_norm = matches!(value.op, Op::RmsNorm { .. });
+        let takes = |user: &ValueId| {
+            let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, *user) == Template::Matvec;
+            matches!(graph.values[*user].op, Op::Linear { .. }) && has_prologue
+        };
+        absorbed[id] = is_norm
+            && target.takes(Fusion::NormPrologue)
+            && !graph.outputs.contains(&id)
+            && !users[id].is_empty()
+            && users[id].iter().all(takes);
+    }
+    absorbed
+}
+
+/// Follows the only users of a linear layer's result as far as rules allow.
+fn grow(
+    graph: &Graph,
+    target: &TargetProfile,
+    users: &Column<ValueId, Vec<ValueId>>,
+    grouped: &Column<ValueId, bool>,
+    linear: ValueId,
+    bias: Option<WeightId>,
+) -> (Vec<Step>, Vec<ValueId>) {
+    let mut steps: Vec<Step> = bias.map(Step::Bias).into_iter().collect();
+    let mut tail = Vec::new();
+    let mut at = linear;
+    while let [user] = users[at][..] {
+        let n_operands = steps.iter().filter(|s| matches!(s, Step::Bias(_) | Step::Add(_) | Step::Mul(_))).count();
+        let op = &graph.values[user].op;
+        let rule = RULES.iter().filter(|rule| target.takes(rule.fusion)).find_map(|rule| (rule.step)(op, at));
+        let Some(step) = rule else { break };
+        // An absorbed value must not be wanted by anyone else, and after the pairs only sums follow.
+        let pairs_done = steps.contains(&Step::SiluMulPairs);
+        let fits = n_operands < MAX_OPERANDS && (!pairs_done || matches!(step, Step::Add(_)));
+        // Of two products that meet in a sum, the first took it.
+        if graph.outputs.contains(&at) || grouped[user] || !fits {
+            break;
+        }
+        steps.push(step);
+        tail.push(user);
+        at = user;
+    }
+    (steps, tail)
+}
+
+/// The rotations of a cache write's keys and of its attention's queries.
+fn ropes(graph: &Graph, write: ValueId) -> Result<(ValueId, ValueId), CompileError> {
+    let missing = |why: &str| CompileError::NoKernel { value: write, op: "kv_write", why: why.into() };
+    let Op::KvWrite { k, v: Some(_), .. } = graph.values[write].op else {
+        return Err(missing("a latent cache"));
+    };
+    let attentions: Vec<ValueId> = graph
+        .values
+        .iter()
+        .filter_map(|(_, value)| match value.op {
+            Op::Attention { q, kv, .. } if kv == write => Some(q),
+            _ => None,
+        })
+        .collect();
+    let [q] = attentions[..] else { return Err(missing("not exactly one attention reads it")) };
+    let rope = |v: ValueId| match &graph.values[v].op {
+        Op::Rope { freqs, head_dim, rot_dim, scale, .. } => Some((*freqs, *head_dim, *rot_dim, *scale)),
+        _ => None,
+    };
+    match (rope(q), rope(k)) {
+        (Some(a), Some(b)) if a == b => Ok((q, k)),
+        _ => Err(missing("queries and keys are not rotated alike")),
+    }
+}
+
+/// The values that a group reads from memory, views resolved to what they view.
+pub fn inputs(graph: &Graph, group: &Group) -> Vec<ValueId> {
+    let mut inputs = Vec::new();
+    for &member in &group.members {
+        for operand in graph.values[member].op.operands() {
+            let base = base(graph, operand);
+            if !group.members.contains(&operand) && !inputs.contains(&base) {
+                inputs.push(base);
+            }
+        }
+    }
+    inputs
+}
+
+/// The value whose memory a view shows.
+pub fn base(graph: &Graph, v: ValueId) -> ValueId {
+    match graph.values[v].op {
+        Op::Slice { x, .. } => base(graph, x),
+        _ => v,
+    }
+}

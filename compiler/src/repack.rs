@@ -1,0 +1,144 @@
+//! The repack step: from checkpoint bytes to a weight's layout in memory. The one place that reads weight bytes.
+//!
+//! It streams: any byte range of a packed weight can be made alone, so that an upload needs no second copy.
+
+use ingot_ir::plan::PlanWeight;
+use ingot_ir::weight::{Format, Layout, scales_at_bytes};
+
+/// A checkpoint tensor's bytes. Rows are contiguous in each part.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorBytes<'a> {
+    /// Numbers, or codes of a quantized tensor.
+    pub values: &'a [u8],
+    /// Scales of a quantized tensor, else empty.
+    pub scales: &'a [u8],
+    /// Biases of a quantized tensor, else empty.
+    pub biases: &'a [u8],
+}
+
+/// Fills `out` with bytes `offset ..` of a weight in its layout. `tensor` finds a segment's bytes by name.
+///
+/// Panics if a tensor is smaller than the plan says: the loader checks shapes before.
+pub fn fill<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
+    match weight.layout {
+        Layout::Vector => fill_vector(weight, tensor, offset, out),
+        Layout::Packed | Layout::Stored | Layout::Unassigned => fill_packed(weight, tensor, offset, out),
+    }
+}
+
+/// All of a vector, widened to f32.
+pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>) -> Vec<f32> {
+    if !weight.inline.is_empty() {
+        return weight.inline.clone();
+    }
+    let mut numbers = Vec::with_capacity(weight.n_rows as usize);
+    let runs: Vec<Vec<f32>> = weight
+        .segments
+        .iter()
+        .map(|segment| {
+            let values = tensor(&segment.tensor).values;
+            let number = |ix: u32| widen(weight.format, values, ix as usize);
+            (segment.first_row..segment.first_row + segment.n_rows).map(number).collect()
+        })
+        .collect();
+    if weight.interleaved {
+        let pairs = runs[0].iter().zip(&runs[1]);
+        pairs.for_each(|(a, b)| numbers.extend([*a, *b]));
+    } else {
+        runs.iter().for_each(|run| numbers.extend(run));
+    }
+    numbers
+}
+
+fn widen(format: Format, values: &[u8], ix: usize) -> f32 {
+    let half = |at: usize| u16::from_le_bytes([values[at], values[at + 1]]);
+    match format {
+        Format::F32 => f32::from_le_bytes([values[ix * 4], values[ix * 4 + 1], values[ix * 4 + 2], values[ix * 4 + 3]]),
+        Format::Bf16 => f32::from_bits(u32::from(half(ix * 2)) << 16),
+        Format::F16 => f16_to_f32(half(ix * 2)),
+        Format::Affine { .. } => unreachable!("vectors are not quantized"),
+    }
+}
+
+/// IEEE half to single precision, exact.
+fn f16_to_f32(bits: u16) -> f32 {
+    let (sign, exponent, fraction) = (u32::from(bits >> 15) << 31, u32::from(bits >> 10 & 31), u32::from(bits & 1023));
+    match exponent {
+        0 => f32::from_bits(sign | (fraction as f32 / 16_777_216.0).to_bits()),
+        31 => f32::from_bits(sign | 0x7f80_0000 | fraction << 13),
+        _ => f32::from_bits(sign | (exponent + 112) << 23 | fraction << 13),
+    }
+}
+
+fn fill_vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
+    let numbers = vector(weight, tensor);
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let offset = offset as usize;
+    out.copy_from_slice(&bytes[offset..offset + out.len()]);
+}
+
+/// Where row `row` of a weight comes from: segment and row of its tensor.
+fn row_source(weight: &PlanWeight, row: u32) -> (usize, u32) {
+    if weight.interleaved {
+        let segment = (row % 2) as usize;
+        return (segment, weight.segments[segment].first_row + row / 2);
+    }
+    let mut at = row;
+    for (ix, segment) in weight.segments.iter().enumerate() {
+        if at < segment.n_rows {
+            return (ix, segment.first_row + at);
+        }
+        at -= segment.n_rows;
+    }
+    unreachable!("row {row} is past the weight's rows")
+}
+
+fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
+    let parts: Vec<TensorBytes<'a>> = weight.segments.iter().map(|segment| tensor(&segment.tensor)).collect();
+    let n_cols = u64::from(weight.n_cols);
+    let (code_bytes, scale_bytes) = match weight.format {
+        Format::Affine { bits, group, scales } => (n_cols * u64::from(bits) / 8, n_cols / u64::from(group) * 2 * scales.n_bytes()),
+        format => (format.row_bytes(weight.n_cols), 0),
+    };
+    let codes_end = u64::from(weight.n_rows) * code_bytes;
+    let scales_at = scales_at_bytes(weight.format, weight.n_rows, weight.n_cols);
+    let scales_end = scales_at + u64::from(weight.n_rows) * scale_bytes;
+    let end = offset + out.len() as u64;
+    out.fill(0);
+    // Codes or plain values: rows as they are.
+    for_rows(offset, end.min(codes_end), 0, code_bytes, |row, within, at, len| {
+        let (segment, source) = row_source(weight, row);
+        let from = source as usize * code_bytes as usize + within;
+        out[at..at + len].copy_from_slice(&parts[segment].values[from..from + len]);
+    });
+    // Scales and biases side by side, so that one load brings both.
+    let Format::Affine { scales, .. } = weight.format else { return };
+    let step = scales.n_bytes() as usize;
+    let mut pair_row = vec![0u8; scale_bytes as usize];
+    for_rows(offset.max(scales_at), end.min(scales_end), scales_at, scale_bytes, |row, within, at, len| {
+        let (segment, source) = row_source(weight, row);
+        let from = source as usize * (scale_bytes as usize / 2);
+        let part = &parts[segment];
+        let half = scale_bytes as usize / 2;
+        let row_of = |bytes: &'a [u8]| bytes[from..from + half].chunks_exact(step);
+        for (pair, (scale, bias)) in pair_row.chunks_exact_mut(2 * step).zip(row_of(part.scales).zip(row_of(part.biases))) {
+            pair[..step].copy_from_slice(scale);
+            pair[step..].copy_from_slice(bias);
+        }
+        let at = at + (offset.max(scales_at) - offset) as usize;
+        out[at..at + len].copy_from_slice(&pair_row[within..within + len]);
+    });
+}
+
+/// Calls `f(row, byte within the row, byte from `start`, length)` for every row that meets bytes `start .. end`, where
+/// rows of `row_bytes` begin at byte `rows_at`.
+fn for_rows(start: u64, end: u64, rows_at: u64, row_bytes: u64, mut f: impl FnMut(u32, usize, usize, usize)) {
+    let mut at = start;
+    while at < end && row_bytes > 0 {
+        let row = (at - rows_at) / row_bytes;
+        let within = (at - rows_at) % row_bytes;
+        let len = (row_bytes - within).min(end - at);
+        f(row as u32, within as usize, (at - start) as usize, len as usize);
+        at += len;
+    }
+}

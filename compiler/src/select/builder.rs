@@ -1,0 +1,121 @@
+//! State of the selection: which value lies where, and the nodes so far.
+
+use super::grid_of;
+use crate::CompileError;
+use crate::pass::group::base;
+use crate::target::TargetProfile;
+use ingot_ir::graph::{Graph, Op, Shape, ValueId};
+use ingot_ir::handle::Column;
+use ingot_ir::kernel::{KernelGraph, KernelNode, KernelSpec, Operand, Place, Rows, Slab, SlabId, Template};
+use ingot_ir::size::{Dim, Dims};
+
+/// Where a value lies: columns `at ..` of rows of `stride` numbers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub place: Place,
+    pub at: u32,
+    pub stride: u32,
+}
+
+pub(super) struct Builder<'a> {
+    pub graph: &'a Graph,
+    pub target: &'a TargetProfile,
+    pub bucket: &'a Dims,
+    kernels: KernelGraph,
+    /// The concatenation that a value is a part of, and the part's first column.
+    part_of: Column<ValueId, Option<(ValueId, u32)>>,
+    slabs: Column<ValueId, Option<SlabId>>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(graph: &'a Graph, target: &'a TargetProfile, bucket: &'a Dims) -> Self {
+        let mut part_of = Column::new(graph.values.len(), None);
+        for (id, value) in graph.values.iter() {
+            let Op::Concat { parts } = &value.op else { continue };
+            let mut at = 0;
+            for part in parts {
+                part_of[*part] = Some((id, at));
+                at += graph.values[*part].shape.n_cols;
+            }
+        }
+        let slabs = Column::new(graph.values.len(), None);
+        Self { graph, target, bucket, kernels: KernelGraph::new(*bucket), part_of, slabs }
+    }
+
+    pub(super) fn cols(&self, v: ValueId) -> u32 {
+        self.graph.values[v].shape.n_cols
+    }
+
+    /// Queries that an attention tile covers: one where every sequence has one token.
+    pub(super) fn q_tile(&self) -> u32 {
+        if self.bucket.tokens == self.bucket.sequences { 1 } else { self.target.prefill_q_tile }
+    }
+
+    /// A spec that runs over a value's rows.
+    pub(super) fn spec(&self, template: Template, v: ValueId) -> KernelSpec {
+        let rows = if self.graph.values[v].shape.rows == Dim::Rows { Rows::Wanted } else { Rows::Tokens };
+        KernelSpec::new(template, rows)
+    }
+
+    /// Where a value that some group computes lies or will lie.
+    pub(super) fn spot_for(&mut self, v: ValueId) -> Spot {
+        let (whole, at) = match self.part_of[v] {
+            Some((whole, at)) => {
+                let outer = self.spot_for(whole);
+                return Spot { at: outer.at + at, ..outer };
+            }
+            None => (v, 0),
+        };
+        let stride = self.cols(whole);
+        if self.graph.outputs.first() == Some(&whole) {
+            return Spot { place: Place::Logits, at, stride };
+        }
+        let slab = match self.slabs[whole] {
+            Some(slab) => slab,
+            None => {
+                let shape = self.graph.values[whole].shape;
+                let slab = self.kernels.slabs.push(Slab { holds: whole, shape, in_place_of: None });
+                self.slabs[whole] = Some(slab);
+                slab
+            }
+        };
+        Spot { place: Place::Slab(slab), at, stride }
+    }
+
+    /// Where a value lies, seen through slices.
+    pub(super) fn spot_of(&mut self, v: ValueId) -> Spot {
+        match self.graph.values[v].op {
+            Op::Slice { x, at, .. } => {
+                let outer = self.spot_of(x);
+                Spot { at: outer.at + at, ..outer }
+            }
+            _ => self.spot_for(v),
+        }
+    }
+
+    /// Where a value lies that a kernel reads in whole rows.
+    pub(super) fn whole(&mut self, v: ValueId, reader: ValueId) -> Result<Place, CompileError> {
+        let spot = self.spot_of(v);
+        if spot.at == 0 && spot.stride == self.cols(v) {
+            return Ok(spot.place);
+        }
+        let why = format!("its operand {v} is a part of the rows of {}", base(self.graph, v));
+        Err(CompileError::NoKernel { value: reader, op: self.graph.values[reader].op.name(), why })
+    }
+
+    /// Memory between two kernels of one group.
+    pub(super) fn scratch(&mut self, holds: ValueId, n_cols: u32) -> Place {
+        let shape = Shape { n_cols, ..self.graph.values[holds].shape };
+        Place::Slab(self.kernels.slabs.push(Slab { holds, shape, in_place_of: None }))
+    }
+
+    pub(super) fn node(&mut self, spec: KernelSpec, operands: Vec<Operand>, origin: &[ValueId]) -> Result<(), CompileError> {
+        let grid = grid_of(&spec, self.target, &mut self.kernels)?;
+        self.kernels.nodes.push(KernelNode { spec, operands, grid, origin: origin.to_vec() });
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> KernelGraph {
+        self.kernels
+    }
+}

@@ -1,0 +1,258 @@
+//! From groups to kernels: each group becomes one node of the kernel graph (an embedding one a part, an argmax two).
+//! What differs by target (tile sizes, grids) comes from the catalogue through [`crate::link`].
+
+mod builder;
+
+use crate::CompileError;
+use crate::link;
+use crate::pass::group::{Group, Kind, Step};
+use crate::target::TargetProfile;
+use builder::{Builder, Spot};
+use ingot_ir::graph::{Graph, Op, ValueId};
+use ingot_ir::kernel::{Access, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, Place, Prologue, Role, Template};
+use ingot_ir::size::{Dim, Dims};
+
+/// Columns that one workgroup of the first argmax kernel compares.
+const ARGMAX_BLOCK: u32 = 1024;
+
+/// Makes the kernel graph of a bucket from groups in order.
+pub fn run(graph: &Graph, groups: &[Group], target: &TargetProfile, bucket: &Dims, max_pages: u32) -> Result<KernelGraph, CompileError> {
+    let mut builder = Builder::new(graph, target, bucket);
+    for group in groups {
+        match &group.kind {
+            Kind::Embed => embed(&mut builder, group)?,
+            Kind::Norm => norm(&mut builder, group)?,
+            Kind::Matrix { linear, template, norm, epilogue } => matrix(&mut builder, group, *linear, *template, *norm, epilogue)?,
+            Kind::RopeKv { q, k, write } => rope_kv(&mut builder, group, *q, *k, *write)?,
+            Kind::Attention => attention(&mut builder, group, max_pages)?,
+            Kind::Gather => gather(&mut builder, group)?,
+            Kind::Map { x, steps } => map(&mut builder, group, *x, steps)?,
+            Kind::Argmax => argmax(&mut builder, group)?,
+        }
+    }
+    Ok(builder.finish())
+}
+
+const fn read(role: Role, place: Place) -> Operand {
+    Operand { role, access: Access::Read, place }
+}
+
+const fn write(role: Role, place: Place) -> Operand {
+    Operand { role, access: Access::ReadWrite, place }
+}
+
+const STEP: Operand = read(Role::Step, Place::Step);
+
+fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+    let result = group.result();
+    let Op::Embed { parts } = &b.graph.values[result].op else { unreachable!("an embed group") };
+    let out = b.spot_for(result);
+    let mut first = 0;
+    for part in parts {
+        let weight = &b.graph.weights[*part];
+        let mut spec = b.spec(Template::Embed, result);
+        spec.weight = Some(weight.format);
+        spec.set("N_COLS", Const::U32(weight.n_cols));
+        spec.set("ROW_FIRST", Const::U32(first));
+        spec.set("ROW_COUNT", Const::U32(weight.n_rows));
+        first += weight.n_rows;
+        let operands = vec![STEP, read(Role::Sampled, Place::Sampled), read(Role::Weight, Place::Weight(*part)), write(Role::Out, out.place)];
+        b.node(spec, operands, &group.members)?;
+    }
+    Ok(())
+}
+
+fn norm(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+    let result = group.result();
+    let Op::RmsNorm { x, weight, eps } = b.graph.values[result].op else { unreachable!("a norm group") };
+    let input = b.whole(x, result)?;
+    let out = b.spot_for(result);
+    let mut spec = b.spec(Template::RmsNorm, result);
+    spec.set("N_COLS", Const::U32(b.cols(x)));
+    spec.set("EPS", Const::F32(eps));
+    b.node(spec, vec![STEP, read(Role::X, input), read(Role::NormWeight, Place::Weight(weight)), write(Role::Out, out.place)], &group.members)
+}
+
+fn matrix(b: &mut Builder<'_>, group: &Group, linear: ValueId, template: Template, norm: Option<ValueId>, steps: &[Step]) -> Result<(), CompileError> {
+    let Op::Linear { x, weight, .. } = b.graph.values[linear].op else { unreachable!("a matrix group") };
+    let result = group.result();
+    let mut spec = b.spec(template, linear);
+    let w = &b.graph.weights[weight];
+    spec.weight = Some(w.format);
+    spec.set("K", Const::U32(w.n_cols));
+    spec.set("N", Const::U32(w.n_rows));
+    if template == Template::Matvec {
+        let rows = b.graph.values[linear].shape.rows;
+        let n_rows = if rows == Dim::Rows { 1 } else { b.bucket.get(rows) };
+        spec.set("M_MAX", Const::U32(n_rows.clamp(1, b.target.matvec_rows)));
+    }
+    let mut operands = vec![STEP];
+    let input = match norm.map(|norm| &b.graph.values[norm].op) {
+        Some(Op::RmsNorm { x, weight, eps }) => {
+            spec.prologue = Prologue::RmsNorm;
+            spec.set("EPS", Const::F32(*eps));
+            operands.push(read(Role::NormWeight, Place::Weight(*weight)));
+            *x
+        }
+        _ => x,
+    };
+    operands.push(read(Role::X, b.whole(input, linear)?));
+    operands.push(read(Role::Weight, Place::Weight(weight)));
+    let Spot { place, at, stride } = b.spot_for(result);
+    spec.set("OUT_STRIDE", Const::U32(stride));
+    spec.set("OUT_AT", Const::U32(at));
+    epilogue(b, &mut spec, &mut operands, steps, result)?;
+    operands.push(write(Role::Out, place));
+    b.node(spec, operands, &group.members)
+}
+
+/// Adds an epilogue's steps and operands to a kernel.
+fn epilogue(b: &mut Builder<'_>, spec: &mut KernelSpec, operands: &mut Vec<Operand>, steps: &[Step], result: ValueId) -> Result<(), CompileError> {
+    let mut next = 0u8;
+    for step in steps {
+        let place = match *step {
+            Step::Bias(weight) => Some(Place::Weight(weight)),
+            Step::Add(v) | Step::Mul(v) => Some(b.whole(v, result)?),
+            Step::Silu | Step::Gelu | Step::SiluMulPairs => None,
+        };
+        spec.epilogue.push(match step {
+            Step::Bias(_) => EpilogueOp::Bias(next),
+            Step::Add(_) => EpilogueOp::Add(next),
+            Step::Mul(_) => EpilogueOp::Mul(next),
+            Step::Silu => EpilogueOp::Silu,
+            Step::Gelu => EpilogueOp::Gelu,
+            Step::SiluMulPairs => EpilogueOp::SiluMulPairs,
+        });
+        if let Some(place) = place {
+            operands.push(read(EPILOGUE_ROLES[usize::from(next)], place));
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: ValueId) -> Result<(), CompileError> {
+    let values = &b.graph.values;
+    let (Op::Rope { x: q_in, freqs, n_heads, head_dim, rot_dim, scale }, Op::Rope { x: k_in, n_heads: n_kv_heads, .. }) = (&values[q].op, &values[k].op) else {
+        unreachable!("a rope group")
+    };
+    let Op::KvWrite { v: Some(v_in), layer, .. } = values[kv].op else { unreachable!("a rope group") };
+    let shape = b.graph.kv.shape(layer);
+    if shape.k_dim != shape.v_dim || shape.k_dim != *head_dim {
+        let why = format!("keys of {} and values of {} numbers", shape.k_dim, shape.v_dim);
+        return Err(CompileError::NoKernel { value: kv, op: "kv_write", why });
+    }
+    let (q_at, k_at, v_at) = (b.spot_of(*q_in), b.spot_of(*k_in), b.spot_of(v_in));
+    let mut spec = b.spec(Template::RopeKv, q);
+    for (name, number) in [
+        ("N_HEADS", *n_heads),
+        ("N_KV_HEADS", *n_kv_heads),
+        ("HEAD_DIM", *head_dim),
+        ("ROT_DIM", *rot_dim),
+        ("Q_STRIDE", q_at.stride),
+        ("Q_AT", q_at.at),
+        ("K_STRIDE", k_at.stride),
+        ("K_AT", k_at.at),
+        ("V_STRIDE", v_at.stride),
+        ("V_AT", v_at.at),
+        ("KV_GROUP", b.graph.kv.layers[layer].group.0),
+    ] {
+        spec.set(name, Const::U32(number));
+    }
+    spec.set("ROPE_SCALE", Const::F32(*scale));
+    let freqs = Place::Weight(*freqs);
+    let out = b.spot_for(q);
+    let operands = vec![
+        STEP,
+        read(Role::Q, q_at.place),
+        read(Role::K, k_at.place),
+        read(Role::V, v_at.place),
+        read(Role::Freqs, freqs),
+        write(Role::Out, out.place),
+        write(Role::Kv, Place::Kv(layer)),
+    ];
+    b.node(spec, operands, &group.members)
+}
+
+fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), CompileError> {
+    let result = group.result();
+    let Op::Attention { q, layer, n_heads, scale, softcap, window, .. } = b.graph.values[result].op else { unreachable!("an attention group") };
+    let shape = b.graph.kv.shape(layer);
+    if shape.k_dim != shape.v_dim || shape.latent {
+        let why = format!("keys of {} and values of {} numbers", shape.k_dim, shape.v_dim);
+        return Err(CompileError::NoKernel { value: result, op: "attention", why });
+    }
+    let queries = b.whole(q, result)?;
+    let mut spec = b.spec(Template::Attention, result);
+    for (name, number) in [
+        ("N_HEADS", n_heads),
+        ("N_KV_HEADS", shape.n_kv_heads),
+        ("HEAD_DIM", shape.k_dim),
+        ("Q_TILE", b.q_tile()),
+        ("WINDOW", window.window),
+        ("KEEP", window.keep),
+        ("MAX_PAGES", max_pages),
+    ] {
+        spec.set(name, Const::U32(number));
+    }
+    spec.set("SCALE", Const::F32(scale));
+    spec.set("SOFTCAP", Const::F32(softcap));
+    let out = b.spot_for(result);
+    let operands = vec![
+        STEP,
+        read(Role::Q, queries),
+        write(Role::Out, out.place),
+        read(Role::Kv, Place::Kv(layer)),
+        read(Role::PageTable, Place::PageTable(b.graph.kv.layers[layer].group)),
+    ];
+    b.node(spec, operands, &group.members)
+}
+
+fn gather(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+    let result = group.result();
+    let Op::GatherRows { x } = b.graph.values[result].op else { unreachable!("a gather group") };
+    let input = b.whole(x, result)?;
+    let out = b.spot_for(result);
+    let mut spec = b.spec(Template::GatherRows, result);
+    spec.set("N_COLS", Const::U32(b.cols(x)));
+    b.node(spec, vec![STEP, read(Role::X, input), write(Role::Out, out.place)], &group.members)
+}
+
+fn map(b: &mut Builder<'_>, group: &Group, x: ValueId, steps: &[Step]) -> Result<(), CompileError> {
+    let result = group.result();
+    let input = b.whole(x, result)?;
+    let out = b.spot_for(result);
+    let mut spec = b.spec(Template::Map, result);
+    spec.set("N_COLS", Const::U32(b.cols(x)));
+    let mut operands = vec![STEP, read(Role::X, input)];
+    epilogue(b, &mut spec, &mut operands, steps, result)?;
+    operands.push(write(Role::Out, out.place));
+    b.node(spec, operands, &group.members)
+}
+
+fn argmax(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+    let result = group.result();
+    let Op::Argmax { x } = b.graph.values[result].op else { unreachable!("an argmax group") };
+    let n = b.cols(x);
+    let n_blocks = n.div_ceil(ARGMAX_BLOCK);
+    let input = b.whole(x, result)?;
+    let partial = b.scratch(result, n_blocks * 2);
+    let mut first = b.spec(Template::ArgmaxPartial, result);
+    first.set("N", Const::U32(n));
+    first.set("BLOCK", Const::U32(ARGMAX_BLOCK));
+    b.node(first, vec![STEP, read(Role::X, input), write(Role::Out, partial)], &group.members)?;
+    let mut last = b.spec(Template::ArgmaxFinal, result);
+    last.set("N_PARTIAL", Const::U32(n_blocks));
+    b.node(last, vec![STEP, read(Role::X, partial), write(Role::Out, Place::Sampled)], &group.members)
+}
+
+/// The number of workgroups as an expression.
+pub(crate) fn grid_of(spec: &KernelSpec, target: &TargetProfile, graph: &mut KernelGraph) -> Result<ingot_ir::size::ExprId, CompileError> {
+    let rule = link::grid(spec, target)?;
+    let unit = match rule.dim {
+        Some(dim) => graph.exprs.dim(dim),
+        None => graph.exprs.constant(1),
+    };
+    let unit = graph.exprs.ceil_div(unit, rule.divisor);
+    Ok(graph.exprs.times(unit, rule.times))
+}

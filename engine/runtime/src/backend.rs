@@ -1,0 +1,93 @@
+//! What executes a plan's steps: the processor or a GPU. Both take the same step tables and give back the same things.
+
+use crate::RuntimeError;
+use crate::cpu::execute::CpuBackend;
+use crate::gpu::execute::GpuBackend;
+use ingot_ir::kv::KvGroupId;
+use ingot_ir::plan::VariantId;
+use ingot_ir::size::Dims;
+
+/// One step to run.
+pub struct StepInput<'a> {
+    /// The variant that the step fits.
+    pub variant: VariantId,
+    /// Its sizes.
+    pub dims: Dims,
+    /// The step block.
+    pub words: &'a [u32],
+    /// Whether the logits are to be read back, besides the sampled ids.
+    pub want_logits: bool,
+}
+
+/// What a finished step left.
+#[derive(Debug, Default)]
+pub struct StepOutput {
+    /// The greedy choice of each wanted row.
+    pub sampled: Vec<u32>,
+    /// `[row][vocabulary]`, if wanted, else empty.
+    pub logits: Vec<f32>,
+    /// Time that the device took, where it can tell.
+    pub device_ns: Option<u64>,
+}
+
+/// Steps that may be in flight.
+pub const MAX_IN_FLIGHT: usize = 2;
+
+/// A loaded plan on a device.
+pub enum Backend {
+    /// The processor. Boxed: a world holds one of either.
+    Cpu(Box<CpuBackend>),
+    /// A GPU through wgpu.
+    Gpu(Box<GpuBackend>),
+}
+
+impl Backend {
+    /// Starts a step. At most [`MAX_IN_FLIGHT`] may be unfinished.
+    pub fn submit(&mut self, step: &StepInput<'_>) -> Result<(), RuntimeError> {
+        match self {
+            Self::Cpu(cpu) => cpu.submit(step),
+            Self::Gpu(gpu) => gpu.submit(step),
+        }
+    }
+    /// The oldest step's result into `out`, if it is finished. Never blocks.
+    pub fn poll(&mut self, out: &mut StepOutput) -> Result<bool, RuntimeError> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.poll(out)),
+            Self::Gpu(gpu) => gpu.poll(out),
+        }
+    }
+    /// Waits until [`Backend::poll`] has something. For the outer loop alone.
+    pub fn wait(&mut self) -> Result<(), RuntimeError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.wait(),
+        }
+    }
+    /// Writes entries of a page table's row, from entry `first`.
+    pub fn write_pages(&mut self, group: KvGroupId, row: u32, first: u32, pages: &[u32]) {
+        match self {
+            Self::Cpu(cpu) => cpu.write_pages(group, row, first, pages),
+            Self::Gpu(gpu) => gpu.write_pages(group, row, first, pages),
+        }
+    }
+    /// Whether a step may take ids that the step before sampled, before they were read back.
+    pub fn feeds_back(&self) -> bool {
+        matches!(self, Self::Gpu(_))
+    }
+    /// Bytes in use and their peak.
+    pub fn memory(&self) -> MemoryUse {
+        match self {
+            Self::Cpu(cpu) => cpu.memory(),
+            Self::Gpu(gpu) => gpu.memory(),
+        }
+    }
+}
+
+/// Memory of a loaded plan, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryUse {
+    /// In use now.
+    pub active: u64,
+    /// The most that was in use.
+    pub peak: u64,
+}

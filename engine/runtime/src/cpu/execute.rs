@@ -1,0 +1,503 @@
+//! Executes a plan's steps on the processor: the plan that a GPU would run, with native kernels.
+//!
+//! Matrices stay where the checkpoint is mapped; what a dispatch needs is looked up at load, so that a step looks up
+//! nothing by name.
+#![allow(unsafe_code)]
+
+use super::attention::{Attention, attention};
+use super::linear::{Linear, NormPrologue, linear};
+use super::pool::{Pool, Shards};
+use super::rope_kv::{Columns, RopeKv, rope_kv};
+use super::simd::{dispatch, math::Argmax};
+use super::step_view::{Rows as StepRows, StepView};
+use super::weight::{FloatType, Format as CpuFormat, Segment, Weight};
+use super::{EpilogueOp as CpuOp, Scratch, embed::embed, gather::gather_rows, map::map, norm::rms_norm};
+use crate::backend::{MemoryUse, StepInput, StepOutput};
+use crate::error::{Bytes, RuntimeError};
+use crate::world::Limits;
+use ingot_ir::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
+use ingot_ir::kv::KvGroupId;
+use ingot_ir::plan::{Binding, Bound, Dispatch, KvType, Plan};
+use ingot_ir::weight::{Format, Layout, ScaleType};
+use std::sync::Arc;
+
+/// A checkpoint tensor as it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredTensor<'a> {
+    /// Numbers, or the codes of a quantized tensor.
+    pub codes: &'a [u8],
+    /// Scales of a quantized tensor, else empty.
+    pub scales: &'a [u8],
+    /// Biases of a quantized tensor, else empty.
+    pub biases: &'a [u8],
+}
+
+/// Where a plan's matrices lie: mapped checkpoint files.
+pub trait WeightSource: Send + Sync {
+    /// A tensor by the name that the plan's segments use.
+    fn tensor(&self, name: &str) -> Option<StoredTensor<'_>>;
+    /// All of a vector (norm weight, bias), widened to f32.
+    fn vector(&self, weight: &ingot_ir::plan::PlanWeight) -> Vec<f32>;
+}
+
+/// A weight, found.
+enum Held {
+    Matrix { n_cols: usize, segments: Vec<Segment<'static>>, interleaved: bool },
+    Vector(Vec<f32>),
+}
+
+/// An epilogue op with its operand found.
+#[derive(Clone, Copy)]
+enum Tail {
+    Bias(Binding),
+    Add(Binding),
+    Mul(Binding),
+    AddOut,
+    Silu,
+    Gelu,
+    SiluMulPairs,
+}
+
+/// What a dispatch does, its numbers looked up.
+enum Work {
+    Embed { weight: Binding, row_first: usize },
+    RmsNorm { x: Binding, weight: Binding, eps: f32 },
+    Linear { x: Binding, weight: Binding, norm: Option<(Binding, f32)>, stride: usize, at: usize },
+    RopeKv { q: Binding, k: Binding, v: Binding, freqs: Binding, kv: usize, numbers: RopeNumbers },
+    Attention { q: Binding, kv: usize, page_table: usize, numbers: AttentionNumbers },
+    Gather { x: Binding, n_cols: usize },
+    Map { x: Binding, n_cols: usize },
+    ArgmaxPartial { x: Binding, n: usize, block: usize },
+    ArgmaxFinal { x: Binding, n_blocks: usize },
+}
+
+struct RopeNumbers {
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    rot_dim: usize,
+    /// Stride and first column of q, k and v.
+    columns: [(usize, usize); 3],
+    kv_group: usize,
+    scale: f32,
+}
+
+struct AttentionNumbers {
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    scale: f32,
+    q_tile: usize,
+    window: usize,
+    keep: usize,
+    softcap: f32,
+    max_pages: usize,
+}
+
+struct Launch {
+    work: Work,
+    rows: Rows,
+    tail: Vec<Tail>,
+    out: Binding,
+    /// Numbers a row of the result.
+    stride: usize,
+}
+
+/// A plan on the processor.
+pub struct CpuBackend {
+    pool: Pool,
+    scratch: Scratch,
+    launches: Vec<Launch>,
+    spans: Vec<(usize, usize)>,
+    memory: Buffers,
+    finished: Option<(u32, bool, u64)>,
+    n_vocab: usize,
+    max_pages: usize,
+    used: u64,
+    /// Keeps the bytes that the matrices' segments borrow; last, so that it is dropped last.
+    _source: Arc<dyn WeightSource>,
+}
+
+struct Buffers {
+    sampled: Vec<u32>,
+    logits: Vec<f32>,
+    arenas: Vec<Vec<f32>>,
+    weights: Vec<Held>,
+    kv: Vec<Vec<f32>>,
+    page_tables: Vec<Vec<u32>>,
+}
+
+impl Buffers {
+    fn read(&self, binding: Binding) -> &[f32] {
+        match binding {
+            Binding::Arena { arena, offset, n_bytes } => {
+                &self.arenas[arena.0 as usize][offset as usize / 4..(offset + n_bytes) as usize / 4]
+            }
+            Binding::Logits => &self.logits,
+            Binding::Weight(blob) => match &self.weights[blob.0 as usize] {
+                Held::Vector(numbers) => numbers,
+                Held::Matrix { .. } => unreachable!("a matrix is read as one"),
+            },
+            _ => unreachable!("numbers are read from arenas, logits and vectors"),
+        }
+    }
+    fn matrix(&self, binding: Binding) -> Weight<'_> {
+        let Binding::Weight(blob) = binding else { unreachable!("a matrix is a weight") };
+        match &self.weights[blob.0 as usize] {
+            Held::Matrix { n_cols, segments, interleaved } => {
+                Weight::new(*n_cols, segments, *interleaved).unwrap_or_else(|e| unreachable!("checked at load: {e}"))
+            }
+            Held::Vector(_) => unreachable!("a vector is read as one"),
+        }
+    }
+    /// Takes the buffer that a binding writes to, so that others can be read beside it. It is put back afterwards.
+    fn take(&mut self, binding: Binding) -> Vec<f32> {
+        match binding {
+            Binding::Arena { arena, .. } => std::mem::take(&mut self.arenas[arena.0 as usize]),
+            Binding::Logits => std::mem::take(&mut self.logits),
+            _ => Vec::new(),
+        }
+    }
+    fn put(&mut self, binding: Binding, buffer: Vec<f32>) {
+        match binding {
+            Binding::Arena { arena, .. } => self.arenas[arena.0 as usize] = buffer,
+            Binding::Logits => self.logits = buffer,
+            _ => {}
+        }
+    }
+}
+
+impl CpuBackend {
+    /// Loads a plan. Fails before it allocates if `budget_bytes` does not suffice (mapped weights count as used).
+    pub fn load(plan: &Plan, source: Arc<dyn WeightSource>, limits: Limits, n_threads: usize, budget_bytes: Option<u64>) -> Result<Self, RuntimeError> {
+        plan.verify()?;
+        if !plan.is_cpu || plan.kv_type != KvType::F32 {
+            return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: "the CPU".into() });
+        }
+        let weights = plan.weight_bytes();
+        let kv: u64 = plan.kv.groups.ids().map(|g| plan.page_bytes_all_layers(g) * u64::from(limits.n_pages)).sum();
+        let needed = weights + kv + plan.transient_bytes();
+        if let Some(budget) = budget_bytes.filter(|budget| needed > *budget) {
+            let [needed, weights, kv, transient, budget] = [needed, weights, kv, plan.transient_bytes(), budget].map(Bytes);
+            return Err(RuntimeError::OverBudget { needed, weights, kv, context: plan.max_context, transient, budget });
+        }
+        let held = plan.weights.as_slice().iter().map(|weight| hold(weight, &source)).collect::<Result<_, _>>()?;
+        let zeros = |n_bytes: u64| vec![0.0f32; n_bytes as usize / 4];
+        let layer_bytes = |group| plan.page_bytes(group) * u64::from(limits.n_pages);
+        let table = limits.max_sequences as usize * plan.max_pages() as usize;
+        let memory = Buffers {
+            sampled: vec![0; plan.max_bounds().rows as usize],
+            logits: zeros(plan.logits_bytes()),
+            arenas: plan.arenas.as_slice().iter().map(|n| zeros(*n)).collect(),
+            weights: held,
+            kv: plan.kv.layers.as_slice().iter().map(|layer| zeros(layer_bytes(layer.group))).collect(),
+            page_tables: vec![vec![0; table]; plan.kv.groups.len()],
+        };
+        let launches = plan.dispatches.as_slice().iter().map(|dispatch| prepare(plan, dispatch)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            pool: Pool::new(n_threads),
+            scratch: Scratch::new(),
+            launches,
+            spans: plan.variants.as_slice().iter().map(|v| (v.first as usize, v.n_dispatches as usize)).collect(),
+            memory,
+            finished: None,
+            n_vocab: plan.n_vocab as usize,
+            max_pages: plan.max_pages() as usize,
+            used: needed,
+            _source: source,
+        })
+    }
+
+    /// Runs a step to its end.
+    pub fn submit(&mut self, step: &StepInput<'_>) -> Result<(), RuntimeError> {
+        let started = std::time::Instant::now();
+        let view = StepView::new(step.words).ok_or_else(|| RuntimeError::Cpu("the step block is damaged".into()))?;
+        let (first, n) = self.spans[step.variant.0 as usize];
+        for launch in &self.launches[first..first + n] {
+            run(launch, view, &self.pool, &mut self.scratch, &mut self.memory);
+        }
+        self.finished = Some((step.dims.rows, step.want_logits, started.elapsed().as_nanos() as u64));
+        Ok(())
+    }
+
+    /// The finished step's result.
+    pub fn poll(&mut self, out: &mut StepOutput) -> bool {
+        let Some((n_rows, with_logits, ns)) = self.finished.take() else { return false };
+        out.sampled.clear();
+        out.sampled.extend_from_slice(&self.memory.sampled[..n_rows as usize]);
+        out.logits.clear();
+        if with_logits {
+            out.logits.extend_from_slice(&self.memory.logits[..n_rows as usize * self.n_vocab]);
+        }
+        out.device_ns = Some(ns);
+        true
+    }
+
+    /// Writes entries of a page table's row.
+    pub fn write_pages(&mut self, group: KvGroupId, row: u32, first: u32, pages: &[u32]) {
+        let at = row as usize * self.max_pages + first as usize;
+        self.memory.page_tables[group.0 as usize][at..at + pages.len()].copy_from_slice(pages);
+    }
+
+    /// Bytes in use; all is allocated at load.
+    pub fn memory(&self) -> MemoryUse {
+        let used = self.used + self.scratch.size_bytes() as u64;
+        MemoryUse { active: used, peak: used }
+    }
+}
+
+fn float_type(format: Format) -> Option<FloatType> {
+    match format {
+        Format::F32 => Some(FloatType::F32),
+        Format::F16 => Some(FloatType::F16),
+        Format::Bf16 => Some(FloatType::Bf16),
+        Format::Affine { .. } => None,
+    }
+}
+
+/// Finds a weight's rows in the checkpoint.
+fn hold(weight: &ingot_ir::plan::PlanWeight, source: &Arc<dyn WeightSource>) -> Result<Held, RuntimeError> {
+    if weight.layout == Layout::Vector {
+        return Ok(Held::Vector(source.vector(weight)));
+    }
+    let n_cols = weight.n_cols as usize;
+    let format = match weight.format {
+        Format::Affine { bits, group, scales } => {
+            let scale = match scales {
+                ScaleType::F16 => FloatType::F16,
+                ScaleType::Bf16 => FloatType::Bf16,
+                ScaleType::F32 => FloatType::F32,
+            };
+            CpuFormat::Affine { bits: u32::from(bits), group: usize::from(group), scale }
+        }
+        other => CpuFormat::Float(float_type(other).unwrap_or_else(|| unreachable!("affine is matched above"))),
+    };
+    let (row_bytes, scale_bytes) = match format {
+        CpuFormat::Affine { scale, .. } => (format.row_bytes(n_cols), format.n_groups(n_cols) * scale.size_bytes()),
+        CpuFormat::Float(_) => (format.row_bytes(n_cols), 0),
+    };
+    let find = |segment: &ingot_ir::plan::Segment| {
+        let found = source.tensor(&segment.tensor);
+        let tensor = found.ok_or_else(|| RuntimeError::Cpu(format!("the checkpoint has no tensor {}", segment.tensor)))?;
+        let rows = |bytes: &[u8], row_bytes: usize| -> Option<&'static [u8]> {
+            let first = segment.first_row as usize * row_bytes;
+            let part = bytes.get(first..first + segment.n_rows as usize * row_bytes)?;
+            // SAFETY: the bytes are borrowed from `source`, of which the backend keeps an Arc that is dropped after
+            // every segment; an Arc gives shared access only, so the bytes neither move nor change meanwhile.
+            Some(unsafe { std::slice::from_raw_parts(part.as_ptr(), part.len()) })
+        };
+        let parts = (rows(tensor.codes, row_bytes), rows(tensor.scales, scale_bytes), rows(tensor.biases, scale_bytes));
+        let (Some(codes), Some(scales), Some(biases)) = parts else {
+            return Err(RuntimeError::Cpu(format!("tensor {} is smaller than the plan says", segment.tensor)));
+        };
+        Ok(Segment { n_rows: segment.n_rows as usize, format, codes, scales, biases })
+    };
+    let segments = weight.segments.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    // SAFETY of the later uses: sizes are checked here once.
+    Weight::new(n_cols, &segments, weight.interleaved).map_err(|e| RuntimeError::Cpu(e.to_string()))?;
+    Ok(Held::Matrix { n_cols, segments, interleaved: weight.interleaved })
+}
+
+/// Looks up everything that a dispatch needs.
+fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
+    let spec = &plan.kernels[dispatch.kernel].spec;
+    let operands = plan.operands_of(dispatch);
+    let bad = |what: &str| RuntimeError::Cpu(format!("a {} without {what}", spec.template));
+    let operand = |role: Role| operands.iter().find(|o: &&Bound| o.role == role).map(|o| o.binding).ok_or_else(|| bad(role.name()));
+    let n = |name: &str| spec.u32(name).map(|n| n as usize).ok_or_else(|| bad(name));
+    let f = |name: &str| spec.f32(name).ok_or_else(|| bad(name));
+    let kv = || match operand(Role::Kv)? {
+        Binding::Kv(layer) => Ok(layer.0 as usize),
+        _ => Err(bad("pages")),
+    };
+    let (work, stride) = match spec.template {
+        Template::Embed => (Work::Embed { weight: operand(Role::Weight)?, row_first: n("ROW_FIRST")? }, n("N_COLS")?),
+        Template::RmsNorm => {
+            (Work::RmsNorm { x: operand(Role::X)?, weight: operand(Role::NormWeight)?, eps: f("EPS")? }, n("N_COLS")?)
+        }
+        Template::Matvec | Template::Matmul => {
+            let norm = match spec.prologue {
+                Prologue::None => None,
+                Prologue::RmsNorm => Some((operand(Role::NormWeight)?, f("EPS")?)),
+            };
+            let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
+            (Work::Linear { x: operand(Role::X)?, weight: operand(Role::Weight)?, norm, stride, at }, stride)
+        }
+        Template::RopeKv => {
+            let numbers = RopeNumbers {
+                n_heads: n("N_HEADS")?,
+                n_kv_heads: n("N_KV_HEADS")?,
+                head_dim: n("HEAD_DIM")?,
+                rot_dim: n("ROT_DIM")?,
+                columns: [(n("Q_STRIDE")?, n("Q_AT")?), (n("K_STRIDE")?, n("K_AT")?), (n("V_STRIDE")?, n("V_AT")?)],
+                kv_group: n("KV_GROUP")?,
+                scale: f("ROPE_SCALE")?,
+            };
+            let stride = numbers.n_heads * numbers.head_dim;
+            let [q, k, v, freqs] = [operand(Role::Q)?, operand(Role::K)?, operand(Role::V)?, operand(Role::Freqs)?];
+            (Work::RopeKv { q, k, v, freqs, kv: kv()?, numbers }, stride)
+        }
+        Template::Attention => {
+            let numbers = AttentionNumbers {
+                n_heads: n("N_HEADS")?,
+                n_kv_heads: n("N_KV_HEADS")?,
+                head_dim: n("HEAD_DIM")?,
+                scale: f("SCALE")?,
+                q_tile: n("Q_TILE")?,
+                window: n("WINDOW")?,
+                keep: n("KEEP")?,
+                softcap: f("SOFTCAP")?,
+                max_pages: n("MAX_PAGES")?,
+            };
+            let stride = numbers.n_heads * numbers.head_dim;
+            let Binding::PageTable(group) = operand(Role::PageTable)? else { return Err(bad("page table")) };
+            (Work::Attention { q: operand(Role::Q)?, kv: kv()?, page_table: group.0 as usize, numbers }, stride)
+        }
+        Template::GatherRows => (Work::Gather { x: operand(Role::X)?, n_cols: n("N_COLS")? }, n("N_COLS")?),
+        Template::Map => {
+            let n_cols = n("N_COLS")?;
+            let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
+            (Work::Map { x: operand(Role::X)?, n_cols }, if pairs { n_cols / 2 } else { n_cols })
+        }
+        Template::ArgmaxPartial => {
+            let (width, block) = (n("N")?, n("BLOCK")?);
+            (Work::ArgmaxPartial { x: operand(Role::X)?, n: width, block }, width.div_ceil(block) * 2)
+        }
+        Template::ArgmaxFinal => (Work::ArgmaxFinal { x: operand(Role::X)?, n_blocks: n("N_PARTIAL")? }, 1),
+    };
+    let tail = spec.epilogue.iter().map(|op| tail(spec, *op, &operand)).collect::<Result<_, _>>()?;
+    Ok(Launch { work, rows: spec.rows, tail, out: operand(Role::Out)?, stride })
+}
+
+fn tail(spec: &KernelSpec, op: EpilogueOp, operand: &dyn Fn(Role) -> Result<Binding, RuntimeError>) -> Result<Tail, RuntimeError> {
+    let nth = |ix: u8| {
+        let role = EPILOGUE_ROLES.get(usize::from(ix)).copied();
+        role.ok_or_else(|| RuntimeError::Cpu(format!("a {} with too many operands", spec.template))).and_then(operand)
+    };
+    Ok(match op {
+        EpilogueOp::Bias(ix) => Tail::Bias(nth(ix)?),
+        EpilogueOp::Add(ix) => Tail::Add(nth(ix)?),
+        EpilogueOp::Mul(ix) => Tail::Mul(nth(ix)?),
+        EpilogueOp::AddOut => Tail::AddOut,
+        EpilogueOp::Silu => Tail::Silu,
+        EpilogueOp::Gelu => Tail::Gelu,
+        EpilogueOp::SiluMulPairs => Tail::SiluMulPairs,
+    })
+}
+
+/// Most epilogue ops of one kernel.
+const MAX_TAIL: usize = 8;
+
+/// Runs one dispatch.
+fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, memory: &mut Buffers) {
+    let mut buffer = memory.take(launch.out);
+    let out: &mut [f32] = match launch.out {
+        Binding::Arena { offset, n_bytes, .. } => &mut buffer[offset as usize / 4..(offset + n_bytes) as usize / 4],
+        _ => &mut buffer,
+    };
+    let n_rows = match launch.rows {
+        Rows::Tokens => step.n_tokens(),
+        Rows::Wanted => step.n_rows(),
+    };
+    let mut ops = [CpuOp::Silu; MAX_TAIL];
+    for (op, tail) in ops.iter_mut().zip(&launch.tail) {
+        let stride = launch.stride;
+        *op = match *tail {
+            Tail::Bias(b) => CpuOp::Bias(memory.read(b)),
+            Tail::Add(b) => CpuOp::Add { operand: memory.read(b), stride },
+            Tail::Mul(b) => CpuOp::Mul { operand: memory.read(b), stride },
+            Tail::AddOut => CpuOp::AddOut,
+            Tail::Silu => CpuOp::Silu,
+            Tail::Gelu => CpuOp::Gelu,
+            Tail::SiluMulPairs => CpuOp::SiluMulPair,
+        };
+    }
+    let epilogue = &ops[..launch.tail.len()];
+    match &launch.work {
+        Work::Embed { weight, row_first } => embed(pool, &step, &memory.sampled, &memory.matrix(*weight), *row_first, out),
+        Work::RmsNorm { x, weight, eps } => rms_norm(pool, memory.read(*x), StepRows::All(n_rows), memory.read(*weight), *eps, out),
+        Work::Linear { x, weight, norm, stride, at } => {
+            let norm = norm.map(|(weight, eps)| NormPrologue { weight: memory.read(weight), eps });
+            let (x, weight) = (memory.read(*x), memory.matrix(*weight));
+            let rows = StepRows::All(n_rows);
+            linear(pool, scratch, Linear { weight, x, rows, norm, epilogue, out, out_stride: *stride, out_at: *at });
+        }
+        Work::RopeKv { q, k, v, freqs, kv, numbers } => {
+            let mut pages = std::mem::take(&mut memory.kv[*kv]);
+            let columns = |binding: Binding, (stride, at): (usize, usize)| Columns { values: memory.read(binding), stride, at };
+            let args = RopeKv {
+                step,
+                n_heads: numbers.n_heads,
+                n_kv_heads: numbers.n_kv_heads,
+                head_dim: numbers.head_dim,
+                rot_dim: numbers.rot_dim,
+                inv_freq: memory.read(*freqs),
+                rope_scale: numbers.scale,
+                kv_group: numbers.kv_group,
+                q: columns(*q, numbers.columns[0]),
+                k: columns(*k, numbers.columns[1]),
+                v: columns(*v, numbers.columns[2]),
+                q_out: out,
+                kv: &mut pages,
+            };
+            rope_kv(pool, scratch, args);
+            memory.kv[*kv] = pages;
+        }
+        Work::Attention { q, kv, page_table, numbers } => {
+            let args = Attention {
+                step,
+                n_heads: numbers.n_heads,
+                n_kv_heads: numbers.n_kv_heads,
+                head_dim: numbers.head_dim,
+                scale: numbers.scale,
+                q_tile: numbers.q_tile,
+                window: numbers.window,
+                keep: numbers.keep,
+                softcap: numbers.softcap,
+                q: memory.read(*q),
+                kv: &memory.kv[*kv],
+                page_table: &memory.page_tables[*page_table],
+                max_pages: numbers.max_pages,
+                out,
+            };
+            attention(pool, scratch, args);
+        }
+        Work::Gather { x, n_cols } => gather_rows(memory.read(*x), step.rows(), *n_cols, out),
+        Work::Map { x, n_cols } => map(pool, scratch, Some(memory.read(*x)), n_rows, *n_cols, epilogue, out),
+        Work::ArgmaxPartial { x, n, block } => argmax_partial(pool, memory.read(*x), n_rows, *n, *block, out),
+        Work::ArgmaxFinal { x, n_blocks } => {
+            let mut sampled = std::mem::take(&mut memory.sampled);
+            argmax_final(memory.read(*x), n_rows, *n_blocks, &mut sampled);
+            memory.sampled = sampled;
+        }
+    }
+    memory.put(launch.out, buffer);
+}
+
+/// For each block of each row the greatest number and the bits of its column.
+fn argmax_partial(pool: &Pool, x: &[f32], n_rows: usize, n: usize, block: usize, out: &mut [f32]) {
+    let n_blocks = n.div_ceil(block);
+    let out = Shards::new(&mut out[..n_rows * n_blocks * 2]);
+    pool.run(n_rows * n_blocks, |ix| {
+        let (row, first) = (ix / n_blocks, ix % n_blocks * block);
+        let numbers = &x[row * n + first..row * n + n.min(first + block)];
+        let best = dispatch(Argmax(numbers));
+        // SAFETY: two elements a chunk.
+        let pair = unsafe { out.part(ix * 2, 2) };
+        pair[0] = numbers[best];
+        pair[1] = f32::from_bits((first + best) as u32);
+    });
+}
+
+/// The column of each row's greatest number, the lowest on a tie.
+fn argmax_final(pairs: &[f32], n_rows: usize, n_blocks: usize, sampled: &mut [u32]) {
+    for (row, id) in pairs.chunks_exact(n_blocks * 2).take(n_rows).zip(sampled) {
+        let mut best = (row[0], row[1].to_bits());
+        for pair in row.chunks_exact(2) {
+            if pair[0] > best.0 {
+                best = (pair[0], pair[1].to_bits());
+            }
+        }
+        *id = best.1;
+    }
+}

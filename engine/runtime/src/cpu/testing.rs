@@ -1,0 +1,139 @@
+//! What the kernels' tests share: random weights of every format and comparison with f64.
+
+use super::weight::{FloatType, Format, Segment};
+use half::{bf16, f16};
+
+/// A small generator (splitmix64), so that a failure can be repeated.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Nearly normal: the sum of four uniforms.
+    pub(crate) fn normal(&mut self) -> f32 {
+        let bits = self.next();
+        let sum: f32 = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as f32 / 65_536.0 - 0.5).sum();
+        sum * 1.7
+    }
+
+    pub(crate) fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+}
+
+/// Floats of every type; affine of every width, group and scale type, not all combined.
+pub(crate) fn all_formats() -> Vec<Format> {
+    use FloatType::{Bf16, F16, F32};
+    let mut formats: Vec<Format> = [F32, F16, Bf16].into_iter().map(Format::Float).collect();
+    for (bits, group, scale) in [
+        (2, 64, F16),
+        (3, 32, Bf16),
+        (4, 32, F16),
+        (4, 64, Bf16),
+        (4, 128, F32),
+        (5, 64, F32),
+        (6, 128, F16),
+        (8, 32, Bf16),
+        (8, 64, F16),
+        (8, 128, F32),
+    ] {
+        formats.push(Format::Affine { bits, group, scale });
+    }
+    formats
+}
+
+/// A random segment and what it decodes to.
+pub(crate) struct TestWeight {
+    pub(crate) format: Format,
+    pub(crate) n_rows: usize,
+    pub(crate) n_cols: usize,
+    codes: Vec<u8>,
+    scales: Vec<u8>,
+    biases: Vec<u8>,
+}
+
+fn push(bytes: &mut Vec<u8>, float: FloatType, value: f32) {
+    match float {
+        FloatType::F32 => bytes.extend(value.to_le_bytes()),
+        FloatType::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
+        FloatType::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+    }
+}
+
+impl TestWeight {
+    pub(crate) fn new(random: &mut Random, format: Format, n_rows: usize, n_cols: usize) -> Self {
+        let (mut codes, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        match format {
+            Format::Float(float) => (0..n_rows * n_cols).for_each(|_| push(&mut codes, float, random.normal())),
+            Format::Affine { bits, scale, .. } => {
+                codes.extend((0..n_rows * format.row_bytes(n_cols)).map(|_| random.next() as u8));
+                for _ in 0..n_rows * format.n_groups(n_cols) {
+                    // As a quantizer makes them: the middle code is near 0, the scale may be negative.
+                    let step = (random.normal() + 2.5) / f32::from(1u16 << (bits - 1));
+                    let step = if random.below(2) == 0 { step } else { -step };
+                    push(&mut scales, scale, step);
+                    push(&mut biases, scale, -step * f32::from(1u16 << (bits - 1)) + 0.1 * random.normal());
+                }
+            }
+        }
+        Self { format, n_rows, n_cols, codes, scales, biases }
+    }
+
+    pub(crate) fn segment(&self) -> Segment<'_> {
+        Segment {
+            n_rows: self.n_rows,
+            format: self.format,
+            codes: &self.codes,
+            scales: &self.scales,
+            biases: &self.biases,
+        }
+    }
+
+    pub(crate) fn value(&self, row: usize, col: usize) -> f64 {
+        match self.format {
+            Format::Float(float) => f64::from(float.read(&self.codes, row * self.n_cols + col)),
+            Format::Affine { bits, group, scale } => {
+                let stream = &self.codes[row * self.format.row_bytes(self.n_cols)..];
+                let code = (0..bits as usize).fold(0u32, |code, b| {
+                    let bit = col * bits as usize + b;
+                    code | u32::from(stream[bit / 8] >> (bit % 8) & 1) << b
+                });
+                let at = row * self.format.n_groups(self.n_cols) + col / group;
+                let (scale, bias) = (scale.read(&self.scales, at), scale.read(&self.biases, at));
+                f64::from(code) * f64::from(scale) + f64::from(bias)
+            }
+        }
+    }
+
+    pub(crate) fn dot(&self, row: usize, x: &[f32]) -> f64 {
+        x.iter().enumerate().map(|(col, &x)| self.value(row, col) * f64::from(x)).sum()
+    }
+
+    /// All values in f64, row-major.
+    pub(crate) fn dense(&self) -> Vec<f64> {
+        (0..self.n_rows * self.n_cols).map(|i| self.value(i / self.n_cols, i % self.n_cols)).collect()
+    }
+}
+
+/// Asserts a relative L2 distance of at most `tolerance`.
+pub(crate) fn assert_close(found: &[f32], want: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), want.len(), "{what}");
+    let distance: f64 = found.iter().zip(want).map(|(&f, &w)| (f64::from(f) - w).powi(2)).sum();
+    let norm: f64 = want.iter().map(|w| w * w).sum();
+    let error = (distance / norm.max(1e-20)).sqrt();
+    assert!(error <= tolerance, "{what}: relative error {error:e}");
+}

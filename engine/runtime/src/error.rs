@@ -1,0 +1,88 @@
+//! What can go wrong while a plan is loaded or run.
+
+use thiserror::Error;
+
+/// An error of the runtime.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// The plan was made for another kind of device.
+    #[error("the plan was compiled for target `{target}`, which does not run on {device}; compile the model for this device")]
+    WrongTarget {
+        /// The plan's target.
+        target: String,
+        /// The device.
+        device: String,
+    },
+    /// The plan breaks a rule of its representation.
+    #[error("the plan is damaged: {0}; compile the model again")]
+    BadPlan(#[from] ingot_ir::IrError),
+    /// Too little memory for what was asked.
+    #[error(
+        "needs {needed} ({weights} weights, {kv} KV cache for {context} tokens, {transient} transient), but the budget is {budget}; \
+         lower --context or raise --memory-budget"
+    )]
+    OverBudget {
+        /// All of it.
+        needed: Bytes,
+        /// Weights.
+        weights: Bytes,
+        /// KV pages.
+        kv: Bytes,
+        /// Tokens that the pages are for.
+        context: u32,
+        /// Arenas, logits and step buffers.
+        transient: Bytes,
+        /// What may be used.
+        budget: Bytes,
+    },
+    /// A prompt without tokens.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// A prompt that leaves no room for an answer.
+    #[error("the prompt has {n_prompt} tokens, but the context holds {max_context}; shorten it or raise --context")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        n_prompt: usize,
+        /// The longest sequence.
+        max_context: u32,
+    },
+    /// A token id that the model does not have.
+    #[error("token id {id} is not in the vocabulary of {n_vocab}")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        n_vocab: u32,
+    },
+    /// A sampling parameter out of range.
+    #[error("{name} is {value}; it must be {allowed}")]
+    BadSampling {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// The graphics device failed.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
+    /// A worker of the CPU runtime failed.
+    #[error("the CPU runtime cannot execute the plan: {0}")]
+    Cpu(String),
+}
+
+/// A number of bytes, printed in units that people read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Bytes(pub u64);
+
+impl std::fmt::Display for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            n if n < 1_000 => write!(f, "{n} B"),
+            n if n < 1_000_000 => write!(f, "{:.1} kB", n as f64 / 1e3),
+            n if n < 1_000_000_000 => write!(f, "{:.1} MB", n as f64 / 1e6),
+            n => write!(f, "{:.2} GB", n as f64 / 1e9),
+        }
+    }
+}

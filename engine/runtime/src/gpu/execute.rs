@@ -1,0 +1,342 @@
+//! Executes a plan's steps on the GPU: one submission a step, nothing created after load.
+//!
+//! Everything that a dispatch binds is known at load, so bind groups are made then and a step only sets and dispatches.
+//! The step block is one buffer: `write_buffer` is ordered with submissions, and a ring of three was measured to be no
+//! faster.
+
+use super::device::Gpu;
+use super::error::GpuError;
+use super::memory::{GpuBuffer, Memory, MemoryOptions, STORAGE};
+use super::pipelines::{self, BindingSpec, PipelineSet, PipelineSpec};
+use super::readback::ReadBack;
+use super::timing::Timer;
+use super::upload::FillError;
+use crate::backend::{MAX_IN_FLIGHT, MemoryUse, StepInput, StepOutput};
+use crate::error::{Bytes, RuntimeError};
+use crate::world::Limits;
+use ingot_ir::kernel::Access;
+use ingot_ir::kv::KvGroupId;
+use ingot_ir::plan::{Binding, Bound, PipelineId, Plan, PlanWeight};
+use ingot_ir::size::{Dims, ExprId, ExprPool};
+use ingot_ir::step::max_block_words;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Workgroups a dimension; more are folded into the second.
+const MAX_GROUPS: u32 = 65_535;
+
+/// Fills bytes `offset ..` of a weight in its layout.
+pub type FillWeight<'a> = dyn FnMut(&PlanWeight, u64, &mut [u8]) -> Result<(), FillError> + 'a;
+
+/// How a plan is loaded onto a GPU.
+pub struct LoadOptions<'a> {
+    /// Sequences and pages.
+    pub limits: Limits,
+    /// Placement and budget.
+    pub memory: MemoryOptions,
+    /// Whether kernel sources are our own, so that they need no bounds checks.
+    pub trusted: bool,
+    /// Threads that create pipelines.
+    pub n_threads: usize,
+    /// Told the weight bytes loaded so far, and all.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// A dispatch with everything bound.
+struct Launch {
+    pipeline: usize,
+    groups: [Option<wgpu::BindGroup>; 4],
+    grid: ExprId,
+}
+
+/// A step in flight.
+struct Pending {
+    n_rows: u32,
+    with_logits: bool,
+}
+
+/// A plan on a GPU.
+pub struct GpuBackend {
+    gpu: Gpu,
+    memory: Memory,
+    exprs: ExprPool,
+    pipelines: PipelineSet,
+    launches: Vec<Launch>,
+    /// First launch and number of launches, by variant.
+    spans: Vec<(usize, usize)>,
+    buffers: Buffers,
+    readback: ReadBack,
+    timer: Option<Timer>,
+    pending: VecDeque<Pending>,
+    bytes: Vec<u8>,
+    spans_ns: Vec<u64>,
+    n_vocab: u32,
+    max_pages: u32,
+}
+
+struct Buffers {
+    step: GpuBuffer,
+    sampled: GpuBuffer,
+    logits: GpuBuffer,
+    arenas: Vec<GpuBuffer>,
+    weights: Vec<GpuBuffer>,
+    kv: Vec<GpuBuffer>,
+    page_tables: Vec<GpuBuffer>,
+}
+
+impl Buffers {
+    fn of(&self, binding: Binding) -> &GpuBuffer {
+        match binding {
+            Binding::Step => &self.step,
+            Binding::Sampled => &self.sampled,
+            Binding::Logits => &self.logits,
+            Binding::Arena { arena, .. } => &self.arenas[arena.0 as usize],
+            Binding::Weight(blob) => &self.weights[blob.0 as usize],
+            Binding::Kv(layer) => &self.kv[layer.0 as usize],
+            Binding::PageTable(group) => &self.page_tables[group.0 as usize],
+        }
+    }
+    fn resource(&self, binding: Binding) -> wgpu::BindingResource<'_> {
+        let buffer = self.of(binding);
+        match binding {
+            Binding::Arena { offset, n_bytes, .. } => buffer.binding(offset, n_bytes),
+            _ => buffer.binding(0, buffer.size_bytes()),
+        }
+    }
+}
+
+impl GpuBackend {
+    /// Loads a plan: checks the budget, uploads weights, allocates everything, creates pipelines.
+    pub fn load(gpu: Gpu, plan: &Plan, fill: &mut FillWeight<'_>, options: LoadOptions<'_>) -> Result<Self, RuntimeError> {
+        plan.verify()?;
+        let info = gpu.info();
+        if plan.is_cpu || plan.max_binding_bytes > info.max_binding_bytes {
+            return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: info.name.clone() });
+        }
+        let Limits { max_sequences, n_pages } = options.limits;
+        let mut memory = Memory::new(&gpu, &options.memory);
+        check_budget(plan, options.limits, memory.in_use().budget_bytes)?;
+
+        let total = plan.weight_bytes();
+        let (mut weights, mut done) = (Vec::with_capacity(plan.weights.len()), 0);
+        for (id, weight) in plan.weights.iter() {
+            let size = weight.n_bytes().next_multiple_of(16);
+            let n_bytes = weight.n_bytes();
+            let mut piece = |offset: u64, out: &mut [u8]| {
+                // The padding to whole words belongs to the buffer, not to the weight.
+                let inside = n_bytes.saturating_sub(offset).min(out.len() as u64) as usize;
+                let (weight_bytes, padding) = out.split_at_mut(inside);
+                padding.fill(0);
+                fill(weight, offset, weight_bytes)
+            };
+            weights.push(memory.upload(&id.to_string(), size, &mut piece)?);
+            done += n_bytes;
+            (options.progress)(done, total);
+        }
+        memory.finish_uploads()?;
+
+        let storage = |what: &str, n_bytes: u64| memory.allocate(what, n_bytes.max(16).next_multiple_of(16), STORAGE);
+        let bounds = plan.max_bounds();
+        let block_bytes = max_block_words(&bounds, plan.kv.groups.len()) as u64 * 4;
+        let layers = plan.kv.layers.iter();
+        let buffers = Buffers {
+            step: storage("step tables", block_bytes)?,
+            sampled: storage("sampled ids", u64::from(bounds.rows) * 4)?,
+            logits: storage("logits", plan.logits_bytes())?,
+            arenas: plan.arenas.iter().map(|(id, n)| storage(&id.to_string(), *n)).collect::<Result<_, _>>()?,
+            weights,
+            kv: layers.map(|(id, l)| storage(&format!("KV pages of {id}"), plan.page_bytes(l.group) * u64::from(n_pages))).collect::<Result<_, _>>()?,
+            page_tables: (plan.kv.groups.ids())
+                .map(|id| storage(&format!("page table of {id}"), u64::from(max_sequences) * u64::from(plan.max_pages()) * 4))
+                .collect::<Result<_, _>>()?,
+        };
+
+        let pipelines = create_pipelines(&gpu, plan, options.trusted, options.n_threads)?;
+        let launches = bind(&gpu, plan, &pipelines, &buffers)?;
+        let timer = Timer::new(&gpu, &memory, 1)?;
+        let slot_bytes = u64::from(bounds.rows) * 4 + plan.logits_bytes() + 256;
+        let readback = ReadBack::new(&memory, slot_bytes, MAX_IN_FLIGHT + 1)?;
+        gpu.check()?;
+        let spans = plan.variants.as_slice().iter().map(|v| (v.first as usize, v.n_dispatches as usize)).collect();
+        Ok(Self {
+            exprs: plan.exprs.clone(),
+            n_vocab: plan.n_vocab,
+            max_pages: plan.max_pages(),
+            pending: VecDeque::with_capacity(MAX_IN_FLIGHT),
+            bytes: Vec::new(),
+            spans_ns: Vec::new(),
+            gpu,
+            memory,
+            pipelines,
+            launches,
+            spans,
+            buffers,
+            readback,
+            timer,
+        })
+    }
+
+    /// Encodes and submits a step.
+    pub fn submit(&mut self, step: &StepInput<'_>) -> Result<(), RuntimeError> {
+        self.gpu.queue().write_buffer(self.buffers.step.raw(), 0, bytemuck::cast_slice(step.words));
+        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        {
+            let timestamp_writes = self.timer.as_ref().map(|timer| timer.pass_span(0));
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+            let (first, n) = self.spans[step.variant.0 as usize];
+            encode(&mut pass, &self.launches[first..first + n], &self.pipelines, &self.exprs, &step.dims);
+        }
+        let n_rows = step.dims.rows;
+        let ids_bytes = u64::from(n_rows) * 4;
+        let logits_bytes = ids_bytes * u64::from(self.n_vocab);
+        let mut parts = [(self.buffers.sampled.raw(), 0, 0); 3];
+        let mut n_parts = 0;
+        let mut add = |part| {
+            parts[n_parts] = part;
+            n_parts += 1;
+        };
+        if n_rows > 0 {
+            add((self.buffers.sampled.raw(), 0, ids_bytes));
+        }
+        if step.want_logits && n_rows > 0 {
+            add((self.buffers.logits.raw(), 0, logits_bytes));
+        }
+        if let Some(timer) = &self.timer {
+            timer.resolve(&mut encoder, 1);
+            add(timer.readback_part(1));
+        }
+        self.readback.submit(&self.gpu, encoder, 0, &parts[..n_parts])?;
+        self.pending.push_back(Pending { n_rows, with_logits: step.want_logits });
+        Ok(())
+    }
+
+    /// The oldest step's result, if it is finished.
+    pub fn poll(&mut self, out: &mut StepOutput) -> Result<bool, RuntimeError> {
+        self.gpu.check()?;
+        if self.bytes.is_empty() && self.readback.poll(&self.gpu, &mut self.bytes)?.is_none() {
+            return Ok(false);
+        }
+        let Some(pending) = self.pending.pop_front() else { return Ok(false) };
+        let (ids, rest) = self.bytes.split_at(pending.n_rows as usize * 4);
+        out.sampled.clear();
+        out.sampled.extend(ids.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        let n_logits = if pending.with_logits { pending.n_rows as usize * self.n_vocab as usize } else { 0 };
+        let (logits, rest) = rest.split_at(n_logits * 4);
+        out.logits.clear();
+        out.logits.extend(logits.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        out.device_ns = self.timer.as_ref().and_then(|timer| {
+            timer.spans_ns(rest, &mut self.spans_ns);
+            self.spans_ns.first().copied()
+        });
+        self.bytes.clear();
+        Ok(true)
+    }
+
+    /// Waits for the oldest step. Its bytes are kept for [`GpuBackend::poll`].
+    pub fn wait(&mut self) -> Result<(), RuntimeError> {
+        if self.bytes.is_empty() && self.readback.n_in_flight() > 0 {
+            self.readback.wait(&self.gpu, &mut self.bytes, STEP_TIMEOUT)?;
+        }
+        Ok(())
+    }
+
+    /// Writes entries of a page table's row.
+    pub fn write_pages(&mut self, group: KvGroupId, row: u32, first: u32, pages: &[u32]) {
+        let at = (u64::from(row) * u64::from(self.max_pages) + u64::from(first)) * 4;
+        let table = self.buffers.page_tables[group.0 as usize].raw();
+        self.gpu.queue().write_buffer(table, at, bytemuck::cast_slice(pages));
+    }
+
+    /// Device memory in use and its peak.
+    pub fn memory(&self) -> MemoryUse {
+        let used = self.memory.in_use();
+        MemoryUse { active: used.active_bytes, peak: used.peak_bytes }
+    }
+}
+
+/// A step that takes longer is a hang: the slowest device of the tests needs some seconds for a chunk.
+const STEP_TIMEOUT: Duration = Duration::from_secs(300);
+
+fn check_budget(plan: &Plan, limits: Limits, budget: Option<u64>) -> Result<(), RuntimeError> {
+    let Some(budget) = budget else { return Ok(()) };
+    let weights = plan.weight_bytes();
+    let kv: u64 = plan.kv.groups.ids().map(|g| plan.page_bytes_all_layers(g) * u64::from(limits.n_pages)).sum();
+    let transient = plan.transient_bytes();
+    let needed = weights + kv + transient;
+    if needed <= budget {
+        return Ok(());
+    }
+    let context = plan.max_context;
+    let [needed, weights, kv, transient, budget] = [needed, weights, kv, transient, budget].map(Bytes);
+    Err(RuntimeError::OverBudget { needed, weights, kv, context, transient, budget })
+}
+
+fn create_pipelines(gpu: &Gpu, plan: &Plan, trusted: bool, n_threads: usize) -> Result<PipelineSet, GpuError> {
+    let kernels = plan.kernels.iter();
+    let bindings: Vec<Vec<BindingSpec>> = plan
+        .kernels
+        .as_slice()
+        .iter()
+        .map(|kernel| {
+            let spec = |slot: &ingot_ir::plan::Slot| BindingSpec { group: slot.group, binding: slot.binding, read_only: slot.access == Access::Read };
+            kernel.slots.iter().map(spec).collect()
+        })
+        .collect();
+    let labels: Vec<String> = kernels.map(|(id, kernel)| format!("{id} {}", kernel.spec.template)).collect();
+    let specs: Vec<PipelineSpec<'_>> = plan
+        .kernels
+        .as_slice()
+        .iter()
+        .zip(labels.iter().zip(&bindings))
+        .map(|(kernel, (label, bindings))| PipelineSpec { label, wgsl: &kernel.wgsl, entry: "main", trusted, bindings })
+        .collect();
+    pipelines::create(gpu, &specs, n_threads)
+}
+
+/// Binds every dispatch's operands.
+fn bind(gpu: &Gpu, plan: &Plan, pipelines: &PipelineSet, buffers: &Buffers) -> Result<Vec<Launch>, GpuError> {
+    let launch = |dispatch: &ingot_ir::plan::Dispatch| {
+        let PipelineId(ix) = dispatch.kernel;
+        let pipeline = pipelines.get(ix as usize);
+        let kernel = &plan.kernels[dispatch.kernel];
+        let operands = plan.operands_of(dispatch);
+        let mut groups = [const { None }; 4];
+        for (group, place) in (0..pipeline.n_groups()).zip(groups.iter_mut()) {
+            let slots = kernel.slots.iter().filter(|slot| slot.group == group);
+            let resources: Vec<_> = slots
+                .map(|slot| {
+                    let bound: Option<&Bound> = operands.iter().find(|operand| operand.role == slot.role);
+                    let bound = bound.unwrap_or_else(|| unreachable!("verified: every slot has an operand"));
+                    (slot.binding, buffers.resource(bound.binding))
+                })
+                .collect();
+            if !resources.is_empty() {
+                *place = Some(pipeline.bind_group(gpu, group, &resources)?);
+            }
+        }
+        Ok(Launch { pipeline: pipelines.unique_ix(ix as usize), groups, grid: dispatch.grid })
+    };
+    plan.dispatches.as_slice().iter().map(launch).collect()
+}
+
+/// Encodes launches for a step's sizes.
+fn encode(pass: &mut wgpu::ComputePass<'_>, launches: &[Launch], pipelines: &PipelineSet, exprs: &ExprPool, dims: &Dims) {
+    let mut current = usize::MAX;
+    for launch in launches {
+        let n = exprs.eval(launch.grid, dims);
+        if n == 0 {
+            continue;
+        }
+        if launch.pipeline != current {
+            pass.set_pipeline(pipelines.unique(launch.pipeline).raw());
+            current = launch.pipeline;
+        }
+        for (group, bound) in (0..).zip(&launch.groups) {
+            if let Some(bound) = bound {
+                pass.set_bind_group(group, bound, &[]);
+            }
+        }
+        let (x, y) = if n <= MAX_GROUPS { (n, 1) } else { (MAX_GROUPS, n.div_ceil(MAX_GROUPS)) };
+        pass.dispatch_workgroups(x, y, 1);
+    }
+}

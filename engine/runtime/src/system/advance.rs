@@ -1,0 +1,55 @@
+//! Hands a finished step's results to its sequences: chooses tokens, appends them, checks stop rules.
+
+use crate::sample::sample;
+use crate::world::{Event, FinishReason, State, World};
+
+/// Runs the system on [`World::output`], the result of the oldest step in flight.
+pub fn advance(world: &mut World) {
+    let World { plan, sequences, in_flight, spare, output, scratch, events, .. } = world;
+    let Some(record) = in_flight.pop_front() else { return };
+    let n_vocab = plan.n_vocab as usize;
+    for (&row, &(n, first_row, n_rows)) in record.sequences.iter().zip(&record.spans) {
+        sequences.n_in_flight[row] -= 1;
+        let (State::Prefill | State::Decode) = sequences.state[row] else {
+            continue; // What ran past a stop is dropped.
+        };
+        let request = sequences.request[row];
+        // Tokens in the cache once this step is done, those of newer steps aside.
+        let n_newer: u32 = in_flight.iter().flat_map(|s| s.sequences.iter().zip(&s.spans)).filter(|(other, _)| **other == row).map(|(_, span)| span.0).sum();
+        let n_cached = sequences.n_scheduled[row] - n_newer;
+        if sequences.prompt_logits[row] {
+            let rows = first_row as usize * n_vocab..(first_row + n_rows) as usize * n_vocab;
+            events.push(Event::Logits { request, first: n_cached - n, logits: output.logits[rows].to_vec() });
+        }
+        if n_cached <= sequences.n_prompt[row] {
+            events.push(Event::Prefilled { request, n_tokens: n_cached });
+        }
+        if n_cached < sequences.n_prompt[row] {
+            continue;
+        }
+        if sequences.max_tokens[row] == 0 {
+            sequences.state[row] = State::Done(FinishReason::Length);
+            continue;
+        }
+        let last = (first_row + n_rows - 1) as usize;
+        let id = if sequences.sampling[row].is_greedy() {
+            output.sampled[last]
+        } else {
+            sample(&output.logits[last * n_vocab..(last + 1) * n_vocab], &sequences.sampling[row], n_cached, scratch)
+        };
+        sequences.tokens[row].push(id);
+        if sequences.n_in_flight[row] == 0 {
+            sequences.sampled_row[row] = None;
+        }
+        // A stop id is part of the count and of the ids; who shows text leaves it out.
+        events.push(Event::Token { request, id });
+        let n_answer = sequences.tokens[row].len() as u32 - sequences.n_prompt[row];
+        let at_end = n_answer >= sequences.max_tokens[row] || sequences.tokens[row].len() as u32 >= plan.max_context;
+        if sequences.stop_ids[row].contains(&id) {
+            sequences.state[row] = State::Done(FinishReason::Stop);
+        } else if at_end {
+            sequences.state[row] = State::Done(FinishReason::Length);
+        }
+    }
+    spare.push(record);
+}

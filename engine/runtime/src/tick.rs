@@ -1,0 +1,31 @@
+//! The serving loop: one tick runs every system once, in this order.
+
+use crate::RuntimeError;
+use crate::system;
+use crate::world::World;
+
+/// Moves every request on as far as it goes without waiting. Results are in [`World::events`].
+pub fn tick(world: &mut World) -> Result<(), RuntimeError> {
+    system::admit(world);
+    system::schedule(world);
+    system::allocate_pages(world);
+    system::pack_batch(world);
+    system::submit(world)?;
+    while system::read_back(world)? {
+        system::advance(world);
+    }
+    system::retire(world);
+    Ok(())
+}
+
+/// Runs until something happens: ticks, waiting for the device in between. For native programs; a browser ticks by itself.
+pub fn run(world: &mut World) -> Result<(), RuntimeError> {
+    while world.events.is_empty() && !world.is_idle() {
+        tick(world)?;
+        // Wait only if the next tick could not put another step in flight.
+        if world.events.is_empty() && !world.in_flight.is_empty() && !system::can_schedule(world) {
+            world.backend.wait()?;
+        }
+    }
+    Ok(())
+}

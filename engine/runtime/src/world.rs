@@ -1,0 +1,260 @@
+//! The tables: entities are handles, components are columns. Systems (`system/`) are functions on the columns they need.
+//!
+//! Rows are created in `admit` and freed in `retire`, nowhere else. Columns keep their memory, so that a decode step
+//! allocates nothing.
+
+use crate::RuntimeError;
+use crate::backend::{Backend, StepOutput};
+use crate::kv::PagePool;
+use crate::sample::{Sampling, Scratch};
+use ingot_ir::kv::KvGroupId;
+use ingot_ir::plan::Plan;
+use ingot_ir::step::StepTables;
+use std::collections::VecDeque;
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Token ids, at least one.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Ids that end the answer.
+    pub stop_ids: Vec<u32>,
+    /// Most tokens of the answer; 0 only reads the prompt.
+    pub max_tokens: u32,
+    /// Whether the logits of every prompt token are wanted, as [`Event::Logits`].
+    pub prompt_logits: bool,
+}
+
+/// Names a request; never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u64);
+
+/// Why an answer ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FinishReason {
+    /// A stop id.
+    Stop,
+    /// The most tokens asked for, or the end of the context.
+    Length,
+    /// The client went away.
+    Cancelled,
+}
+
+/// What happened to a request.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// The prompt has been read so far.
+    Prefilled {
+        /// The request.
+        request: RequestId,
+        /// Prompt tokens in the cache.
+        n_tokens: u32,
+    },
+    /// A token of the answer.
+    Token {
+        /// The request.
+        request: RequestId,
+        /// The id.
+        id: u32,
+    },
+    /// Logits of prompt tokens, `[token][vocabulary]`.
+    Logits {
+        /// The request.
+        request: RequestId,
+        /// Position of the first token.
+        first: u32,
+        /// Numbers.
+        logits: Vec<f32>,
+    },
+    /// The answer is complete.
+    Finished {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        reason: FinishReason,
+    },
+}
+
+/// Where a sequence stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// The row is free.
+    Free,
+    /// Part of the prompt is not in the cache.
+    Prefill,
+    /// One token a step.
+    Decode,
+    /// Ended; waits for steps in flight, then retires.
+    Done(FinishReason),
+}
+
+/// Sequences by column; the row is also the row of the page tables.
+#[derive(Debug)]
+pub struct Sequences {
+    /// The request served.
+    pub request: Vec<RequestId>,
+    /// Where it stands.
+    pub state: Vec<State>,
+    /// Prompt and answer.
+    pub tokens: Vec<Vec<u32>>,
+    /// Tokens of the prompt.
+    pub n_prompt: Vec<u32>,
+    /// Tokens whose keys and values are in the cache or in flight.
+    pub n_scheduled: Vec<u32>,
+    /// Steps in flight.
+    pub n_in_flight: Vec<u32>,
+    /// Tokens the answer may have.
+    pub max_tokens: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: Vec<Sampling>,
+    /// Ids that end the answer.
+    pub stop_ids: Vec<Vec<u32>>,
+    /// Whether the prompt's logits are wanted.
+    pub prompt_logits: Vec<bool>,
+    /// Pages by KV group.
+    pub pages: Vec<Vec<Vec<u32>>>,
+    /// Pages already written to the device's table, by KV group.
+    pub n_pages_written: Vec<Vec<u32>>,
+    /// Tokens scheduled for the step being packed.
+    pub n_step: Vec<u32>,
+    /// Row of the newest step in flight that samples its next token; `None` if the id is known.
+    pub sampled_row: Vec<Option<u32>>,
+}
+
+impl Sequences {
+    fn new(n: usize, n_groups: usize, max_context: u32) -> Self {
+        Self {
+            request: vec![RequestId(0); n],
+            state: vec![State::Free; n],
+            tokens: (0..n).map(|_| Vec::with_capacity(max_context as usize + 1)).collect(),
+            n_prompt: vec![0; n],
+            n_scheduled: vec![0; n],
+            n_in_flight: vec![0; n],
+            max_tokens: vec![0; n],
+            sampling: vec![Sampling::default(); n],
+            stop_ids: vec![Vec::new(); n],
+            prompt_logits: vec![false; n],
+            pages: vec![vec![Vec::new(); n_groups]; n],
+            n_pages_written: vec![vec![0; n_groups]; n],
+            n_step: vec![0; n],
+            sampled_row: vec![None; n],
+        }
+    }
+    /// Rows in use, in order.
+    pub fn live(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.state.len()).filter(|row| self.state[*row] != State::Free)
+    }
+}
+
+/// A step in flight: who asked for which of its rows.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    /// Sequence row of each entry.
+    pub sequences: Vec<usize>,
+    /// For each entry: tokens of the step, first wanted row, wanted rows.
+    pub spans: Vec<(u32, u32, u32)>,
+}
+
+/// Limits that a world is opened with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Sequences at one time.
+    pub max_sequences: u32,
+    /// KV pages of every group.
+    pub n_pages: u32,
+}
+
+/// Everything that the tick works on.
+pub struct World {
+    /// The plan that runs.
+    pub plan: Plan,
+    /// The device.
+    pub backend: Backend,
+    /// Requests that wait, in order of arrival.
+    pub waiting: VecDeque<(RequestId, Request)>,
+    /// Requests whose client went away.
+    pub cancelled: Vec<RequestId>,
+    /// Sequences.
+    pub sequences: Sequences,
+    /// Free pages by KV group.
+    pub pools: Vec<PagePool>,
+    /// The step being packed.
+    pub step: StepTables,
+    /// Its words.
+    pub words: Vec<u32>,
+    /// Steps in flight, oldest first.
+    pub in_flight: VecDeque<InFlight>,
+    /// Records of finished steps, to be used again.
+    pub spare: Vec<InFlight>,
+    /// The newest finished step.
+    pub output: StepOutput,
+    /// Memory of the sampler.
+    pub scratch: Scratch,
+    /// What happened since the events were last taken.
+    pub events: Vec<Event>,
+    /// Time that the device spent on finished steps, in ns, where it can tell.
+    pub device_ns: u64,
+    next_request: u64,
+}
+
+impl World {
+    /// A world for a plan that a backend has loaded.
+    pub fn new(plan: Plan, backend: Backend, limits: Limits) -> Self {
+        let n_groups = plan.kv.groups.len();
+        let sequences = Sequences::new(limits.max_sequences as usize, n_groups, plan.max_context);
+        let pools = (0..n_groups).map(|_| PagePool::new(limits.n_pages)).collect();
+        Self {
+            plan,
+            backend,
+            waiting: VecDeque::new(),
+            cancelled: Vec::new(),
+            sequences,
+            pools,
+            step: StepTables::default(),
+            words: Vec::new(),
+            in_flight: VecDeque::new(),
+            spare: Vec::new(),
+            output: StepOutput::default(),
+            scratch: Scratch::default(),
+            events: Vec::new(),
+            device_ns: 0,
+            next_request: 0,
+        }
+    }
+
+    /// Puts a request in line, once it is checked.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, RuntimeError> {
+        if request.prompt.is_empty() {
+            return Err(RuntimeError::EmptyPrompt);
+        }
+        let needs_room = u32::from(request.max_tokens > 0);
+        if request.prompt.len() as u64 + u64::from(needs_room) > u64::from(self.plan.max_context) {
+            return Err(RuntimeError::PromptTooLong { n_prompt: request.prompt.len(), max_context: self.plan.max_context });
+        }
+        if let Some(&id) = request.prompt.iter().find(|id| **id >= self.plan.n_vocab) {
+            return Err(RuntimeError::UnknownToken { id, n_vocab: self.plan.n_vocab });
+        }
+        request.sampling.check(self.plan.n_vocab)?;
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        self.waiting.push_back((id, request));
+        Ok(id)
+    }
+
+    /// Ends a request; its memory is free once no step in flight uses it.
+    pub fn cancel(&mut self, request: RequestId) {
+        self.cancelled.push(request);
+    }
+
+    /// Whether nothing is waiting, running or in flight.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty() && self.sequences.live().next().is_none()
+    }
+
+    /// KV groups in order.
+    pub fn groups(&self) -> impl Iterator<Item = KvGroupId> + use<> {
+        self.plan.kv.groups.ids()
+    }
+}

@@ -1,0 +1,23 @@
+//! The architectures, one file each: a checked [`ModelSpec`] and the checkpoint's table of weights become a [`Graph`].
+
+mod llama;
+
+use crate::blocks::Lowering;
+use crate::config::{Architecture, ModelSpec};
+use crate::error::Result;
+use crate::weights::WeightTable;
+use ingot_ir::graph::Graph;
+
+/// Lowers a model to the op graph. Reads shapes and types of the weights, not their bytes.
+///
+/// # Errors
+/// A tensor that is missing, of the wrong type or shape, or that the architecture does not use (the configuration then
+/// describes another model).
+pub fn build(spec: &ModelSpec, weights: WeightTable<'_>) -> Result<Graph> {
+    let name = format!("{} {} layers, {} wide", spec.architecture.name(), spec.n_layers, spec.hidden_size);
+    let mut lowering = Lowering::new(name, weights);
+    match spec.architecture {
+        Architecture::Llama => llama::build(spec, &mut lowering)?,
+    }
+    lowering.finish()
+}

@@ -1,0 +1,166 @@
+//! What the architectures share: plain functions that append to the graph being built.
+
+use crate::error::{Error, Result};
+use crate::formats::safetensors::StoredType;
+use crate::weights::WeightTable;
+use ingot_ir::graph::{Graph, Op, ValueId};
+use ingot_ir::kv::{KvShape, Window};
+use ingot_ir::weight::{Format, Layout, Source, Weight, WeightId};
+use std::collections::BTreeSet;
+
+/// A graph being built from a checkpoint.
+pub(crate) struct Lowering<'a> {
+    graph: Graph,
+    weights: WeightTable<'a>,
+    /// Tensors of the checkpoint that no op uses yet.
+    unused: BTreeSet<&'a str>,
+}
+
+impl<'a> Lowering<'a> {
+    pub(crate) fn new(name: String, weights: WeightTable<'a>) -> Self {
+        Self { graph: Graph::new(name), weights, unused: weights.checkpoint().names().collect() }
+    }
+
+    /// The finished graph, if it used all tensors.
+    pub(crate) fn finish(self) -> Result<Graph> {
+        if let Some(name) = self.unused.first() {
+            let what = format!(
+                "is not used by the architecture (nor are {} others); does config.json belong to these weights?",
+                self.unused.len() - 1
+            );
+            return Err(Error::tensor(self.weights.checkpoint().folder(), *name, what));
+        }
+        self.graph.verify()?;
+        Ok(self.graph)
+    }
+
+    /// Tensors that may be there without being used.
+    pub(crate) fn ignore(&mut self, may_ignore: impl Fn(&str) -> bool) {
+        self.unused.retain(|name| !may_ignore(name));
+    }
+
+    pub(crate) fn push(&mut self, op: Op) -> Result<ValueId> {
+        Ok(self.graph.push(op)?)
+    }
+
+    /// Columns of a value.
+    fn n_cols(&self, value: ValueId) -> u32 {
+        self.graph.values[value].shape.n_cols
+    }
+
+    fn weight(&mut self, n_rows: u32, n_cols: u32, format: Format, layout: Layout, source: Source) -> WeightId {
+        self.graph.weights.push(Weight { n_rows, n_cols, format, layout, source })
+    }
+
+    /// The matrix at a module's path.
+    pub(crate) fn matrix(&mut self, path: &str, n_rows: u32, n_cols: u32) -> Result<WeightId> {
+        let format = self.weights.matrix(path, n_rows as usize, n_cols as usize)?.format();
+        if !format.takes_cols(n_cols) {
+            let what = format!(
+                "{n_cols} columns stored as {format} are not supported; f16 and bf16 need an even number, and codes 2 to 6 or 8 bits"
+            );
+            return Err(Error::tensor(self.weights.checkpoint().folder(), format!("{path}.weight"), what));
+        }
+        for ending in ["weight", "scales", "biases"] {
+            self.unused.remove(format!("{path}.{ending}").as_str());
+        }
+        Ok(self.weight(n_rows, n_cols, format, Layout::Unassigned, Source::Tensor(path.to_owned())))
+    }
+
+    /// The vector of that name, widened to f32 when it is loaded.
+    pub(crate) fn vector(&mut self, name: &str, len: u32) -> Result<WeightId> {
+        let format = match self.weights.vector(name, len as usize)?.stored {
+            StoredType::F16 => Format::F16,
+            StoredType::Bf16 => Format::Bf16,
+            _ => Format::F32,
+        };
+        self.unused.remove(name);
+        Ok(self.weight(len, 1, format, Layout::Vector, Source::Tensor(name.to_owned())))
+    }
+
+    /// A vector of numbers made here.
+    pub(crate) fn inline(&mut self, numbers: Vec<f32>) -> WeightId {
+        self.weight(numbers.len() as u32, 1, Format::F32, Layout::Vector, Source::Inline(numbers))
+    }
+}
+
+/// Normalizes rows; `name` is the weight's tensor.
+pub(crate) fn rms_norm(to: &mut Lowering<'_>, x: ValueId, name: &str, eps: f32) -> Result<ValueId> {
+    let weight = to.vector(name, to.n_cols(x))?;
+    to.push(Op::RmsNorm { x, weight, eps })
+}
+
+/// The linear layer at `path`.
+pub(crate) fn linear(to: &mut Lowering<'_>, x: ValueId, path: &str, n_out: u32, has_bias: bool) -> Result<ValueId> {
+    let weight = to.matrix(path, n_out, to.n_cols(x))?;
+    let bias = if has_bias { Some(to.vector(&format!("{path}.bias"), n_out)?) } else { None };
+    to.push(Op::Linear { x, weight, bias })
+}
+
+/// What the layers' attention has in common.
+pub(crate) struct AttentionBlock {
+    pub(crate) n_heads: u32,
+    pub(crate) n_kv_heads: u32,
+    pub(crate) head_dim: u32,
+    /// `[head_dim / 2, 1]`.
+    pub(crate) freqs: WeightId,
+    /// Whether q, k, v and o have biases.
+    pub(crate) has_bias: bool,
+    pub(crate) window: Window,
+}
+
+/// Projections, rotation, cache, attention and output projection; adds a layer to the cache.
+pub(crate) fn attention(to: &mut Lowering<'_>, x: ValueId, path: &str, block: &AttentionBlock) -> Result<ValueId> {
+    let &AttentionBlock { n_heads, n_kv_heads, head_dim, freqs, has_bias, window } = block;
+    let n_out = to.n_cols(x);
+    let q = linear(to, x, &format!("{path}.q_proj"), n_heads * head_dim, has_bias)?;
+    let k = linear(to, x, &format!("{path}.k_proj"), n_kv_heads * head_dim, has_bias)?;
+    let v = linear(to, x, &format!("{path}.v_proj"), n_kv_heads * head_dim, has_bias)?;
+    let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0 };
+    let q = to.push(rope(q, n_heads))?;
+    let k = to.push(rope(k, n_kv_heads))?;
+    let layer = to.graph.kv.add_layer(KvShape { n_kv_heads, k_dim: head_dim, v_dim: head_dim, latent: false }, window);
+    let kv = to.push(Op::KvWrite { k, v: Some(v), layer })?;
+    let scale = (f64::from(head_dim).sqrt().recip()) as f32;
+    let attended = to.push(Op::Attention { q, kv, layer, n_heads, scale, softcap: 0.0, window })?;
+    linear(to, attended, &format!("{path}.o_proj"), n_out, has_bias)
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+pub(crate) fn gated_mlp(
+    to: &mut Lowering<'_>,
+    x: ValueId,
+    path: &str,
+    n_inner: u32,
+    has_bias: bool,
+) -> Result<ValueId> {
+    let n_out = to.n_cols(x);
+    let gate = linear(to, x, &format!("{path}.gate_proj"), n_inner, has_bias)?;
+    let up = linear(to, x, &format!("{path}.up_proj"), n_inner, has_bias)?;
+    let gate = to.push(Op::Silu { x: gate })?;
+    let inner = to.push(Op::Mul { a: gate, b: up })?;
+    linear(to, inner, &format!("{path}.down_proj"), n_out, has_bias)
+}
+
+/// Logits of the wanted rows and their greatest, the graph's outputs. A tied head is the embedding; where the
+/// configuration is silent (`tied` is `None`) a checkpoint without a head is tied.
+pub(crate) fn head(
+    to: &mut Lowering<'_>,
+    x: ValueId,
+    path: &str,
+    embedding: WeightId,
+    vocab_size: u32,
+    tied: Option<bool>,
+) -> Result<()> {
+    let logits = if tied.unwrap_or(!to.weights.has(path)) {
+        // A copy of the embedding that some checkpoints keep.
+        let prefix = format!("{path}.");
+        to.ignore(|name| name.starts_with(&prefix));
+        to.push(Op::Linear { x, weight: embedding, bias: None })?
+    } else {
+        linear(to, x, path, vocab_size, false)?
+    };
+    let ids = to.push(Op::Argmax { x: logits })?;
+    to.graph.outputs = vec![logits, ids];
+    Ok(())
+}

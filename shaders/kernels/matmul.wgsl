@@ -1,0 +1,98 @@
+// matmul: out[r, OUT_AT + n] = epilogue(sum over k of W[n, k] * x[r, k]), for many rows r.
+//
+// A workgroup of 256 owns a tile of TILE_M rows of x and TILE_N rows of W (both multiples of 64), an invocation
+// TILE_M/16 x TILE_N/16 sums. TILE_K columns at a time go through workgroup memory, transposed and as f32:
+// 4 * TILE_K * (TILE_M + TILE_N) bytes, 16 KiB by default. Ragged edges are filled with zeros.
+// Assumes TILE_K a multiple of 4. Sums are f32.
+// Slots: weight, x, rows, epilogue.
+
+import package::lib::grid::linear_id;
+import package::slot::rows::n_rows;
+import package::slot::x::x_quad;
+import package::slot::weight::weight_columns;
+import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_store};
+
+const WG = 256u;
+const N_TILES = (N + TILE_N - 1u) / TILE_N;
+// Pieces of 4 rows x 4 columns in the two tiles.
+const X_PIECES = TILE_M / 4u * (TILE_K / 4u);
+const W_PIECES = TILE_N / 4u * (TILE_K / 4u);
+// Groups of 4 rows that an invocation owns.
+const OWN_M = TILE_M / 64u;
+const OWN_N = TILE_N / 64u;
+
+// [column][row / 4]: four rows' numbers of one column.
+var<workgroup> x_tile: array<vec4<f32>, TILE_K * (TILE_M / 4u)>;
+var<workgroup> w_tile: array<vec4<f32>, TILE_K * (TILE_N / 4u)>;
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) n_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let id = linear_id(workgroup, n_workgroups);
+    let x_first = id / N_TILES * TILE_M;
+    let w_first = id % N_TILES * TILE_N;
+    let x_end = n_rows();
+    if x_first >= x_end { return; }
+    let own_n = thread % 16u;
+    let own_m = thread / 16u;
+
+    // [row of x][4 rows of W]
+    var sums: array<vec4<f32>, 4u * OWN_M * OWN_N>;
+    for (var k = 0u; k < K; k += TILE_K) {
+        for (var piece = thread; piece < X_PIECES + W_PIECES; piece += WG) {
+            if piece < X_PIECES {
+                let quad = piece % (TILE_K / 4u);
+                let group = piece / (TILE_K / 4u);
+                var rows: mat4x4<f32>;
+                for (var i = 0u; i < 4u; i++) {
+                    let row = x_first + 4u * group + i;
+                    if row < x_end && k + 4u * quad < K { rows[i] = x_quad(row, k / 4u + quad); }
+                }
+                rows = transpose(rows);
+                for (var i = 0u; i < 4u; i++) { x_tile[(4u * quad + i) * (TILE_M / 4u) + group] = rows[i]; }
+            } else {
+                let quad = (piece - X_PIECES) % (TILE_K / 4u);
+                let group = (piece - X_PIECES) / (TILE_K / 4u);
+                var rows: mat4x4<f32>;
+                for (var i = 0u; i < 4u; i++) {
+                    let row = w_first + 4u * group + i;
+                    if row < N && k + 4u * quad < K { rows[i] = weight_columns(row, k / 4u + quad); }
+                }
+                rows = transpose(rows);
+                for (var i = 0u; i < 4u; i++) { w_tile[(4u * quad + i) * (TILE_N / 4u) + group] = rows[i]; }
+            }
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < TILE_K; i++) {
+            var w: array<vec4<f32>, OWN_N>;
+            for (var n = 0u; n < OWN_N; n++) { w[n] = w_tile[i * (TILE_N / 4u) + n * 16u + own_n]; }
+            for (var m = 0u; m < OWN_M; m++) {
+                let x = x_tile[i * (TILE_M / 4u) + m * 16u + own_m];
+                for (var n = 0u; n < OWN_N; n++) {
+                    sums[(m * 4u) * OWN_N + n] += x.x * w[n];
+                    sums[(m * 4u + 1u) * OWN_N + n] += x.y * w[n];
+                    sums[(m * 4u + 2u) * OWN_N + n] += x.z * w[n];
+                    sums[(m * 4u + 3u) * OWN_N + n] += x.w * w[n];
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+
+    for (var m = 0u; m < 4u * OWN_M; m++) {
+        let row = x_first + m / 4u * 64u + own_m * 4u + m % 4u;
+        if row >= x_end { continue; }
+        for (var n = 0u; n < OWN_N; n++) {
+            let values = sums[m * OWN_N + n];
+            let column = w_first + n * 64u + own_n * 4u;
+            for (var i = 0u; i < 4u; i += COLUMNS_PER_OUT) {
+                if column + i < N {
+                    epilogue_store(row, (column + i) / COLUMNS_PER_OUT, values[i], values[i + COLUMNS_PER_OUT - 1u]);
+                }
+            }
+        }
+    }
+}

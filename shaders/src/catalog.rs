@@ -1,0 +1,202 @@
+//! The catalogue: which slots each template has, what fills them, its bindings and its grid.
+
+use crate::consts::{Consts, add_weight, resolve};
+use crate::epilogue;
+use crate::files::file;
+use crate::link::{LinkError, Modules, Source, join};
+use crate::spec::{
+    Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType, Template, Tier, WeightFormat,
+};
+use std::collections::BTreeMap;
+
+/// Bytes of workgroup memory that every target has (WebGPU guarantees 16 KiB, every GPU in reach has 32).
+pub(crate) const MAX_WORKGROUP_BYTES: u32 = 32 << 10;
+
+/// Links a kernel. Equal specs give equal text.
+pub fn link(spec: &KernelSpec) -> Result<LinkedKernel, LinkError> {
+    let mut consts = resolve(spec)?;
+    let slots = slots(spec, &mut consts)?;
+    check_workgroup_memory(spec, &consts)?;
+    let header = format!("{}{}", title(spec), consts.header());
+    let root = source(&format!("kernels/{}.wgsl", spec.template));
+    let lib = |name: &str| {
+        let path = format!("lib/{name}.wgsl");
+        file(&path).map(|text| Source::new(path, text))
+    };
+    let wgsl = join(&header, &root, &Modules { lib: &lib, slots })?;
+    let workgroup = if spec.template == Template::Matmul { 256 } else { consts.u32("WG") };
+    Ok(LinkedKernel { wgsl, workgroup_size: [workgroup, 1, 1], bindings: bindings(spec) })
+}
+
+/// How many workgroups a kernel takes. An invalid spec (see [`link`]) has none.
+pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
+    let c = resolve(spec)?;
+    let rows = match spec.rows {
+        Rows::Tokens => GridUnit::Tokens,
+        Rows::Wanted => GridUnit::Rows,
+    };
+    let rule = |per, unit_div, times| GridRule { per, unit_div, times };
+    Ok(match spec.template {
+        Template::Embed => rule(GridUnit::Tokens, 1, 1),
+        Template::RopeKv => rule(GridUnit::Tokens, 1, c.u32("ROPE_WGS")),
+        Template::Attention => rule(GridUnit::Tiles, 1, c.u32("N_HEADS")),
+        Template::GatherRows => rule(GridUnit::Rows, 1, 1),
+        Template::RmsNorm | Template::ArgmaxFinal => rule(rows, 1, 1),
+        Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
+        Template::Matmul => rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N"))),
+        Template::Map => rule(rows, 1, (c.u32("N_COLS") / epilogue::columns_per_out(&spec.epilogue)).div_ceil(c.u32("WG"))),
+        Template::ArgmaxPartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
+    })
+}
+
+/// The first lines of a linked module: what was asked for.
+fn title(spec: &KernelSpec) -> String {
+    let weight = spec.weight.map_or(String::new(), |format| format!(", weight {format}"));
+    let prologue = if spec.prologue == Prologue::None { String::new() } else { format!(", prologue {}", spec.prologue) };
+    let epilogue = spec.epilogue.iter().map(EpilogueOp::to_string).collect::<Vec<_>>().join(", ");
+    let epilogue = if epilogue.is_empty() { epilogue } else { format!(", epilogue {epilogue}") };
+    format!("// {}: rows {}{weight}{prologue}{epilogue}, tier {}\n\n", spec.template, spec.rows, spec.tier)
+}
+
+fn source(path: &str) -> Source {
+    Source::new(path, file(path).expect("the catalogue names files that a test finds embedded"))
+}
+
+fn has_weight(template: Template) -> bool {
+    matches!(template, Template::Embed | Template::Matvec | Template::Matmul)
+}
+
+fn has_epilogue(template: Template) -> bool {
+    matches!(template, Template::Matvec | Template::Matmul | Template::Map)
+}
+
+/// What fills a spec's slots. Adds the numbers that providers read.
+fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str, Source>, LinkError> {
+    let template = spec.template;
+    let mut slots = BTreeMap::new();
+    slots.insert("rows", source(&format!("slot/rows_{}.wgsl", spec.rows)));
+    slots.insert("lanes", source(&format!("slot/lanes_{}.wgsl", spec.tier)));
+
+    if has_weight(template) {
+        let format = add_weight(spec, consts)?;
+        bind_weight(format, consts.u32("W_COLS"), &mut slots);
+    } else if spec.weight.is_some() {
+        return Err(LinkError::BadWeight { template, weight: spec.weight, why: "the template has no weight slot".into() });
+    }
+
+    if matches!(template, Template::Matvec | Template::Matmul) {
+        let whole = consts.u32("K").is_multiple_of(4);
+        slots.insert("x", source(if whole { "slot/x_vec4.wgsl" } else { "slot/x_ragged.wgsl" }));
+        let prologue = match (spec.prologue, whole) {
+            (Prologue::None, _) => "slot/prologue_none.wgsl",
+            (Prologue::RmsNorm, true) => "slot/prologue_rms_norm.wgsl",
+            (Prologue::RmsNorm, false) => "slot/prologue_rms_norm_ragged.wgsl",
+        };
+        slots.insert("prologue", source(prologue));
+    }
+    if spec.prologue != Prologue::None && template != Template::Matvec {
+        return Err(LinkError::NoPrologue { template });
+    }
+
+    if has_epilogue(template) {
+        let n_cols = consts.u32(if template == Template::Map { "N_COLS" } else { "N" });
+        consts.add("OUT_COLS", n_cols / epilogue::columns_per_out(&spec.epilogue));
+        slots.insert("epilogue", epilogue::generate(spec)?);
+    } else if let Some(op) = spec.epilogue.first() {
+        return Err(LinkError::BadEpilogue { template, op: *op, why: "the template has no epilogue" });
+    }
+
+    if template == Template::Attention {
+        let whole = consts.u32("HEAD_DIM").is_multiple_of(8);
+        slots.insert("kv", source(if whole { "slot/kv_vec4.wgsl" } else { "slot/kv_words.wgsl" }));
+    }
+    Ok(slots)
+}
+
+/// Binds the slots `weight`, `half` and `scale`. Rows that do not begin on 16 bytes take the ragged providers.
+fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static str, Source>) {
+    let (weight, half, scale) = match format {
+        WeightFormat::F32 if cols.is_multiple_of(4) => ("weight_f32", None, None),
+        WeightFormat::F32 => ("weight_f32_ragged", None, None),
+        WeightFormat::F16 | WeightFormat::Bf16 => {
+            let half = if format == WeightFormat::F16 { "half_f16" } else { "half_bf16" };
+            (if cols.is_multiple_of(8) { "weight_half" } else { "weight_half_ragged" }, Some(half), None)
+        }
+        WeightFormat::Affine { bits, scales, .. } => {
+            let weight = if bits == 4 { "weight_affine4" } else { "weight_affine" };
+            match scales {
+                ScaleType::F16 => (weight, Some("half_f16"), Some("scale_half")),
+                ScaleType::Bf16 => (weight, Some("half_bf16"), Some("scale_half")),
+                ScaleType::F32 => (weight, None, Some("scale_f32")),
+            }
+        }
+    };
+    for (slot, provider) in [("weight", Some(weight)), ("half", half), ("scale", scale)] {
+        if let Some(provider) = provider {
+            slots.insert(slot, source(&format!("slot/{provider}.wgsl")));
+        }
+    }
+}
+
+/// The buffers of a kernel, by group and number.
+fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
+    use Access::{Read, ReadWrite};
+    let info = |role, group, binding, access| BindingInfo { role, group, binding, access };
+    let mut list = vec![info(Role::Step, 0, 0, Read)];
+    list.push(match spec.template {
+        Template::Embed => info(Role::Sampled, 0, 1, Read),
+        Template::RopeKv | Template::Attention => info(Role::Q, 0, 1, Read),
+        _ => info(Role::X, 0, 1, Read),
+    });
+    if spec.template == Template::RopeKv {
+        list.extend([info(Role::K, 0, 2, Read), info(Role::V, 0, 3, Read), info(Role::Freqs, 1, 0, Read)]);
+    }
+    match spec.template {
+        template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
+        Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
+        _ => {}
+    }
+    if spec.prologue == Prologue::RmsNorm {
+        list.push(info(Role::NormWeight, 1, 1, Read));
+    }
+    list.push(info(Role::Out, 2, 0, ReadWrite));
+    list.extend(epilogue::bindings(&spec.epilogue));
+    match spec.template {
+        Template::RopeKv => list.push(info(Role::Kv, 3, 0, ReadWrite)),
+        Template::Attention => list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)]),
+        _ => {}
+    }
+    list
+}
+
+/// Bytes of workgroup memory, as the templates' comments count them.
+fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
+    match spec.template {
+        Template::Matvec => {
+            let units = c.u32("ROWS_PER_WG") / c.u32("ROWS_PER_SUBGROUP") * c.u32("K_SPLIT");
+            let lanes = if spec.tier == Tier::Plain { c.u32("WG") } else { 0 };
+            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes)
+        }
+        Template::Matmul => 4 * c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")),
+        Template::Attention => {
+            let (queries, words) = (c.u32("Q_TILE"), c.u32("HEAD_DIM") / 2);
+            let groups = c.u32("WG") / words;
+            let token_groups = groups / groups.min(queries);
+            let shared = if token_groups > 1 { token_groups * queries * words } else { 0 } + 1;
+            let query_words = queries * c.u32("HEAD_DIM").next_multiple_of(8);
+            4 * (query_words + queries * c.u32("KV_BLOCK") + c.u32("KV_BLOCK") + queries * 18) + 16 * shared
+        }
+        Template::RopeKv => 4 * c.u32("ROT_DIM"),
+        Template::RmsNorm => 4 * c.u32("WG"),
+        Template::ArgmaxPartial | Template::ArgmaxFinal => 8 * c.u32("WG"),
+        Template::Embed | Template::GatherRows | Template::Map => 0,
+    }
+}
+
+fn check_workgroup_memory(spec: &KernelSpec, consts: &Consts) -> Result<(), LinkError> {
+    let n_bytes = workgroup_bytes(spec, consts);
+    if n_bytes > MAX_WORKGROUP_BYTES {
+        return Err(LinkError::TooMuchWorkgroupMemory { template: spec.template, n_bytes, limit_bytes: MAX_WORKGROUP_BYTES });
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! Each template's numbers: names, ranges, defaults, and how they must fit together.
+
+use crate::link::LinkError;
+use crate::spec::{Const, EpilogueOp, KernelSpec, Template, WeightFormat};
+use std::fmt::Write;
+
+/// What a constant is when a spec does not set it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum ConstDefault {
+    /// It must be set; unsigned.
+    Required,
+    /// It must be set; a float.
+    RequiredF32,
+    /// An unsigned number.
+    U32(u32),
+    /// A float.
+    F32(f32),
+    /// An unsigned number made of others; the text says how.
+    Derived(&'static str),
+}
+
+/// One constant of a template.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct ConstRule {
+    /// Name in WGSL.
+    pub name: &'static str,
+    /// Value if not set.
+    pub default: ConstDefault,
+    /// Least value of an unsigned constant.
+    pub min: u32,
+    /// Greatest value of an unsigned constant.
+    pub max: u32,
+    /// Whether it must be a power of two.
+    pub power_of_two: bool,
+}
+
+/// Sizes stay below this, so that products of a few of them can be told from nonsense.
+const MAX_SIZE: u32 = 1 << 24;
+
+const fn rule(name: &'static str, default: ConstDefault, min: u32, max: u32) -> ConstRule {
+    ConstRule { name, default, min, max, power_of_two: false }
+}
+const fn size(name: &'static str) -> ConstRule {
+    rule(name, ConstDefault::Required, 1, MAX_SIZE)
+}
+const fn float(name: &'static str) -> ConstRule {
+    rule(name, ConstDefault::RequiredF32, 0, 0)
+}
+const fn power(name: &'static str, default: u32, min: u32, max: u32) -> ConstRule {
+    ConstRule { name, default: ConstDefault::U32(default), min, max, power_of_two: true }
+}
+const fn at(name: &'static str) -> ConstRule {
+    rule(name, ConstDefault::U32(0), 0, MAX_SIZE)
+}
+
+const WG: ConstRule = power("WG", 256, 32, 256);
+const OUT_STRIDE: ConstRule = rule("OUT_STRIDE", ConstDefault::Derived("the output's columns"), 1, MAX_SIZE);
+const OUT_AT: ConstRule = at("OUT_AT");
+
+/// The constants of a template.
+pub fn const_rules(template: Template) -> &'static [ConstRule] {
+    match template {
+        Template::Embed => const { &[size("N_COLS"), rule("ROW_FIRST", ConstDefault::U32(0), 0, u32::MAX / 2), size("ROW_COUNT"), WG] },
+        Template::RmsNorm => const { &[size("N_COLS"), float("EPS"), WG] },
+        Template::Matvec => const {
+            &[
+                size("K"),
+                size("N"),
+                OUT_STRIDE,
+                OUT_AT,
+                rule("M_MAX", ConstDefault::U32(1), 1, 8),
+                rule("EPS", ConstDefault::F32(1e-5), 0, 0),
+                power("WG", 256, 32, 256),
+                rule("ROWS_PER_SUBGROUP", ConstDefault::U32(2), 1, 8),
+                rule("ROWS_PER_WG", ConstDefault::Derived("ROWS_PER_SUBGROUP * WG / 32 / K_SPLIT, at least ROWS_PER_SUBGROUP and 2 if columns are paired"), 1, 256),
+                rule("K_SPLIT", ConstDefault::U32(1), 1, 8),
+                rule("UNROLL", ConstDefault::U32(1), 1, 8),
+            ]
+        },
+        Template::Matmul => const {
+            &[size("K"), size("N"), OUT_STRIDE, OUT_AT, power("TILE_M", 64, 64, 128), power("TILE_N", 64, 64, 128), power("TILE_K", 32, 4, 64)]
+        },
+        Template::RopeKv => const {
+            &[
+                rule("N_HEADS", ConstDefault::Required, 1, 1024),
+                rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
+                rule("HEAD_DIM", ConstDefault::Required, 2, 1024),
+                rule("ROT_DIM", ConstDefault::Derived("HEAD_DIM"), 2, 1024),
+                rule("Q_STRIDE", ConstDefault::Derived("N_HEADS * HEAD_DIM"), 1, MAX_SIZE),
+                at("Q_AT"),
+                rule("K_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
+                at("K_AT"),
+                rule("V_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
+                at("V_AT"),
+                rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
+                rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
+                rule("ROPE_WGS", ConstDefault::Derived("ceil((N_HEADS + 2 N_KV_HEADS) * HEAD_DIM / 2 / (2 * WG))"), 1, 4096),
+                WG,
+            ]
+        },
+        Template::Attention => const {
+            &[
+                rule("N_HEADS", ConstDefault::Required, 1, 1024),
+                rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
+                rule("HEAD_DIM", ConstDefault::Required, 2, 256),
+                float("SCALE"),
+                rule("Q_TILE", ConstDefault::U32(1), 1, 16),
+                rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
+                rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
+                rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
+                size("MAX_PAGES"),
+                power("WG", 256, 128, 256),
+                ConstRule { power_of_two: true, ..rule("KV_BLOCK", ConstDefault::Derived("128 for Q_TILE up to 2, else 64"), 16, 256) },
+            ]
+        },
+        Template::GatherRows => const { &[size("N_COLS"), WG] },
+        Template::Map => const { &[size("N_COLS"), OUT_STRIDE, OUT_AT, WG] },
+        Template::ArgmaxPartial => const { &[size("N"), rule("BLOCK", ConstDefault::U32(4096), 1, MAX_SIZE), WG] },
+        Template::ArgmaxFinal => const { &[size("N_PARTIAL"), WG] },
+    }
+}
+
+/// A template's numbers, defaults filled in, in the order of its rules.
+pub(crate) struct Consts(Vec<(&'static str, Const)>);
+
+impl Consts {
+    /// An unsigned number that the template has.
+    pub(crate) fn u32(&self, name: &str) -> u32 {
+        match self.0.iter().find(|(other, _)| *other == name) {
+            Some((_, Const::U32(n))) => *n,
+            _ => unreachable!("constant {name} is in the template's rules and was resolved before it is asked for"),
+        }
+    }
+    pub(crate) fn add(&mut self, name: &'static str, value: u32) {
+        self.0.push((name, Const::U32(value)));
+    }
+    /// WGSL declarations, one a line.
+    pub(crate) fn header(&self) -> String {
+        let mut text = String::new();
+        for (name, value) in &self.0 {
+            let _ = match value {
+                Const::U32(n) => writeln!(text, "const {name}: u32 = {n}u;"),
+                Const::F32(n) => writeln!(text, "const {name}: f32 = {n:?};"),
+            };
+        }
+        text
+    }
+}
+
+/// A spec's unsigned number with defaults applied, as the linked kernel has it, or `None` if the spec is not valid or
+/// the template has no such number.
+pub fn const_value(spec: &KernelSpec, name: &str) -> Option<u32> {
+    let consts = resolve(spec).ok()?;
+    consts.0.iter().find(|(other, _)| *other == name).and_then(|(_, value)| match value {
+        Const::U32(n) => Some(*n),
+        Const::F32(_) => None,
+    })
+}
+
+/// Checks a spec's numbers and fills in defaults.
+pub(crate) fn resolve(spec: &KernelSpec) -> Result<Consts, LinkError> {
+    let rules = const_rules(spec.template);
+    for (name, value) in &spec.consts {
+        let Some(rule) = rules.iter().find(|rule| rule.name == name) else {
+            let known = rules.iter().map(|rule| rule.name).collect::<Vec<_>>().join(", ");
+            return Err(LinkError::UnknownConst { template: spec.template, name: name.clone(), known });
+        };
+        check_range(spec.template, rule, *value)?;
+    }
+    let mut consts = Consts(Vec::with_capacity(rules.len() + 8));
+    for rule in rules {
+        let set = spec.consts.iter().find(|(name, _)| name == rule.name).map(|(_, value)| *value);
+        let value = match (set, rule.default) {
+            (Some(value), _) => value,
+            (None, ConstDefault::U32(n)) => Const::U32(n),
+            (None, ConstDefault::F32(n)) => Const::F32(n),
+            // Until the others are known.
+            (None, ConstDefault::Derived(_)) => Const::U32(0),
+            (None, _) => return Err(LinkError::MissingConst { template: spec.template, name: rule.name.into() }),
+        };
+        consts.0.push((rule.name, value));
+    }
+    for (ix, rule) in rules.iter().enumerate() {
+        if matches!(rule.default, ConstDefault::Derived(_)) && consts.0[ix].1 == Const::U32(0) {
+            consts.0[ix].1 = Const::U32(derive(spec, rule.name, &consts));
+        }
+    }
+    check_together(spec, &consts)?;
+    Ok(consts)
+}
+
+fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
+    let pairs = crate::epilogue::columns_per_out(&spec.epilogue);
+    match (spec.template, name) {
+        (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
+        (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
+        (_, "ROWS_PER_WG") => {
+            let rows = c.u32("ROWS_PER_SUBGROUP");
+            (c.u32("WG") / 32 / c.u32("K_SPLIT")).max(1).max(pairs / rows) * rows
+        }
+        (_, "ROT_DIM") => c.u32("HEAD_DIM"),
+        (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),
+        (_, "K_STRIDE" | "V_STRIDE") => c.u32("N_KV_HEADS") * c.u32("HEAD_DIM"),
+        (_, "ROPE_WGS") => ((c.u32("N_HEADS") + 2 * c.u32("N_KV_HEADS")) * c.u32("HEAD_DIM") / 2).div_ceil(2 * c.u32("WG")).max(1),
+        (_, "KV_BLOCK") => if c.u32("Q_TILE") <= 2 { 128 } else { 64 },
+        _ => unreachable!("constant {name} has no derivation"),
+    }
+}
+
+fn check_range(template: Template, rule: &ConstRule, value: Const) -> Result<(), LinkError> {
+    let is_float = matches!(rule.default, ConstDefault::F32(_) | ConstDefault::RequiredF32);
+    let bad = |value: String, expected: String| Err(LinkError::BadConst { template, name: rule.name.into(), value, expected });
+    match value {
+        Const::F32(n) if is_float && n.is_finite() => Ok(()),
+        Const::F32(n) if is_float => bad(format!("{n}"), "a finite float".into()),
+        Const::F32(n) => bad(format!("{n:?}"), "an unsigned number".into()),
+        Const::U32(n) if is_float => bad(format!("{n}u"), "a float".into()),
+        Const::U32(n) if n < rule.min || n > rule.max => bad(format!("{n}"), format!("{} to {}", rule.min, rule.max)),
+        Const::U32(n) if rule.power_of_two && !n.is_power_of_two() => bad(format!("{n}"), "a power of two".into()),
+        Const::U32(_) => Ok(()),
+    }
+}
+
+/// Checks what the templates assume of several numbers.
+fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
+    let need = |holds: bool, name: &str, expected: &str| {
+        let (template, name) = (spec.template, name.to_string());
+        if holds { Ok(()) } else { Err(LinkError::BadConst { template, value: c.u32(&name).to_string(), name, expected: expected.into() }) }
+    };
+    let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
+    match spec.template {
+        Template::Matvec => {
+            need(c.u32("ROWS_PER_WG") % c.u32("ROWS_PER_SUBGROUP") == 0, "ROWS_PER_WG", "a multiple of ROWS_PER_SUBGROUP")?;
+            need(!pairs || c.u32("ROWS_PER_WG") % 2 == 0, "ROWS_PER_WG", "even, since the epilogue pairs columns")?;
+            need(!pairs || c.u32("N") % 2 == 0, "N", "even, since the epilogue pairs columns")
+        }
+        Template::Matmul => need(!pairs || c.u32("N") % 2 == 0, "N", "even, since the epilogue pairs columns"),
+        Template::Map => need(!pairs || c.u32("N_COLS") % 2 == 0, "N_COLS", "even, since the epilogue pairs columns"),
+        Template::RopeKv => {
+            need(c.u32("HEAD_DIM") % 2 == 0, "HEAD_DIM", "even")?;
+            need(c.u32("ROT_DIM") % 2 == 0 && c.u32("ROT_DIM") <= c.u32("HEAD_DIM"), "ROT_DIM", "even and at most HEAD_DIM")
+        }
+        Template::Attention => {
+            need(c.u32("HEAD_DIM") % 2 == 0, "HEAD_DIM", "even")?;
+            need(c.u32("N_HEADS") % c.u32("N_KV_HEADS") == 0, "N_HEADS", "a multiple of N_KV_HEADS")?;
+            need(c.u32("KV_BLOCK") <= c.u32("WG"), "KV_BLOCK", "at most WG")?;
+            need(c.u32("HEAD_DIM") <= 2 * c.u32("WG"), "HEAD_DIM", "at most 2 * WG")?;
+            need(c.u32("Q_TILE") * 16 <= c.u32("WG"), "Q_TILE", "at most WG / 16")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds the numbers that weight providers read: W_COLS, W_ROWS' scales' place, bits and group.
+pub(crate) fn add_weight(spec: &KernelSpec, consts: &mut Consts) -> Result<WeightFormat, LinkError> {
+    let bad = |why: String| LinkError::BadWeight { template: spec.template, weight: spec.weight, why };
+    let format = spec.weight.ok_or_else(|| bad("the template needs a format".into()))?;
+    let (rows, cols) = match spec.template {
+        Template::Embed => (consts.u32("ROW_COUNT"), consts.u32("N_COLS")),
+        _ => (consts.u32("N"), consts.u32("K")),
+    };
+    // Word offsets are u32.
+    if u64::from(rows) * u64::from(cols) >= 1 << 33 {
+        return Err(bad(format!("{rows} x {cols} is too large for one buffer; split the matrix by rows")));
+    }
+    consts.add("W_COLS", cols);
+    match format {
+        WeightFormat::F32 => {}
+        WeightFormat::F16 | WeightFormat::Bf16 => {
+            if cols % 2 != 0 {
+                return Err(bad(format!("{cols} columns; 16-bit formats need an even number")));
+            }
+        }
+        WeightFormat::Affine { bits, group, .. } => {
+            if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
+                return Err(bad("bits must be 2, 3, 4, 5, 6 or 8".into()));
+            }
+            if !matches!(group, 32 | 64 | 128) || cols % u32::from(group) != 0 {
+                return Err(bad(format!("{cols} columns; groups must be 32, 64 or 128 and divide the columns")));
+            }
+            let codes = u64::from(rows) * u64::from(cols / 32) * u64::from(bits);
+            let scales_at = u32::try_from(codes.next_multiple_of(4)).map_err(|_| bad("codes exceed 2^32 words".into()))?;
+            consts.add("W_BITS", bits.into());
+            consts.add("W_GROUP", group.into());
+            consts.add("W_SCALES_AT", scales_at);
+        }
+    }
+    Ok(format)
+}

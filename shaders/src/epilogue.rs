@@ -1,0 +1,93 @@
+//! Epilogues: a short list of element-wise ops becomes the module `package::slot::epilogue`.
+
+use crate::link::{LinkError, Source};
+use crate::spec::{Access, BindingInfo, EpilogueOp, KernelSpec, Role};
+use std::fmt::Write;
+
+const OPERANDS: [Role; 3] = [Role::Operand0, Role::Operand1, Role::Operand2];
+
+/// Columns of the template's result that make one column of the output.
+pub(crate) fn columns_per_out(ops: &[EpilogueOp]) -> u32 {
+    if ops.contains(&EpilogueOp::SiluMulPairs) { 2 } else { 1 }
+}
+
+/// The epilogue's operands, by number.
+pub(crate) fn bindings(ops: &[EpilogueOp]) -> Vec<BindingInfo> {
+    let used = |n: usize| ops.iter().any(|op| operand(*op).is_some_and(|other| usize::from(other) == n));
+    let binding = |n: usize| BindingInfo { role: OPERANDS[n], group: 2, binding: 1 + n as u32, access: Access::Read };
+    (0..OPERANDS.len()).filter(|n| used(*n)).map(binding).collect()
+}
+
+fn operand(op: EpilogueOp) -> Option<u8> {
+    match op {
+        EpilogueOp::Bias(n) | EpilogueOp::Add(n) | EpilogueOp::Mul(n) => Some(n),
+        _ => None,
+    }
+}
+
+/// The module's text. It declares the output and the operands, and
+/// `epilogue_store(row, column, first, second)`: stores output column `column`, made of the template's column
+/// `column`, or with pairs of `2 * column` and `2 * column + 1`.
+pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
+    check(spec)?;
+    let names = spec.epilogue.iter().map(|op| op.to_string()).collect::<Vec<_>>().join(", ");
+    let mut text = format!("// Epilogue: {}.\n", if names.is_empty() { "none" } else { &names });
+    if spec.epilogue.iter().any(|op| matches!(op, EpilogueOp::Silu | EpilogueOp::SiluMulPairs)) {
+        text = format!("import package::lib::activation::silu;\n{text}");
+    }
+    if spec.epilogue.contains(&EpilogueOp::Gelu) {
+        text = format!("import package::lib::activation::gelu;\n{text}");
+    }
+    text.push_str("\n@group(2) @binding(0) var<storage, read_write> out: array<f32>;\n");
+    for info in bindings(&spec.epilogue) {
+        let _ = writeln!(text, "@group(2) @binding({}) var<storage, read> {}: array<f32>;", info.binding, info.role);
+    }
+    let n_columns = columns_per_out(&spec.epilogue);
+    let _ = writeln!(text, "\nconst COLUMNS_PER_OUT = {n_columns}u;\n");
+    text.push_str("fn epilogue_store(row: u32, column: u32, first: f32, second: f32) {\n");
+    text.push_str("    let at = row * OUT_STRIDE + OUT_AT + column;\n    var v = first;\n");
+    let mut pairs = n_columns == 2;
+    if pairs {
+        text.push_str("    var w = second;\n");
+    }
+    for op in &spec.epilogue {
+        let both = |line: &dyn Fn(&str, &str) -> String| {
+            if pairs { format!("{} {}", line("v", "2u * column"), line("w", "2u * column + 1u")) } else { line("v", "column") }
+        };
+        let line = match op {
+            EpilogueOp::Bias(n) => both(&|v, at| format!("{v} += operand{n}[{at}];")),
+            EpilogueOp::Add(n) => format!("v += operand{n}[row * OUT_COLS + column];"),
+            EpilogueOp::Mul(n) => format!("v *= operand{n}[row * OUT_COLS + column];"),
+            EpilogueOp::AddOut => "v += out[at];".into(),
+            EpilogueOp::Silu => both(&|v, _| format!("{v} = silu({v});")),
+            EpilogueOp::Gelu => both(&|v, _| format!("{v} = gelu({v});")),
+            EpilogueOp::SiluMulPairs => {
+                pairs = false;
+                "v = silu(v) * w;".into()
+            }
+        };
+        let _ = writeln!(text, "    {line} // {op}");
+    }
+    text.push_str("    out[at] = v;\n}\n");
+    Ok(Source::new(format!("epilogue({names})"), text))
+}
+
+/// Checks operand numbers, and that ops stand on the right side of the pairing.
+fn check(spec: &KernelSpec) -> Result<(), LinkError> {
+    let ops = &spec.epilogue;
+    let pairs_at = ops.iter().position(|op| *op == EpilogueOp::SiluMulPairs);
+    for (ix, op) in ops.iter().enumerate() {
+        let bad = |why| Err(LinkError::BadEpilogue { template: spec.template, op: *op, why });
+        if operand(*op).is_some_and(|n| usize::from(n) >= OPERANDS.len()) {
+            return bad("operands are 0, 1 and 2");
+        }
+        match (op, pairs_at) {
+            (EpilogueOp::SiluMulPairs, Some(at)) if at != ix => return bad("columns are paired once"),
+            (EpilogueOp::Add(_) | EpilogueOp::AddOut | EpilogueOp::Mul(_), Some(at)) if ix < at => {
+                return bad("has the shape of the result, so it cannot stand before silu_mul_pairs");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

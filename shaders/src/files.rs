@@ -1,0 +1,72 @@
+//! The WGSL files, embedded.
+
+/// Embeds files by their path in the crate.
+macro_rules! embed {
+    ($($path:literal,)+) => { &[$(($path, include_str!(concat!("../", $path))),)+] };
+}
+
+/// (path, text) of every file.
+pub(crate) const FILES: &[(&str, &str)] = embed![
+    "kernels/argmax_final.wgsl",
+    "kernels/argmax_partial.wgsl",
+    "kernels/attention.wgsl",
+    "kernels/embed.wgsl",
+    "kernels/gather_rows.wgsl",
+    "kernels/map.wgsl",
+    "kernels/matmul.wgsl",
+    "kernels/matvec.wgsl",
+    "kernels/rms_norm.wgsl",
+    "kernels/rope_kv.wgsl",
+    "lib/activation.wgsl",
+    "lib/angle.wgsl",
+    "lib/best.wgsl",
+    "lib/grid.wgsl",
+    "lib/pages.wgsl",
+    "lib/reduce.wgsl",
+    "lib/step.wgsl",
+    "lib/weight.wgsl",
+    "slot/half_bf16.wgsl",
+    "slot/half_f16.wgsl",
+    "slot/kv_vec4.wgsl",
+    "slot/kv_words.wgsl",
+    "slot/lanes_plain.wgsl",
+    "slot/lanes_subgroups.wgsl",
+    "slot/prologue_none.wgsl",
+    "slot/prologue_rms_norm.wgsl",
+    "slot/prologue_rms_norm_ragged.wgsl",
+    "slot/rows_tokens.wgsl",
+    "slot/rows_wanted.wgsl",
+    "slot/scale_f32.wgsl",
+    "slot/scale_half.wgsl",
+    "slot/weight_affine.wgsl",
+    "slot/weight_affine4.wgsl",
+    "slot/weight_f32.wgsl",
+    "slot/weight_f32_ragged.wgsl",
+    "slot/weight_half.wgsl",
+    "slot/weight_half_ragged.wgsl",
+    "slot/x_ragged.wgsl",
+    "slot/x_vec4.wgsl",
+];
+
+/// A file that the catalogue names.
+pub(crate) fn file(path: &str) -> Option<&'static str> {
+    FILES.iter().find(|(name, _)| *name == path).map(|(_, text)| *text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_embedded() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut names = Vec::new();
+        for folder in ["kernels", "lib", "slot"] {
+            for entry in std::fs::read_dir(root.join(folder)).expect("the folder is there") {
+                names.push(format!("{folder}/{}", entry.expect("readable").file_name().to_string_lossy()));
+            }
+        }
+        names.sort();
+        assert_eq!(FILES.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(), names);
+    }
+}

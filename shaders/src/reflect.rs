@@ -1,0 +1,76 @@
+//! What a module of WGSL is, read from naga's IR: the catalogue's claims are checked against it.
+
+use crate::spec::Access;
+use naga::{AddressSpace, StorageAccess};
+
+/// A module that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReflectError {
+    /// The text is not valid WGSL; naga's report with the place.
+    #[error("invalid WGSL:\n{0}")]
+    Parse(String),
+    /// The module breaks a rule of WGSL; naga's report.
+    #[error("invalid module:\n{0}")]
+    Validate(String),
+}
+
+/// One bound resource.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Bound {
+    /// Bind group.
+    pub group: u32,
+    /// Binding in the group.
+    pub binding: u32,
+    /// Name in WGSL.
+    pub name: String,
+    /// How it is declared; `None` if it is not a storage buffer.
+    pub access: Option<Access>,
+}
+
+/// What reflection finds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reflection {
+    /// Names of compute entry points.
+    pub entry_points: Vec<String>,
+    /// Workgroup size of the first one.
+    pub workgroup_size: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Bound resources by group and number.
+    pub bindings: Vec<Bound>,
+}
+
+/// Parses and validates; subgroup operations and (un)packing of f16 pairs are allowed.
+pub fn parse(wgsl: &str) -> Result<(naga::Module, naga::valid::ModuleInfo), ReflectError> {
+    let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| ReflectError::Parse(error.emit_to_string(wgsl)))?;
+    let capabilities = naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    let info = validator.validate(&module).map_err(|error| ReflectError::Validate(error.emit_to_string(wgsl)))?;
+    Ok((module, info))
+}
+
+/// Reads a module.
+pub fn reflect(module: &naga::Module) -> Reflection {
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).expect("types of a validated module have a layout");
+    let mut bindings = Vec::new();
+    let mut workgroup_bytes = 0;
+    for (_, variable) in module.global_variables.iter() {
+        if variable.space == AddressSpace::WorkGroup {
+            workgroup_bytes += layouter[variable.ty].size;
+        }
+        let Some(resource) = &variable.binding else { continue };
+        let access = match variable.space {
+            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Some(Access::ReadWrite),
+            AddressSpace::Storage { .. } => Some(Access::Read),
+            _ => None,
+        };
+        let name = variable.name.clone().unwrap_or_default();
+        bindings.push(Bound { group: resource.group, binding: resource.binding, name, access });
+    }
+    bindings.sort();
+    let entry_points: Vec<_> = module.entry_points.iter().map(|entry| entry.name.clone()).collect();
+    let workgroup_size = module.entry_points.first().map_or([0; 3], |entry| entry.workgroup_size);
+    Reflection { entry_points, workgroup_size, workgroup_bytes, bindings }
+}

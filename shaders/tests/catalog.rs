@@ -1,0 +1,271 @@
+//! Every combination that the catalogue allows, at default and extreme numbers: through naga, reflection, lint, MSL,
+//! SPIR-V, and a selection through Tint. And what it must refuse.
+
+use ingot_shaders::lint::{Lint, lint, lint_linked};
+use ingot_shaders::reflect::{parse, reflect};
+use ingot_shaders::{Consumer, EpilogueOp, KernelSpec, LinkError, Prologue, Rows, ScaleType, Template, Tier, WeightFormat, backend, grid, link, wgsl_for};
+use std::process::Command;
+
+const TIERS: [Tier; 2] = [Tier::Plain, Tier::Subgroups];
+
+fn formats() -> Vec<WeightFormat> {
+    let mut list = vec![WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16];
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for group in [32, 64, 128] {
+            list.extend(ScaleType::ALL.iter().map(|scales| WeightFormat::Affine { bits, group, scales: *scales }));
+        }
+    }
+    list
+}
+
+/// Whether a format takes so many columns.
+fn takes(format: WeightFormat, cols: u32) -> bool {
+    match format {
+        WeightFormat::F32 => true,
+        WeightFormat::F16 | WeightFormat::Bf16 => cols % 2 == 0,
+        WeightFormat::Affine { group, .. } => cols % u32::from(group) == 0,
+    }
+}
+
+fn epilogues() -> Vec<Vec<EpilogueOp>> {
+    use EpilogueOp::*;
+    vec![
+        vec![],
+        vec![Bias(0), Gelu],
+        vec![Bias(0), Silu, Mul(1), Add(2)],
+        vec![AddOut],
+        vec![SiluMulPairs],
+        vec![Bias(0), SiluMulPairs, Add(1), AddOut],
+    ]
+}
+
+/// Specs with every value of every slot and every pair of neighbouring ones; numbers vary along.
+fn specs() -> Vec<KernelSpec> {
+    let mut list = Vec::new();
+    let epilogues = epilogues();
+    for (ix, format) in formats().into_iter().enumerate() {
+        for (tier_ix, tier) in TIERS.into_iter().enumerate() {
+            for (k_ix, k) in [64, 66, 68, 576, 4096, 14336].into_iter().filter(|k| takes(format, *k)).enumerate() {
+                let mut spec = KernelSpec::new(Template::Matvec, tier).with("K", k).with("N", 96);
+                spec.weight = Some(format);
+                spec.rows = Rows::ALL[(ix + k_ix) % 2];
+                spec.prologue = Prologue::ALL[(ix + k_ix + tier_ix) % 2];
+                spec.epilogue = epilogues[(ix + k_ix) % epilogues.len()].clone();
+                list.push(spec.clone());
+                let mut spec = spec.with("M_MAX", 8).with("ROWS_PER_SUBGROUP", 4).with("K_SPLIT", 3).with("UNROLL", 4).with("WG", 64).with("OUT_STRIDE", 200).with("OUT_AT", 7);
+                spec.prologue = Prologue::ALL[(ix + k_ix + tier_ix + 1) % 2];
+                spec.epilogue = epilogues[(ix + k_ix + 1) % epilogues.len()].clone();
+                list.push(spec);
+                if tier == Tier::Plain {
+                    let mut spec = KernelSpec::new(Template::Matmul, tier).with("K", k).with("N", 98);
+                    spec.weight = Some(format);
+                    spec.rows = Rows::ALL[(ix + k_ix) % 2];
+                    spec.epilogue = epilogues[(ix + k_ix) % epilogues.len()].clone();
+                    if k_ix % 2 == 1 {
+                        spec = spec.with("TILE_M", 128).with("TILE_N", 128).with("TILE_K", 16);
+                    }
+                    list.push(spec);
+                    let mut spec = KernelSpec::new(Template::Embed, tier).with("N_COLS", k).with("ROW_COUNT", 100).with("ROW_FIRST", 50 * (k_ix as u32 % 2));
+                    spec.weight = Some(format);
+                    list.push(spec);
+                }
+            }
+        }
+    }
+    for epilogue in &epilogues {
+        for prologue in Prologue::ALL {
+            for tier in TIERS {
+                for m_max in [1, 2, 8] {
+                    let mut spec = KernelSpec::new(Template::Matvec, tier).with("K", 4096).with("N", 6144).with("M_MAX", m_max);
+                    spec.weight = Some(WeightFormat::Affine { bits: 4, group: 64, scales: ScaleType::Bf16 });
+                    spec.prologue = *prologue;
+                    spec.epilogue = epilogue.clone();
+                    list.push(spec.clone());
+                    list.push(spec.with("ROWS_PER_SUBGROUP", 1).with("UNROLL", 2));
+                }
+            }
+        }
+        for rows in Rows::ALL {
+            for (n_cols, wg) in [(2, 256), (1000, 32), (1 << 20, 256)] {
+                let mut spec = KernelSpec::new(Template::Map, Tier::Plain).with("N_COLS", n_cols).with("WG", wg);
+                spec.rows = *rows;
+                spec.epilogue = epilogue.clone();
+                list.push(spec);
+            }
+        }
+    }
+    for rows in Rows::ALL {
+        for wg in [32, 256] {
+            for n in [1, 576, 1 << 20] {
+                let mut spec = KernelSpec::new(Template::RmsNorm, Tier::Plain).with("N_COLS", n).with_f32("EPS", 1e-6).with("WG", wg);
+                spec.rows = *rows;
+                list.push(spec);
+                let mut spec = KernelSpec::new(Template::ArgmaxPartial, Tier::Plain).with("N", n).with("WG", wg).with("BLOCK", 4096.min(n));
+                spec.rows = *rows;
+                list.push(spec);
+                list.push(KernelSpec::new(Template::ArgmaxFinal, Tier::Plain).with("N_PARTIAL", n).with("WG", wg));
+                list.push(KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", n).with("WG", wg));
+            }
+        }
+    }
+    for (heads, kv_heads, dim) in [(1, 1, 2), (9, 3, 64), (32, 8, 128), (4, 1, 256), (6, 2, 66), (8, 8, 96), (10, 5, 80)] {
+        let head = |template| KernelSpec::new(template, Tier::Plain).with("N_HEADS", heads).with("N_KV_HEADS", kv_heads).with("HEAD_DIM", dim);
+        list.push(head(Template::RopeKv));
+        let stride = (heads + 2 * kv_heads) * dim;
+        let merged = head(Template::RopeKv).with("Q_STRIDE", stride).with("K_STRIDE", stride).with("V_STRIDE", stride).with("K_AT", heads * dim);
+        list.push(merged.with("V_AT", (heads + kv_heads) * dim).with("KV_GROUP", 1).with("ROT_DIM", 2).with_f32("ROPE_SCALE", 1.25).with("WG", 32));
+        for (q_tile, window, keep, softcap) in [(1, 0, 0, 0.0), (16, 0, 0, 0.0), (1, 512, 0, 50.0), (16, 4096, 4, 0.0), (3, 1, 1, 30.0), (8, 128, 0, 0.0)] {
+            let spec = head(Template::Attention).with_f32("SCALE", 0.125).with("MAX_PAGES", 256).with("Q_TILE", q_tile);
+            let spec = spec.with("WINDOW", window).with("KEEP", keep).with_f32("SOFTCAP", softcap);
+            list.push(spec.clone());
+            if q_tile <= 8 {
+                list.push(spec.with("WG", 128).with("KV_BLOCK", 16));
+            }
+        }
+    }
+    list
+}
+
+#[test]
+fn every_combination_is_valid_and_as_catalogued() {
+    let specs = specs();
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = specs.chunks(specs.len().div_ceil(2)).map(|part| scope.spawn(move || part.iter().filter_map(check).collect::<Vec<_>>())).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("the check does not panic")).collect()
+    });
+    println!("{} kernels", specs.len());
+    assert!(failures.is_empty(), "{} of {} kernels fail, first:\n{}", failures.len(), specs.len(), failures[0]);
+}
+
+/// What is wrong with a kernel.
+fn check(spec: &KernelSpec) -> Option<String> {
+    let kernel = match link(spec) {
+        Ok(kernel) => kernel,
+        Err(error) => return Some(format!("{spec:?}: {error}")),
+    };
+    assert_eq!(link(spec).expect("linked a moment ago"), kernel, "linking is deterministic");
+    let grid = grid(spec).expect("a spec that links has a grid");
+    assert!(grid.unit_div > 0 && grid.times > 0);
+    let module = match parse(&kernel.wgsl) {
+        Ok((module, _)) => module,
+        Err(error) => return Some(format!("{spec:?}: {error}")),
+    };
+    let lints = lint_linked(&reflect(&module), &kernel);
+    if !lints.is_empty() {
+        return Some(format!("{spec:?}: {}", lints[0]));
+    }
+    match (backend::to_msl(&kernel.wgsl), backend::to_spirv(&kernel.wgsl)) {
+        (Ok(msl), Ok(spirv)) if !msl.is_empty() && spirv.first() == Some(&0x0723_0203) => None,
+        (Err(error), _) | (_, Err(error)) => Some(format!("{spec:?}: {error}")),
+        _ => Some(format!("{spec:?}: empty MSL or SPIR-V")),
+    }
+}
+
+#[test]
+fn tint_takes_a_selection() {
+    let program = "tint";
+    if Command::new(program).arg("--version").output().is_err() {
+        println!("skipped: no tint");
+        return;
+    }
+    let specs = specs();
+    let folder = std::env::temp_dir().join(format!("ingot-tint-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("the folder for temporary files is writable");
+    // Of each template its first kernels and then every so many.
+    let mut chosen: Vec<&KernelSpec> = Vec::new();
+    for template in Template::ALL {
+        let own: Vec<_> = specs.iter().filter(|spec| spec.template == *template).collect();
+        let step = own.len().div_ceil(if *template == Template::Matvec { 30 } else { 8 });
+        chosen.extend(own.iter().step_by(step.max(1)));
+    }
+    let errors: Vec<String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let (chosen, folder) = (&chosen, &folder);
+                scope.spawn(move || (worker..chosen.len()).step_by(4).filter_map(|ix| tint(program, folder, ix, chosen[ix])).collect::<Vec<_>>())
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("the check does not panic")).collect()
+    });
+    std::fs::remove_dir_all(&folder).expect("it was created above");
+    println!("{} kernels through tint", chosen.len());
+    assert!(errors.is_empty(), "{} of {} kernels fail, first:\n{}", errors.len(), chosen.len(), errors[0]);
+}
+
+fn tint(program: &str, folder: &std::path::Path, ix: usize, spec: &KernelSpec) -> Option<String> {
+    let path = folder.join(format!("{ix}.wgsl"));
+    let text = wgsl_for(&link(spec).expect("checked by another test").wgsl, Consumer::Tint);
+    std::fs::write(&path, text).expect("the folder is writable");
+    let output = Command::new(program).args(["--format", "wgsl"]).arg(&path).output().expect("it ran before");
+    if output.status.success() {
+        return None;
+    }
+    Some(format!("{spec:?}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn specs_that_cannot_be_are_refused_by_name() {
+    let matvec = || {
+        let mut spec = KernelSpec::new(Template::Matvec, Tier::Plain).with("K", 64).with("N", 64);
+        spec.weight = Some(WeightFormat::F16);
+        spec
+    };
+    let message = |spec: &KernelSpec| link(spec).expect_err("must be refused").to_string();
+    let mut spec = matvec();
+    spec.consts.retain(|(name, _)| name != "N");
+    assert_eq!(message(&spec), "matvec: constant `N` is missing");
+    assert_eq!(message(&matvec().with("M_MAX", 9)), "matvec: constant `M_MAX` is 9, but must be 1 to 8");
+    assert_eq!(message(&matvec().with("WG", 96)), "matvec: constant `WG` is 96, but must be a power of two");
+    assert_eq!(message(&matvec().with_f32("K", 64.0)), "matvec: constant `K` is 64.0, but must be an unsigned number");
+    assert_eq!(message(&matvec().with_f32("EPS", f32::NAN)), "matvec: constant `EPS` is NaN, but must be a finite float");
+    assert!(message(&matvec().with("TILE", 1)).starts_with("matvec: no constant `TILE`; it has K, N, OUT_STRIDE"));
+    assert_eq!(message(&matvec().with("K", 65)), "matvec: weight f16: 65 columns; 16-bit formats need an even number");
+    let mut spec = matvec().with("K", 96);
+    spec.weight = Some(WeightFormat::Affine { bits: 4, group: 64, scales: ScaleType::F16 });
+    assert_eq!(message(&spec), "matvec: weight affine4g64_f16: 96 columns; groups must be 32, 64 or 128 and divide the columns");
+    spec.weight = None;
+    assert_eq!(message(&spec), "matvec: weight none: the template needs a format");
+    let mut spec = matvec();
+    spec.epilogue = vec![EpilogueOp::Add(0), EpilogueOp::SiluMulPairs];
+    assert_eq!(message(&spec), "matvec: epilogue op add(0): has the shape of the result, so it cannot stand before silu_mul_pairs");
+    spec.epilogue = vec![EpilogueOp::Bias(3)];
+    assert_eq!(message(&spec), "matvec: epilogue op bias(3): operands are 0, 1 and 2");
+    let mut spec = KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", 64);
+    spec.prologue = Prologue::RmsNorm;
+    assert_eq!(message(&spec), "gather_rows: has no prologue; only matvec takes one");
+    let mut spec = KernelSpec::new(Template::Matmul, Tier::Plain).with("K", 64).with("N", 64).with("TILE_M", 128).with("TILE_N", 128).with("TILE_K", 64);
+    spec.weight = Some(WeightFormat::F32);
+    assert!(matches!(link(&spec), Err(LinkError::TooMuchWorkgroupMemory { n_bytes: 65536, .. })));
+}
+
+#[test]
+fn lints_find_what_targets_do_not_take() {
+    let lints = |text: &str| lint(&reflect(&parse(text).expect("valid WGSL").0));
+    let used = |n: u32| (0..n).map(|i| format!("@group(0) @binding({i}) var<storage> b{i}: array<u32>;\n")).collect::<String>();
+    assert_eq!(lints("@compute @workgroup_size(64) fn main() {}"), []);
+    assert_eq!(lints("@compute @workgroup_size(64) fn run() {}"), [Lint::EntryPoint { found: vec!["run".into()] }]);
+    assert_eq!(lints("@compute @workgroup_size(32, 16) fn main() {}"), [Lint::Invocations { n: 512 }]);
+    assert_eq!(
+        lints("var<workgroup> a: array<vec4<f32>, 2049>;\n@compute @workgroup_size(64) fn main() { a[0] = vec4<f32>(); }"),
+        [Lint::WorkgroupMemory { n_bytes: 32784 }]
+    );
+    assert_eq!(lints(&format!("{}@compute @workgroup_size(64) fn main() {{}}", used(9))), [Lint::StorageBuffers { n: 9 }]);
+    assert_eq!(
+        lints("@group(0) @binding(0) var<uniform> u: vec4<u32>;\n@compute @workgroup_size(64) fn main() {}"),
+        [Lint::NotStorage { name: "u".into() }]
+    );
+
+    let spec = KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", 64);
+    let mut kernel = link(&spec).expect("links");
+    let module = reflect(&parse(&kernel.wgsl).expect("valid").0);
+    kernel.bindings[1].binding = 5;
+    kernel.workgroup_size = [64, 1, 1];
+    assert_eq!(
+        lint_linked(&module, &kernel),
+        [
+            Lint::WorkgroupSize { module: [256, 1, 1], catalogue: [64, 1, 1] },
+            Lint::Binding { group: 0, binding: 5, module: "nothing".into() },
+            Lint::Binding { group: 0, binding: 1, module: "`x`".into() },
+        ]
+    );
+}

@@ -1,0 +1,66 @@
+//! Every tolerance of the tests, once, with its reason. Errors are relative L2: `|found - expected| / |expected|`.
+
+use ingot_ir::plan::KvType;
+
+/// Logits on the CPU against the reference. Both compute in f32; sums of a few thousand products taken in another order
+/// differ by some 1e-6 a layer, and a rotation at a late position by a few ulps of its angle.
+pub const CPU_LOGITS: f64 = 1e-4;
+
+/// Logits on the GPU. Keys and values are f16 (2^-11 an entry), and a device with f16 multiplies matrices in it.
+pub const GPU_LOGITS: f64 = 5e-3;
+
+/// SmolLM2-135M's best five log-probabilities on the CPU, absolute: 30 layers of f32 arithmetic on bf16 weights.
+pub const SMOLLM2_CPU_LOGPROB: f64 = 2e-3;
+
+/// The same on the GPU, absolute: KV and products in f16.
+pub const SMOLLM2_GPU_LOGPROB: f64 = 0.05;
+
+/// Arithmetic of a kernel's products.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arithmetic {
+    /// Single precision throughout.
+    F32,
+    /// Inputs rounded to half precision, sums in single precision.
+    F16Inputs,
+}
+
+/// Of a kernel that sums `k` products, against the interpreter, which sums in f64. Rounding errors of a sum grow like
+/// a random walk, sqrt(k); the factor 8 leaves room for unlucky orders and for approximate `exp` and `inverseSqrt`.
+pub fn kernel(arithmetic: Arithmetic, k: u32) -> f64 {
+    let epsilon = match arithmetic {
+        Arithmetic::F32 => f64::from(f32::EPSILON),
+        Arithmetic::F16Inputs => 1.0 / 2048.0,
+    };
+    // Rounded inputs err once each, whatever the length: their errors average out relative to the sum.
+    let growth = match arithmetic {
+        Arithmetic::F32 => f64::from(k.max(1)).sqrt(),
+        Arithmetic::F16Inputs => 1.0,
+    };
+    8.0 * epsilon * growth.max(1.0)
+}
+
+/// Of attention over `kv_len` entries of the given type: stored entries are rounded once.
+pub fn attention(kv: KvType, kv_len: u32) -> f64 {
+    match kv {
+        KvType::F32 => kernel(Arithmetic::F32, kv_len.max(64)),
+        KvType::F16 => kernel(Arithmetic::F16Inputs, kv_len),
+    }
+}
+
+/// `|found - expected| / |expected|`, in f64. Infinite if a number is not finite, the lengths differ, or something was
+/// found where zero was expected.
+pub fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() || found.iter().any(|number| !number.is_finite()) {
+        return f64::INFINITY;
+    }
+    let (mut error, mut size) = (0.0, 0.0);
+    for (&found, &expected) in found.iter().zip(expected) {
+        error += (f64::from(found) - f64::from(expected)).powi(2);
+        size += f64::from(expected).powi(2);
+    }
+    match (error == 0.0, size == 0.0) {
+        (true, _) => 0.0,
+        (false, true) => f64::INFINITY,
+        (false, false) => (error / size).sqrt(),
+    }
+}
