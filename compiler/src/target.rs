@@ -87,7 +87,7 @@ impl TargetProfile {
 
     /// Mesa's software rasterizer: 128 MiB bindings.
     pub fn lavapipe() -> Self {
-        Self { prefill_tokens: 64, ..Self::gpu("lavapipe", 128 << 20, true) }
+        Self { prefill_tokens: 64, max_rows: 64, ..Self::gpu("lavapipe", 128 << 20, true) }
     }
 
     /// Apple silicon through Metal.

@@ -32,6 +32,8 @@ const OUT_GROUPS = WG / KV_ROW_WORDS;
 const QUERY_GROUPS = min(OUT_GROUPS, Q_TILE);
 const TOKEN_GROUPS = OUT_GROUPS / QUERY_GROUPS;
 const OUT_QUERIES = (Q_TILE + QUERY_GROUPS - 1u) / QUERY_GROUPS;
+// Values that an invocation loads before it uses the first.
+const VALUES_AHEAD = 8u;
 // Sums that token groups exchange; one if there is one group.
 const SHARED_SUMS = min(TOKEN_GROUPS - 1u, 1u) * TOKEN_GROUPS * Q_TILE * KV_ROW_WORDS + 1u;
 
@@ -160,10 +162,21 @@ fn main(
         // Weighted sums of the values.
         if token_group < TOKEN_GROUPS {
             for (var i = 0u; i < OUT_QUERIES; i++) { sums[i] *= rescale[min(query_group + i * QUERY_GROUPS, Q_TILE - 1u)]; }
-            for (var j = token_group; j < n_tokens; j += TOKEN_GROUPS) {
-                let value = vec3<f32>(unpack2x16float(kv_word(key_words[j] + KV_VALUE_AT + word)), 1.0);
-                for (var i = 0u; i < OUT_QUERIES; i++) {
-                    sums[i] += scores[min(query_group + i * QUERY_GROUPS, Q_TILE - 1u) * KV_BLOCK + j] * value;
+            // Tokens from n_tokens on have weight 0 and something to read, up to KV_BLOCK.
+            for (var first = token_group; first < n_tokens; first += TOKEN_GROUPS * VALUES_AHEAD) {
+                var words: array<u32, VALUES_AHEAD>;
+                for (var u = 0u; u < VALUES_AHEAD; u++) {
+                    let j = min(first + u * TOKEN_GROUPS, KV_BLOCK - 1u);
+                    words[u] = kv_word(key_words[j] + KV_VALUE_AT + word);
+                }
+                for (var u = 0u; u < VALUES_AHEAD; u++) {
+                    let j = first + u * TOKEN_GROUPS;
+                    if j < KV_BLOCK {
+                        let value = vec3<f32>(unpack2x16float(words[u]), 1.0);
+                        for (var i = 0u; i < OUT_QUERIES; i++) {
+                            sums[i] += scores[min(query_group + i * QUERY_GROUPS, Q_TILE - 1u) * KV_BLOCK + j] * value;
+                        }
+                    }
                 }
             }
         }

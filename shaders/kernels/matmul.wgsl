@@ -2,7 +2,7 @@
 //
 // A workgroup of 256 owns a tile of TILE_M rows of x and TILE_N rows of W (both multiples of 64), an invocation
 // TILE_M/16 x TILE_N/16 sums. TILE_K columns at a time go through workgroup memory, transposed and as f32:
-// 4 * TILE_K * (TILE_M + TILE_N) bytes, 16 KiB by default. Ragged edges are filled with zeros.
+// 4 * TILE_K * (TILE_M + TILE_N) bytes, 12 KiB by default. Ragged edges are filled with zeros.
 // Assumes TILE_K a multiple of 4. Sums are f32.
 // Slots: weight, x, rows, epilogue.
 
@@ -21,7 +21,8 @@ const W_PIECES = TILE_N / 4u * (TILE_K / 4u);
 const OWN_M = TILE_M / 64u;
 const OWN_N = TILE_N / 64u;
 
-// [column][row / 4]: four rows' numbers of one column.
+// [column][row / 4]: four rows' numbers of one column. Groups of rows are permuted by the column's quad, so that the
+// stores of neighbouring invocations, which take neighbouring quads, fall into different banks.
 var<workgroup> x_tile: array<vec4<f32>, TILE_K * (TILE_M / 4u)>;
 var<workgroup> w_tile: array<vec4<f32>, TILE_K * (TILE_N / 4u)>;
 
@@ -52,7 +53,7 @@ fn main(
                     if row < x_end && k + 4u * quad < K { rows[i] = x_quad(row, k / 4u + quad); }
                 }
                 rows = transpose(rows);
-                for (var i = 0u; i < 4u; i++) { x_tile[(4u * quad + i) * (TILE_M / 4u) + group] = rows[i]; }
+                for (var i = 0u; i < 4u; i++) { x_tile[(4u * quad + i) * (TILE_M / 4u) + (group ^ (quad % 8u))] = rows[i]; }
             } else {
                 let quad = (piece - X_PIECES) % (TILE_K / 4u);
                 let group = (piece - X_PIECES) / (TILE_K / 4u);
@@ -62,15 +63,16 @@ fn main(
                     if row < N && k + 4u * quad < K { rows[i] = weight_columns(row, k / 4u + quad); }
                 }
                 rows = transpose(rows);
-                for (var i = 0u; i < 4u; i++) { w_tile[(4u * quad + i) * (TILE_N / 4u) + group] = rows[i]; }
+                for (var i = 0u; i < 4u; i++) { w_tile[(4u * quad + i) * (TILE_N / 4u) + (group ^ (quad % 8u))] = rows[i]; }
             }
         }
         workgroupBarrier();
         for (var i = 0u; i < TILE_K; i++) {
+            let swizzle = i / 4u % 8u;
             var w: array<vec4<f32>, OWN_N>;
-            for (var n = 0u; n < OWN_N; n++) { w[n] = w_tile[i * (TILE_N / 4u) + n * 16u + own_n]; }
+            for (var n = 0u; n < OWN_N; n++) { w[n] = w_tile[i * (TILE_N / 4u) + ((n * 16u + own_n) ^ swizzle)]; }
             for (var m = 0u; m < OWN_M; m++) {
-                let x = x_tile[i * (TILE_M / 4u) + m * 16u + own_m];
+                let x = x_tile[i * (TILE_M / 4u) + ((m * 16u + own_m) ^ swizzle)];
                 for (var n = 0u; n < OWN_N; n++) {
                     sums[(m * 4u) * OWN_N + n] += x.x * w[n];
                     sums[(m * 4u + 1u) * OWN_N + n] += x.y * w[n];

@@ -4,36 +4,33 @@
 import package::lib::weight::weight_word;
 import package::slot::scale::scale_bias;
 
-const BLOCK = 32u;
+const BLOCK = 8u;
 const ROW_WORDS = W_COLS / 32u * W_BITS;
 const CODE_SHIFTS = vec4<u32>(0u, W_BITS, 2u * W_BITS, 3u * W_BITS);
 const CODE_MASK = (1u << W_BITS) - 1u;
 
-struct Block { words: array<u32, W_BITS>, scale: vec2<f32> }
+struct Block { windows: vec2<u32>, scale: vec2<f32> }
 
 fn weight_load(row: u32, block: u32) -> Block {
-    var words: array<u32, W_BITS>;
-    for (var i = 0u; i < W_BITS; i++) { words[i] = weight_word(row * ROW_WORDS + block * W_BITS + i); }
-    return Block(words, scale_bias(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));
+    let windows = vec2<u32>(window(row, 2u * block), window(row, 2u * block + 1u));
+    return Block(windows, scale_bias(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));
 }
-fn weight_quad(block: Block, quad: u32) -> vec4<f32> {
-    var words = block.words;
-    let bit = 4u * quad * W_BITS;
-    var window = words[bit / 32u] >> (bit % 32u);
-    if bit % 32u + 4u * W_BITS > 32u { window |= words[bit / 32u + 1u] << (32u - bit % 32u); }
-    return codes(window);
-}
+fn weight_quad(block: Block, quad: u32) -> vec4<f32> { return codes(select(block.windows.x, block.windows.y, quad == 1u)); }
 fn weight_finish(block: Block, product: f32, x_sum: f32) -> f32 {
     return product * block.scale.x + x_sum * block.scale.y;
 }
 fn weight_columns(row: u32, quad: u32) -> vec4<f32> {
     let scale = scale_bias(row * (W_COLS / W_GROUP) + 4u * quad / W_GROUP);
-    let bit = 4u * quad * W_BITS;
-    let at = row * ROW_WORDS + bit / 32u;
-    var window = weight_word(at) >> (bit % 32u);
-    if bit % 32u + 4u * W_BITS > 32u { window |= weight_word(at + 1u) << (32u - bit % 32u); }
-    return codes(window) * scale.x + scale.y;
+    return codes(window(row, quad)) * scale.x + scale.y;
 }
 
-// The four codes in the low bits of a word.
-fn codes(window: u32) -> vec4<f32> { return vec4<f32>((vec4<u32>(window) >> CODE_SHIFTS) & vec4<u32>(CODE_MASK)); }
+// A word whose low bits are the four codes from column 4 * quad.
+fn window(row: u32, quad: u32) -> u32 {
+    let bit = 4u * quad * W_BITS;
+    let at = row * ROW_WORDS + bit / 32u;
+    var bits = weight_word(at) >> (bit % 32u);
+    if bit % 32u + 4u * W_BITS > 32u { bits |= weight_word(at + 1u) << (32u - bit % 32u); }
+    return bits;
+}
+
+fn codes(bits: u32) -> vec4<f32> { return vec4<f32>((vec4<u32>(bits) >> CODE_SHIFTS) & vec4<u32>(CODE_MASK)); }

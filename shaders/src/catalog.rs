@@ -5,7 +5,8 @@ use crate::epilogue;
 use crate::files::file;
 use crate::link::{LinkError, Modules, Source, join};
 use crate::spec::{
-    Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType, Template, Tier, WeightFormat,
+    Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType,
+    Template, Tier, WeightFormat,
 };
 use std::collections::BTreeMap;
 
@@ -44,7 +45,9 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::RmsNorm | Template::ArgmaxFinal => rule(rows, 1, 1),
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
         Template::Matmul => rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N"))),
-        Template::Map => rule(rows, 1, (c.u32("N_COLS") / epilogue::columns_per_out(&spec.epilogue)).div_ceil(c.u32("WG"))),
+        Template::Map => {
+            rule(rows, 1, (c.u32("N_COLS") / epilogue::columns_per_out(&spec.epilogue)).div_ceil(c.u32("WG")))
+        }
         Template::ArgmaxPartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
     })
 }
@@ -52,7 +55,8 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
 /// The first lines of a linked module: what was asked for.
 fn title(spec: &KernelSpec) -> String {
     let weight = spec.weight.map_or(String::new(), |format| format!(", weight {format}"));
-    let prologue = if spec.prologue == Prologue::None { String::new() } else { format!(", prologue {}", spec.prologue) };
+    let prologue =
+        if spec.prologue == Prologue::None { String::new() } else { format!(", prologue {}", spec.prologue) };
     let epilogue = spec.epilogue.iter().map(EpilogueOp::to_string).collect::<Vec<_>>().join(", ");
     let epilogue = if epilogue.is_empty() { epilogue } else { format!(", epilogue {epilogue}") };
     format!("// {}: rows {}{weight}{prologue}{epilogue}, tier {}\n\n", spec.template, spec.rows, spec.tier)
@@ -81,7 +85,11 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         let format = add_weight(spec, consts)?;
         bind_weight(format, consts.u32("W_COLS"), &mut slots);
     } else if spec.weight.is_some() {
-        return Err(LinkError::BadWeight { template, weight: spec.weight, why: "the template has no weight slot".into() });
+        return Err(LinkError::BadWeight {
+            template,
+            weight: spec.weight,
+            why: "the template has no weight slot".into(),
+        });
     }
 
     if matches!(template, Template::Matvec | Template::Matmul) {
@@ -196,7 +204,11 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
 fn check_workgroup_memory(spec: &KernelSpec, consts: &Consts) -> Result<(), LinkError> {
     let n_bytes = workgroup_bytes(spec, consts);
     if n_bytes > MAX_WORKGROUP_BYTES {
-        return Err(LinkError::TooMuchWorkgroupMemory { template: spec.template, n_bytes, limit_bytes: MAX_WORKGROUP_BYTES });
+        return Err(LinkError::TooMuchWorkgroupMemory {
+            template: spec.template,
+            n_bytes,
+            limit_bytes: MAX_WORKGROUP_BYTES,
+        });
     }
     Ok(())
 }

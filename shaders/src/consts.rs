@@ -60,59 +60,92 @@ const OUT_AT: ConstRule = at("OUT_AT");
 /// The constants of a template.
 pub fn const_rules(template: Template) -> &'static [ConstRule] {
     match template {
-        Template::Embed => const { &[size("N_COLS"), rule("ROW_FIRST", ConstDefault::U32(0), 0, u32::MAX / 2), size("ROW_COUNT"), WG] },
+        Template::Embed => {
+            const { &[size("N_COLS"), rule("ROW_FIRST", ConstDefault::U32(0), 0, u32::MAX / 2), size("ROW_COUNT"), WG] }
+        }
         Template::RmsNorm => const { &[size("N_COLS"), float("EPS"), WG] },
-        Template::Matvec => const {
-            &[
-                size("K"),
-                size("N"),
-                OUT_STRIDE,
-                OUT_AT,
-                rule("M_MAX", ConstDefault::U32(1), 1, 8),
-                rule("EPS", ConstDefault::F32(1e-5), 0, 0),
-                power("WG", 256, 32, 256),
-                rule("ROWS_PER_SUBGROUP", ConstDefault::U32(2), 1, 8),
-                rule("ROWS_PER_WG", ConstDefault::Derived("ROWS_PER_SUBGROUP * WG / 32 / K_SPLIT, at least ROWS_PER_SUBGROUP and 2 if columns are paired"), 1, 256),
-                rule("K_SPLIT", ConstDefault::U32(1), 1, 8),
-                rule("UNROLL", ConstDefault::U32(1), 1, 8),
-            ]
-        },
-        Template::Matmul => const {
-            &[size("K"), size("N"), OUT_STRIDE, OUT_AT, power("TILE_M", 64, 64, 128), power("TILE_N", 64, 64, 128), power("TILE_K", 32, 4, 64)]
-        },
-        Template::RopeKv => const {
-            &[
-                rule("N_HEADS", ConstDefault::Required, 1, 1024),
-                rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
-                rule("HEAD_DIM", ConstDefault::Required, 2, 1024),
-                rule("ROT_DIM", ConstDefault::Derived("HEAD_DIM"), 2, 1024),
-                rule("Q_STRIDE", ConstDefault::Derived("N_HEADS * HEAD_DIM"), 1, MAX_SIZE),
-                at("Q_AT"),
-                rule("K_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
-                at("K_AT"),
-                rule("V_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
-                at("V_AT"),
-                rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
-                rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
-                rule("ROPE_WGS", ConstDefault::Derived("ceil((N_HEADS + 2 N_KV_HEADS) * HEAD_DIM / 2 / (2 * WG))"), 1, 4096),
-                WG,
-            ]
-        },
-        Template::Attention => const {
-            &[
-                rule("N_HEADS", ConstDefault::Required, 1, 1024),
-                rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
-                rule("HEAD_DIM", ConstDefault::Required, 2, 256),
-                float("SCALE"),
-                rule("Q_TILE", ConstDefault::U32(1), 1, 16),
-                rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
-                rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
-                rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
-                size("MAX_PAGES"),
-                power("WG", 256, 128, 256),
-                ConstRule { power_of_two: true, ..rule("KV_BLOCK", ConstDefault::Derived("128 for Q_TILE up to 2, else 64"), 16, 256) },
-            ]
-        },
+        Template::Matvec => {
+            const {
+                &[
+                    size("K"),
+                    size("N"),
+                    OUT_STRIDE,
+                    OUT_AT,
+                    rule("M_MAX", ConstDefault::U32(1), 1, 8),
+                    rule("EPS", ConstDefault::F32(1e-5), 0, 0),
+                    power("WG", 256, 32, 256),
+                    rule("ROWS_PER_SUBGROUP", ConstDefault::U32(2), 1, 8),
+                    rule(
+                        "ROWS_PER_WG",
+                        ConstDefault::Derived(
+                            "ROWS_PER_SUBGROUP * WG / 32 / K_SPLIT, at least ROWS_PER_SUBGROUP and 2 if columns are paired",
+                        ),
+                        1,
+                        256,
+                    ),
+                    rule("K_SPLIT", ConstDefault::U32(1), 1, 8),
+                    rule("UNROLL", ConstDefault::U32(1), 1, 8),
+                ]
+            }
+        }
+        Template::Matmul => {
+            const {
+                &[
+                    size("K"),
+                    size("N"),
+                    OUT_STRIDE,
+                    OUT_AT,
+                    power("TILE_M", 128, 64, 128),
+                    power("TILE_N", 64, 64, 128),
+                    power("TILE_K", 16, 4, 64),
+                ]
+            }
+        }
+        Template::RopeKv => {
+            const {
+                &[
+                    rule("N_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("HEAD_DIM", ConstDefault::Required, 2, 1024),
+                    rule("ROT_DIM", ConstDefault::Derived("HEAD_DIM"), 2, 1024),
+                    rule("Q_STRIDE", ConstDefault::Derived("N_HEADS * HEAD_DIM"), 1, MAX_SIZE),
+                    at("Q_AT"),
+                    rule("K_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
+                    at("K_AT"),
+                    rule("V_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
+                    at("V_AT"),
+                    rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
+                    rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
+                    rule(
+                        "ROPE_WGS",
+                        ConstDefault::Derived("ceil((N_HEADS + 2 N_KV_HEADS) * HEAD_DIM / 2 / (2 * WG))"),
+                        1,
+                        4096,
+                    ),
+                    WG,
+                ]
+            }
+        }
+        Template::Attention => {
+            const {
+                &[
+                    rule("N_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("HEAD_DIM", ConstDefault::Required, 2, 256),
+                    float("SCALE"),
+                    rule("Q_TILE", ConstDefault::U32(1), 1, 16),
+                    rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
+                    rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
+                    rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
+                    size("MAX_PAGES"),
+                    power("WG", 256, 128, 256),
+                    ConstRule {
+                        power_of_two: true,
+                        ..rule("KV_BLOCK", ConstDefault::Derived("128 for Q_TILE up to 2, else 64"), 16, 256)
+                    },
+                ]
+            }
+        }
         Template::GatherRows => const { &[size("N_COLS"), WG] },
         Template::Map => const { &[size("N_COLS"), OUT_STRIDE, OUT_AT, WG] },
         Template::ArgmaxPartial => const { &[size("N"), rule("BLOCK", ConstDefault::U32(4096), 1, MAX_SIZE), WG] },
@@ -201,15 +234,25 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "ROT_DIM") => c.u32("HEAD_DIM"),
         (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),
         (_, "K_STRIDE" | "V_STRIDE") => c.u32("N_KV_HEADS") * c.u32("HEAD_DIM"),
-        (_, "ROPE_WGS") => ((c.u32("N_HEADS") + 2 * c.u32("N_KV_HEADS")) * c.u32("HEAD_DIM") / 2).div_ceil(2 * c.u32("WG")).max(1),
-        (_, "KV_BLOCK") => if c.u32("Q_TILE") <= 2 { 128 } else { 64 },
+        (_, "ROPE_WGS") => {
+            ((c.u32("N_HEADS") + 2 * c.u32("N_KV_HEADS")) * c.u32("HEAD_DIM") / 2).div_ceil(2 * c.u32("WG")).max(1)
+        }
+        (_, "KV_BLOCK") => {
+            if c.u32("Q_TILE") <= 2 {
+                128
+            } else {
+                64
+            }
+        }
         _ => unreachable!("constant {name} has no derivation"),
     }
 }
 
 fn check_range(template: Template, rule: &ConstRule, value: Const) -> Result<(), LinkError> {
     let is_float = matches!(rule.default, ConstDefault::F32(_) | ConstDefault::RequiredF32);
-    let bad = |value: String, expected: String| Err(LinkError::BadConst { template, name: rule.name.into(), value, expected });
+    let bad = |value: String, expected: String| {
+        Err(LinkError::BadConst { template, name: rule.name.into(), value, expected })
+    };
     match value {
         Const::F32(n) if is_float && n.is_finite() => Ok(()),
         Const::F32(n) if is_float => bad(format!("{n}"), "a finite float".into()),
@@ -225,24 +268,36 @@ fn check_range(template: Template, rule: &ConstRule, value: Const) -> Result<(),
 fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
     let need = |holds: bool, name: &str, expected: &str| {
         let (template, name) = (spec.template, name.to_string());
-        if holds { Ok(()) } else { Err(LinkError::BadConst { template, value: c.u32(&name).to_string(), name, expected: expected.into() }) }
+        if holds {
+            Ok(())
+        } else {
+            Err(LinkError::BadConst { template, value: c.u32(&name).to_string(), name, expected: expected.into() })
+        }
     };
     let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
     match spec.template {
         Template::Matvec => {
-            need(c.u32("ROWS_PER_WG") % c.u32("ROWS_PER_SUBGROUP") == 0, "ROWS_PER_WG", "a multiple of ROWS_PER_SUBGROUP")?;
-            need(!pairs || c.u32("ROWS_PER_WG") % 2 == 0, "ROWS_PER_WG", "even, since the epilogue pairs columns")?;
-            need(!pairs || c.u32("N") % 2 == 0, "N", "even, since the epilogue pairs columns")
+            need(
+                c.u32("ROWS_PER_WG").is_multiple_of(c.u32("ROWS_PER_SUBGROUP")),
+                "ROWS_PER_WG",
+                "a multiple of ROWS_PER_SUBGROUP",
+            )?;
+            need(!pairs || c.u32("ROWS_PER_WG").is_multiple_of(2), "ROWS_PER_WG", "even, since the epilogue pairs columns")?;
+            need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
         }
-        Template::Matmul => need(!pairs || c.u32("N") % 2 == 0, "N", "even, since the epilogue pairs columns"),
-        Template::Map => need(!pairs || c.u32("N_COLS") % 2 == 0, "N_COLS", "even, since the epilogue pairs columns"),
+        Template::Matmul => need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns"),
+        Template::Map => need(!pairs || c.u32("N_COLS").is_multiple_of(2), "N_COLS", "even, since the epilogue pairs columns"),
         Template::RopeKv => {
-            need(c.u32("HEAD_DIM") % 2 == 0, "HEAD_DIM", "even")?;
-            need(c.u32("ROT_DIM") % 2 == 0 && c.u32("ROT_DIM") <= c.u32("HEAD_DIM"), "ROT_DIM", "even and at most HEAD_DIM")
+            need(c.u32("HEAD_DIM").is_multiple_of(2), "HEAD_DIM", "even")?;
+            need(
+                c.u32("ROT_DIM").is_multiple_of(2) && c.u32("ROT_DIM") <= c.u32("HEAD_DIM"),
+                "ROT_DIM",
+                "even and at most HEAD_DIM",
+            )
         }
         Template::Attention => {
-            need(c.u32("HEAD_DIM") % 2 == 0, "HEAD_DIM", "even")?;
-            need(c.u32("N_HEADS") % c.u32("N_KV_HEADS") == 0, "N_HEADS", "a multiple of N_KV_HEADS")?;
+            need(c.u32("HEAD_DIM").is_multiple_of(2), "HEAD_DIM", "even")?;
+            need(c.u32("N_HEADS").is_multiple_of(c.u32("N_KV_HEADS")), "N_HEADS", "a multiple of N_KV_HEADS")?;
             need(c.u32("KV_BLOCK") <= c.u32("WG"), "KV_BLOCK", "at most WG")?;
             need(c.u32("HEAD_DIM") <= 2 * c.u32("WG"), "HEAD_DIM", "at most 2 * WG")?;
             need(c.u32("Q_TILE") * 16 <= c.u32("WG"), "Q_TILE", "at most WG / 16")
@@ -279,7 +334,8 @@ pub(crate) fn add_weight(spec: &KernelSpec, consts: &mut Consts) -> Result<Weigh
                 return Err(bad(format!("{cols} columns; groups must be 32, 64 or 128 and divide the columns")));
             }
             let codes = u64::from(rows) * u64::from(cols / 32) * u64::from(bits);
-            let scales_at = u32::try_from(codes.next_multiple_of(4)).map_err(|_| bad("codes exceed 2^32 words".into()))?;
+            let scales_at =
+                u32::try_from(codes.next_multiple_of(4)).map_err(|_| bad("codes exceed 2^32 words".into()))?;
             consts.add("W_BITS", bits.into());
             consts.add("W_GROUP", group.into());
             consts.add("W_SCALES_AT", scales_at);

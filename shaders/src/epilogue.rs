@@ -52,7 +52,11 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     }
     for op in &spec.epilogue {
         let both = |line: &dyn Fn(&str, &str) -> String| {
-            if pairs { format!("{} {}", line("v", "2u * column"), line("w", "2u * column + 1u")) } else { line("v", "column") }
+            if pairs {
+                format!("{} {}", line("v", "2u * column"), line("w", "2u * column + 1u"))
+            } else {
+                line("v", "column")
+            }
         };
         let line = match op {
             EpilogueOp::Bias(n) => both(&|v, at| format!("{v} += operand{n}[{at}];")),

@@ -14,15 +14,15 @@ mod catalog;
 mod consts;
 mod epilogue;
 mod files;
-pub mod lint;
 mod link;
+pub mod lint;
 pub mod reflect;
 mod spec;
 
 pub use catalog::{grid, link};
 pub use consts::{ConstDefault, ConstRule, const_rules, const_value};
-pub use link::{wgsl_for, Consumer, LinkError};
+pub use link::{Consumer, LinkError, wgsl_for};
 pub use spec::{
-    Access, BindingInfo, Const, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType, Template, Tier,
-    WeightFormat,
+    Access, BindingInfo, Const, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows,
+    ScaleType, Template, Tier, WeightFormat,
 };

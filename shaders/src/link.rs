@@ -110,7 +110,9 @@ pub enum LinkError {
         why: &'static str,
     },
     /// Tile sizes that no target has room for.
-    #[error("{template}: its tiles take {n_bytes} bytes of workgroup memory, the limit is {limit_bytes}; choose smaller tiles")]
+    #[error(
+        "{template}: its tiles take {n_bytes} bytes of workgroup memory, the limit is {limit_bytes}; choose smaller tiles"
+    )]
     TooMuchWorkgroupMemory {
         /// The template.
         template: Template,
@@ -183,7 +185,11 @@ fn include(source: &Source, modules: &Modules<'_>, done: &mut Vec<String>, out: 
         let path = format!("package::{}::{}", import.kind, import.module);
         let file = source.name.clone();
         let provider = match import.kind.as_str() {
-            "lib" => (modules.lib)(&import.module).ok_or(LinkError::UnknownModule { file, line: import.line, module: path })?,
+            "lib" => (modules.lib)(&import.module).ok_or(LinkError::UnknownModule {
+                file,
+                line: import.line,
+                module: path,
+            })?,
             "slot" => match modules.slots.get(import.module.as_str()) {
                 Some(provider) => provider.clone(),
                 None => return Err(LinkError::UnboundSlot { file, line: import.line, slot: import.module.clone() }),
@@ -237,10 +243,11 @@ fn split_imports(source: &Source) -> Result<(Vec<Import>, String), LinkError> {
 /// Whether a module's text declares a name at top level. Declarations begin in the first column.
 fn declares(text: &str, item: &str) -> bool {
     text.lines().any(|line| {
-        let rest = ["fn ", "const ", "struct ", "alias "].iter().find_map(|word| line.strip_prefix(word)).or_else(|| {
-            let var = line.find("var<").filter(|at| line.starts_with('@') || *at == 0)?;
-            line[var..].split_once("> ").map(|(_, rest)| rest)
-        });
+        let rest =
+            ["fn ", "const ", "struct ", "alias "].iter().find_map(|word| line.strip_prefix(word)).or_else(|| {
+                let var = line.find("var<").filter(|at| line.starts_with('@') || *at == 0)?;
+                line[var..].split_once("> ").map(|(_, rest)| rest)
+            });
         let Some(rest) = rest.and_then(|rest| rest.strip_prefix(item)) else { return false };
         !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
     })
@@ -252,8 +259,12 @@ mod tests {
 
     fn joined(root: &str) -> Result<String, LinkError> {
         let lib = |name: &str| match name {
-            "a" => Some(Source::new("lib/a.wgsl", "import package::lib::b::g;\n\n// A.\nfn f() { g(); }\nfn ff() {}\n")),
-            "b" => Some(Source::new("lib/b.wgsl", "@group(0) @binding(0) var<storage, read> v: array<u32>;\nfn g() {}\n")),
+            "a" => {
+                Some(Source::new("lib/a.wgsl", "import package::lib::b::g;\n\n// A.\nfn f() { g(); }\nfn ff() {}\n"))
+            }
+            "b" => {
+                Some(Source::new("lib/b.wgsl", "@group(0) @binding(0) var<storage, read> v: array<u32>;\nfn g() {}\n"))
+            }
             _ => None,
         };
         join("const X = 1u;\n", &Source::new("kernels/t.wgsl", root), &Modules { lib: &lib, slots: BTreeMap::new() })
@@ -261,7 +272,9 @@ mod tests {
 
     #[test]
     fn modules_come_once_after_what_they_import_and_keep_comments() {
-        let text = joined("// T.\n\nimport package::lib::a::f;\nimport package::lib::b::{g, v};\n\nfn main() { f(); }\n").expect("links");
+        let text =
+            joined("// T.\n\nimport package::lib::a::f;\nimport package::lib::b::{g, v};\n\nfn main() { f(); }\n")
+                .expect("links");
         let expected = "const X = 1u;\n\n// ---- lib/b.wgsl\n@group(0) @binding(0) var<storage, read> v: array<u32>;\nfn g() {}\n\n\
                         // ---- lib/a.wgsl\n// A.\nfn f() { g(); }\nfn ff() {}\n\n// ---- kernels/t.wgsl\n// T.\n\nfn main() { f(); }\n";
         assert_eq!(text, expected);

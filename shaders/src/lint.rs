@@ -77,7 +77,13 @@ pub fn lint(module: &Reflection) -> Vec<Lint> {
     if n > MAX_STORAGE_BUFFERS {
         found.push(Lint::StorageBuffers { n });
     }
-    found.extend(module.bindings.iter().filter(|bound| bound.access.is_none()).map(|bound| Lint::NotStorage { name: bound.name.clone() }));
+    found.extend(
+        module
+            .bindings
+            .iter()
+            .filter(|bound| bound.access.is_none())
+            .map(|bound| Lint::NotStorage { name: bound.name.clone() }),
+    );
     found
 }
 
@@ -96,7 +102,11 @@ pub fn lint_linked(module: &Reflection, kernel: &LinkedKernel) -> Vec<Lint> {
     }
     for bound in &module.bindings {
         if !kernel.bindings.iter().any(|info| (bound.group, bound.binding) == (info.group, info.binding)) {
-            found.push(Lint::Binding { group: bound.group, binding: bound.binding, module: format!("`{}`", bound.name) });
+            found.push(Lint::Binding {
+                group: bound.group,
+                binding: bound.binding,
+                module: format!("`{}`", bound.name),
+            });
         }
     }
     found

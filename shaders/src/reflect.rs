@@ -45,7 +45,9 @@ pub fn parse(wgsl: &str) -> Result<(naga::Module, naga::valid::ModuleInfo), Refl
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| ReflectError::Parse(error.emit_to_string(wgsl)))?;
     let capabilities = naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    validator
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all());
     let info = validator.validate(&module).map_err(|error| ReflectError::Validate(error.emit_to_string(wgsl)))?;
     Ok((module, info))
 }

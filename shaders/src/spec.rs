@@ -230,7 +230,15 @@ pub struct KernelSpec {
 impl KernelSpec {
     /// A spec with empty slots and no numbers.
     pub fn new(template: Template, tier: Tier) -> Self {
-        Self { template, weight: None, rows: Rows::Tokens, prologue: Prologue::None, epilogue: Vec::new(), consts: Vec::new(), tier }
+        Self {
+            template,
+            weight: None,
+            rows: Rows::Tokens,
+            prologue: Prologue::None,
+            epilogue: Vec::new(),
+            consts: Vec::new(),
+            tier,
+        }
     }
     /// The same with an unsigned number set.
     pub fn with(mut self, name: &str, value: u32) -> Self {

@@ -3,7 +3,10 @@
 
 use ingot_shaders::lint::{Lint, lint, lint_linked};
 use ingot_shaders::reflect::{parse, reflect};
-use ingot_shaders::{Consumer, EpilogueOp, KernelSpec, LinkError, Prologue, Rows, ScaleType, Template, Tier, WeightFormat, backend, grid, link, wgsl_for};
+use ingot_shaders::{
+    Consumer, EpilogueOp, KernelSpec, LinkError, Prologue, Rows, ScaleType, Template, Tier, WeightFormat, backend,
+    grid, link, wgsl_for,
+};
 use std::process::Command;
 
 const TIERS: [Tier; 2] = [Tier::Plain, Tier::Subgroups];
@@ -22,8 +25,8 @@ fn formats() -> Vec<WeightFormat> {
 fn takes(format: WeightFormat, cols: u32) -> bool {
     match format {
         WeightFormat::F32 => true,
-        WeightFormat::F16 | WeightFormat::Bf16 => cols % 2 == 0,
-        WeightFormat::Affine { group, .. } => cols % u32::from(group) == 0,
+        WeightFormat::F16 | WeightFormat::Bf16 => cols.is_multiple_of(2),
+        WeightFormat::Affine { group, .. } => cols.is_multiple_of(u32::from(group)),
     }
 }
 
@@ -52,7 +55,14 @@ fn specs() -> Vec<KernelSpec> {
                 spec.prologue = Prologue::ALL[(ix + k_ix + tier_ix) % 2];
                 spec.epilogue = epilogues[(ix + k_ix) % epilogues.len()].clone();
                 list.push(spec.clone());
-                let mut spec = spec.with("M_MAX", 8).with("ROWS_PER_SUBGROUP", 4).with("K_SPLIT", 3).with("UNROLL", 4).with("WG", 64).with("OUT_STRIDE", 200).with("OUT_AT", 7);
+                let mut spec = spec
+                    .with("M_MAX", 8)
+                    .with("ROWS_PER_SUBGROUP", 4)
+                    .with("K_SPLIT", 3)
+                    .with("UNROLL", 4)
+                    .with("WG", 64)
+                    .with("OUT_STRIDE", 200)
+                    .with("OUT_AT", 7);
                 spec.prologue = Prologue::ALL[(ix + k_ix + tier_ix + 1) % 2];
                 spec.epilogue = epilogues[(ix + k_ix + 1) % epilogues.len()].clone();
                 list.push(spec);
@@ -65,7 +75,10 @@ fn specs() -> Vec<KernelSpec> {
                         spec = spec.with("TILE_M", 128).with("TILE_N", 128).with("TILE_K", 16);
                     }
                     list.push(spec);
-                    let mut spec = KernelSpec::new(Template::Embed, tier).with("N_COLS", k).with("ROW_COUNT", 100).with("ROW_FIRST", 50 * (k_ix as u32 % 2));
+                    let mut spec = KernelSpec::new(Template::Embed, tier)
+                        .with("N_COLS", k)
+                        .with("ROW_COUNT", 100)
+                        .with("ROW_FIRST", 50 * (k_ix as u32 % 2));
                     spec.weight = Some(format);
                     list.push(spec);
                 }
@@ -76,7 +89,8 @@ fn specs() -> Vec<KernelSpec> {
         for prologue in Prologue::ALL {
             for tier in TIERS {
                 for m_max in [1, 2, 8] {
-                    let mut spec = KernelSpec::new(Template::Matvec, tier).with("K", 4096).with("N", 6144).with("M_MAX", m_max);
+                    let mut spec =
+                        KernelSpec::new(Template::Matvec, tier).with("K", 4096).with("N", 6144).with("M_MAX", m_max);
                     spec.weight = Some(WeightFormat::Affine { bits: 4, group: 64, scales: ScaleType::Bf16 });
                     spec.prologue = *prologue;
                     spec.epilogue = epilogue.clone();
@@ -97,10 +111,16 @@ fn specs() -> Vec<KernelSpec> {
     for rows in Rows::ALL {
         for wg in [32, 256] {
             for n in [1, 576, 1 << 20] {
-                let mut spec = KernelSpec::new(Template::RmsNorm, Tier::Plain).with("N_COLS", n).with_f32("EPS", 1e-6).with("WG", wg);
+                let mut spec = KernelSpec::new(Template::RmsNorm, Tier::Plain)
+                    .with("N_COLS", n)
+                    .with_f32("EPS", 1e-6)
+                    .with("WG", wg);
                 spec.rows = *rows;
                 list.push(spec);
-                let mut spec = KernelSpec::new(Template::ArgmaxPartial, Tier::Plain).with("N", n).with("WG", wg).with("BLOCK", 4096.min(n));
+                let mut spec = KernelSpec::new(Template::ArgmaxPartial, Tier::Plain)
+                    .with("N", n)
+                    .with("WG", wg)
+                    .with("BLOCK", 4096.min(n));
                 spec.rows = *rows;
                 list.push(spec);
                 list.push(KernelSpec::new(Template::ArgmaxFinal, Tier::Plain).with("N_PARTIAL", n).with("WG", wg));
@@ -108,13 +128,33 @@ fn specs() -> Vec<KernelSpec> {
             }
         }
     }
-    for (heads, kv_heads, dim) in [(1, 1, 2), (9, 3, 64), (32, 8, 128), (4, 1, 256), (6, 2, 66), (8, 8, 96), (10, 5, 80)] {
-        let head = |template| KernelSpec::new(template, Tier::Plain).with("N_HEADS", heads).with("N_KV_HEADS", kv_heads).with("HEAD_DIM", dim);
+    for (heads, kv_heads, dim) in
+        [(1, 1, 2), (9, 3, 64), (32, 8, 128), (4, 1, 256), (6, 2, 66), (8, 8, 96), (10, 5, 80)]
+    {
+        let head = |template| {
+            KernelSpec::new(template, Tier::Plain)
+                .with("N_HEADS", heads)
+                .with("N_KV_HEADS", kv_heads)
+                .with("HEAD_DIM", dim)
+        };
         list.push(head(Template::RopeKv));
         let stride = (heads + 2 * kv_heads) * dim;
-        let merged = head(Template::RopeKv).with("Q_STRIDE", stride).with("K_STRIDE", stride).with("V_STRIDE", stride).with("K_AT", heads * dim);
-        list.push(merged.with("V_AT", (heads + kv_heads) * dim).with("KV_GROUP", 1).with("ROT_DIM", 2).with_f32("ROPE_SCALE", 1.25).with("WG", 32));
-        for (q_tile, window, keep, softcap) in [(1, 0, 0, 0.0), (16, 0, 0, 0.0), (1, 512, 0, 50.0), (16, 4096, 4, 0.0), (3, 1, 1, 30.0), (8, 128, 0, 0.0)] {
+        let merged = head(Template::RopeKv)
+            .with("Q_STRIDE", stride)
+            .with("K_STRIDE", stride)
+            .with("V_STRIDE", stride)
+            .with("K_AT", heads * dim);
+        list.push(
+            merged
+                .with("V_AT", (heads + kv_heads) * dim)
+                .with("KV_GROUP", 1)
+                .with("ROT_DIM", 2)
+                .with_f32("ROPE_SCALE", 1.25)
+                .with("WG", 32),
+        );
+        for (q_tile, window, keep, softcap) in
+            [(1, 0, 0, 0.0), (16, 0, 0, 0.0), (1, 512, 0, 50.0), (16, 4096, 4, 0.0), (3, 1, 1, 30.0), (8, 128, 0, 0.0)]
+        {
             let spec = head(Template::Attention).with_f32("SCALE", 0.125).with("MAX_PAGES", 256).with("Q_TILE", q_tile);
             let spec = spec.with("WINDOW", window).with("KEEP", keep).with_f32("SOFTCAP", softcap);
             list.push(spec.clone());
@@ -130,7 +170,10 @@ fn specs() -> Vec<KernelSpec> {
 fn every_combination_is_valid_and_as_catalogued() {
     let specs = specs();
     let failures: Vec<String> = std::thread::scope(|scope| {
-        let workers: Vec<_> = specs.chunks(specs.len().div_ceil(2)).map(|part| scope.spawn(move || part.iter().filter_map(check).collect::<Vec<_>>())).collect();
+        let workers: Vec<_> = specs
+            .chunks(specs.len().div_ceil(2))
+            .map(|part| scope.spawn(move || part.iter().filter_map(check).collect::<Vec<_>>()))
+            .collect();
         workers.into_iter().flat_map(|worker| worker.join().expect("the check does not panic")).collect()
     });
     println!("{} kernels", specs.len());
@@ -182,7 +225,12 @@ fn tint_takes_a_selection() {
         let workers: Vec<_> = (0..4)
             .map(|worker| {
                 let (chosen, folder) = (&chosen, &folder);
-                scope.spawn(move || (worker..chosen.len()).step_by(4).filter_map(|ix| tint(program, folder, ix, chosen[ix])).collect::<Vec<_>>())
+                scope.spawn(move || {
+                    (worker..chosen.len())
+                        .step_by(4)
+                        .filter_map(|ix| tint(program, folder, ix, chosen[ix]))
+                        .collect::<Vec<_>>()
+                })
             })
             .collect();
         workers.into_iter().flat_map(|worker| worker.join().expect("the check does not panic")).collect()
@@ -217,23 +265,37 @@ fn specs_that_cannot_be_are_refused_by_name() {
     assert_eq!(message(&matvec().with("M_MAX", 9)), "matvec: constant `M_MAX` is 9, but must be 1 to 8");
     assert_eq!(message(&matvec().with("WG", 96)), "matvec: constant `WG` is 96, but must be a power of two");
     assert_eq!(message(&matvec().with_f32("K", 64.0)), "matvec: constant `K` is 64.0, but must be an unsigned number");
-    assert_eq!(message(&matvec().with_f32("EPS", f32::NAN)), "matvec: constant `EPS` is NaN, but must be a finite float");
+    assert_eq!(
+        message(&matvec().with_f32("EPS", f32::NAN)),
+        "matvec: constant `EPS` is NaN, but must be a finite float"
+    );
     assert!(message(&matvec().with("TILE", 1)).starts_with("matvec: no constant `TILE`; it has K, N, OUT_STRIDE"));
     assert_eq!(message(&matvec().with("K", 65)), "matvec: weight f16: 65 columns; 16-bit formats need an even number");
     let mut spec = matvec().with("K", 96);
     spec.weight = Some(WeightFormat::Affine { bits: 4, group: 64, scales: ScaleType::F16 });
-    assert_eq!(message(&spec), "matvec: weight affine4g64_f16: 96 columns; groups must be 32, 64 or 128 and divide the columns");
+    assert_eq!(
+        message(&spec),
+        "matvec: weight affine4g64_f16: 96 columns; groups must be 32, 64 or 128 and divide the columns"
+    );
     spec.weight = None;
     assert_eq!(message(&spec), "matvec: weight none: the template needs a format");
     let mut spec = matvec();
     spec.epilogue = vec![EpilogueOp::Add(0), EpilogueOp::SiluMulPairs];
-    assert_eq!(message(&spec), "matvec: epilogue op add(0): has the shape of the result, so it cannot stand before silu_mul_pairs");
+    assert_eq!(
+        message(&spec),
+        "matvec: epilogue op add(0): has the shape of the result, so it cannot stand before silu_mul_pairs"
+    );
     spec.epilogue = vec![EpilogueOp::Bias(3)];
     assert_eq!(message(&spec), "matvec: epilogue op bias(3): operands are 0, 1 and 2");
     let mut spec = KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", 64);
     spec.prologue = Prologue::RmsNorm;
     assert_eq!(message(&spec), "gather_rows: has no prologue; only matvec takes one");
-    let mut spec = KernelSpec::new(Template::Matmul, Tier::Plain).with("K", 64).with("N", 64).with("TILE_M", 128).with("TILE_N", 128).with("TILE_K", 64);
+    let mut spec = KernelSpec::new(Template::Matmul, Tier::Plain)
+        .with("K", 64)
+        .with("N", 64)
+        .with("TILE_M", 128)
+        .with("TILE_N", 128)
+        .with("TILE_K", 64);
     spec.weight = Some(WeightFormat::F32);
     assert!(matches!(link(&spec), Err(LinkError::TooMuchWorkgroupMemory { n_bytes: 65536, .. })));
 }
@@ -241,15 +303,22 @@ fn specs_that_cannot_be_are_refused_by_name() {
 #[test]
 fn lints_find_what_targets_do_not_take() {
     let lints = |text: &str| lint(&reflect(&parse(text).expect("valid WGSL").0));
-    let used = |n: u32| (0..n).map(|i| format!("@group(0) @binding({i}) var<storage> b{i}: array<u32>;\n")).collect::<String>();
+    let used = |n: u32| {
+        (0..n).map(|i| format!("@group(0) @binding({i}) var<storage> b{i}: array<u32>;\n")).collect::<String>()
+    };
     assert_eq!(lints("@compute @workgroup_size(64) fn main() {}"), []);
     assert_eq!(lints("@compute @workgroup_size(64) fn run() {}"), [Lint::EntryPoint { found: vec!["run".into()] }]);
     assert_eq!(lints("@compute @workgroup_size(32, 16) fn main() {}"), [Lint::Invocations { n: 512 }]);
     assert_eq!(
-        lints("var<workgroup> a: array<vec4<f32>, 2049>;\n@compute @workgroup_size(64) fn main() { a[0] = vec4<f32>(); }"),
+        lints(
+            "var<workgroup> a: array<vec4<f32>, 2049>;\n@compute @workgroup_size(64) fn main() { a[0] = vec4<f32>(); }"
+        ),
         [Lint::WorkgroupMemory { n_bytes: 32784 }]
     );
-    assert_eq!(lints(&format!("{}@compute @workgroup_size(64) fn main() {{}}", used(9))), [Lint::StorageBuffers { n: 9 }]);
+    assert_eq!(
+        lints(&format!("{}@compute @workgroup_size(64) fn main() {{}}", used(9))),
+        [Lint::StorageBuffers { n: 9 }]
+    );
     assert_eq!(
         lints("@group(0) @binding(0) var<uniform> u: vec4<u32>;\n@compute @workgroup_size(64) fn main() {}"),
         [Lint::NotStorage { name: "u".into() }]

@@ -5,7 +5,7 @@
 
 use crate::IrError;
 use crate::handle::{Arena, handle};
-use crate::kv::{KvLayerId, KvShape, KvSpec, Window};
+use crate::kv::{KvLayerId, KvSpec, Window};
 use crate::size::Dim;
 use crate::weight::{Format, Layout, Source, Weight, WeightId};
 use serde::{Deserialize, Serialize};
@@ -291,19 +291,7 @@ impl Graph {
         for (id, weight) in self.weights.iter() {
             self.verify_weight(id, weight)?;
         }
-        for (id, layer) in self.kv.layers.iter() {
-            let Some(group) = self.kv.groups.get(layer.group) else {
-                return Err(IrError::invalid(id, format!("group {} does not exist", layer.group)));
-            };
-            let KvShape { n_kv_heads, k_dim, v_dim, latent } = group.shape;
-            let fits = |dim: u32| n_kv_heads.checked_mul(dim).is_some_and(|n| n > 0);
-            if !fits(k_dim) || !fits(v_dim) || (latent && v_dim > k_dim) {
-                return Err(IrError::invalid(layer.group, "heads and their sizes must be positive, and a latent's values a part of its keys"));
-            }
-            if latent && n_kv_heads != 1 {
-                return Err(IrError::invalid(layer.group, "a latent has one head"));
-            }
-        }
+        self.kv.verify()?;
         let mut written = vec![false; self.kv.layers.len()];
         for (id, value) in self.values.iter() {
             let shape = self.infer(id, &value.op)?;
@@ -437,10 +425,11 @@ impl Graph {
                     return bad(format!("{kv} does not write {layer}"));
                 }
                 let entry = self.kv.shape(*layer);
-                if shape(*q).n_cols != n_heads * entry.k_dim || n_heads % entry.n_kv_heads != 0 {
-                    return bad(format!("{n_heads} heads of {} do not fit {q} ({})", entry.k_dim, shape(*q)));
+                let fits = n_heads.checked_mul(entry.k_dim) == Some(shape(*q).n_cols) && n_heads % entry.n_kv_heads == 0;
+                match n_heads.checked_mul(entry.v_dim) {
+                    Some(n_cols) if fits => Ok(Shape { rows: Dim::Tokens, n_cols }),
+                    _ => bad(format!("{n_heads} heads of {} do not fit {q} ({})", entry.k_dim, shape(*q))),
                 }
-                Ok(Shape { rows: Dim::Tokens, n_cols: n_heads * entry.v_dim })
             }
             Op::Add { a, b } | Op::Mul { a, b } => {
                 if shape(*a) == shape(*b) { Ok(shape(*a)) } else { bad(format!("{} and {} differ", shape(*a), shape(*b))) }

@@ -230,6 +230,8 @@ impl std::str::FromStr for Graph {
                     "kv_layer" => {
                         expect_next::<crate::kv::KvLayerId>(&line, graph.kv.layers.len())?;
                         graph.kv.layers.push(KvLayer { group: line.handle(0)? });
+                        // The shapes of what follows are inferred from it.
+                        graph.kv.verify().map_err(|e| line.error(e.to_string()))?;
                     }
                     "output" => graph.outputs = line.handles()?,
                     other => return Err(line.error(format!("unknown line `{other}`"))),

@@ -1,6 +1,7 @@
 //! The paged KV cache's shape. Layers whose entries have equal size and lifetime form a group with a page table
 //! of its own, so that windowed and full layers, or a latent (MLA), live side by side.
 
+use crate::IrError;
 use crate::handle::{Arena, handle};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +87,23 @@ impl KvSpec {
         let found = self.groups.iter().find(|(_, group)| **group == wanted).map(|(id, _)| id);
         let group = found.unwrap_or_else(|| self.groups.push(wanted));
         self.layers.push(KvLayer { group })
+    }
+    /// Checks that layers are in groups, and that groups hold something.
+    pub fn verify(&self) -> Result<(), IrError> {
+        for (id, group) in self.groups.iter() {
+            let KvShape { n_kv_heads, k_dim, v_dim, latent } = group.shape;
+            let holds = |dim: u32| n_kv_heads.checked_mul(dim).is_some_and(|n| n > 0);
+            if !holds(k_dim) || !holds(v_dim) {
+                return Err(IrError::invalid(id, format!("{n_kv_heads} heads of {k_dim} and {v_dim} numbers are too few or too many")));
+            }
+            if latent && (n_kv_heads != 1 || v_dim > k_dim) {
+                return Err(IrError::invalid(id, "a latent has one head, and its values are a part of its keys"));
+            }
+        }
+        match self.layers.iter().find(|(_, layer)| self.groups.get(layer.group).is_none()) {
+            Some((id, layer)) => Err(IrError::invalid(id, format!("{} does not exist", layer.group))),
+            None => Ok(()),
+        }
     }
     /// The shape of a layer's entries.
     pub fn shape(&self, layer: KvLayerId) -> KvShape {

@@ -2,7 +2,7 @@
 
 use crate::IrError;
 use crate::handle::Handle;
-use crate::kernel::{Role, Template};
+use crate::kernel::{EpilogueOp, Role, Template};
 use crate::plan::{BINDING_ALIGN, Binding, Bound, DispatchId, PLAN_VERSION, Plan};
 
 impl Plan {
@@ -17,11 +17,7 @@ impl Plan {
             return bad(&"plan", "page size, context and vocabulary must be positive".into());
         }
         self.exprs.verify()?;
-        for (id, layer) in self.kv.layers.iter() {
-            if self.kv.groups.get(layer.group).is_none() {
-                return bad(&id, format!("{} does not exist", layer.group));
-            }
-        }
+        self.kv.verify()?;
         for (id, weight) in self.weights.iter() {
             let rows: u64 = weight.segments.iter().map(|segment| u64::from(segment.n_rows)).sum();
             let from_file = weight.inline.is_empty();
@@ -106,14 +102,28 @@ impl Plan {
     /// Checks that a binding covers the range that its template declares to access.
     fn verify_extent(&self, id: DispatchId, operand: &Bound) -> Result<(), IrError> {
         let kernel = &self.kernels[self.dispatches[id].kernel].spec;
-        let n = |name: &str| u64::from(kernel.u32(name).unwrap_or(0));
+        // Wide enough for any product of three, so that no number of a foreign plan wraps around.
+        let n = |name: &str| u128::from(kernel.u32(name).unwrap_or(0));
         let Some(variant) = self.variants.as_slice().iter().rev().find(|v| v.first <= id.0) else {
             return Err(IrError::invalid(id, "belongs to no variant"));
         };
-        let rows = u64::from(match kernel.rows {
+        let rows = u128::from(match kernel.rows {
             crate::kernel::Rows::Tokens => variant.bounds.tokens,
             crate::kernel::Rows::Wanted => variant.bounds.rows,
         });
+        // Pairs leave half the columns.
+        let n_out = n("N").max(n("N_COLS")) / if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) { 2 } else { 1 };
+        let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
+        let (end, stride) = match (kernel.template, operand.role) {
+            (Template::Matvec | Template::Matmul, Role::Out) => (n("OUT_AT") + n_out, n("OUT_STRIDE")),
+            (Template::RopeKv, Role::Q) => (n("Q_AT") + heads("N_HEADS"), n("Q_STRIDE")),
+            (Template::RopeKv, Role::K) => (n("K_AT") + heads("N_KV_HEADS"), n("K_STRIDE")),
+            (Template::RopeKv, Role::V) => (n("V_AT") + heads("N_KV_HEADS"), n("V_STRIDE")),
+            _ => (0, 0),
+        };
+        if end > stride {
+            return Err(IrError::invalid(id, format!("operand {} ends at column {end} of rows of {stride}", operand.role)));
+        }
         // Numbers of 4 bytes that the template touches, where it is bound to an arena or the logits.
         let words = match (kernel.template, operand.role) {
             (Template::Matvec | Template::Matmul, Role::X) => rows * n("K"),
@@ -121,9 +131,11 @@ impl Plan {
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
             (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
             (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
-            (Template::RopeKv, Role::Out) | (Template::Attention, Role::Q | Role::Out) => rows * n("N_HEADS") * n("HEAD_DIM"),
-            (Template::GatherRows, Role::X) => u64::from(variant.bounds.tokens) * n("N_COLS"),
+            (Template::RopeKv, Role::Out) | (Template::Attention, Role::Q | Role::Out) => rows * heads("N_HEADS"),
+            (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
+            (Template::Map, Role::Out) => rows * n_out,
             (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => rows * n("N_COLS"),
+            (Template::Matvec | Template::Matmul | Template::Map, Role::Operand0 | Role::Operand1 | Role::Operand2) => rows * n_out,
             (Template::ArgmaxPartial, Role::X) => rows * n("N"),
             (Template::ArgmaxPartial, Role::Out) => rows * n("N").div_ceil(n("BLOCK").max(1)) * 2,
             (Template::ArgmaxFinal, Role::X) => rows * n("N_PARTIAL") * 2,
@@ -132,10 +144,10 @@ impl Plan {
         let bound = match operand.binding {
             Binding::Arena { n_bytes, .. } => n_bytes,
             Binding::Logits => self.logits_bytes(),
-            Binding::Weight(blob) => return self.verify_weight_extent(id, operand, blob, n("K").max(n("N_COLS"))),
+            Binding::Weight(blob) => return self.verify_weight_extent(id, operand, blob, kernel.u32("K").or(kernel.u32("N_COLS")).unwrap_or(0).into()),
             _ => return Ok(()),
         };
-        if words * 4 > bound {
+        if words * 4 > u128::from(bound) {
             return Err(IrError::invalid(id, format!("operand {} spans {} bytes, {} are bound", operand.role, words * 4, bound)));
         }
         Ok(())
@@ -151,6 +163,10 @@ impl Plan {
             (Role::Weight, _) => {
                 u64::from(weight.n_cols) == n_cols && kernel.u32("N") == Some(weight.n_rows) && kernel.weight == Some(weight.format)
             }
+            (Role::Operand0 | Role::Operand1 | Role::Operand2, _) => {
+                weight.n_cols == 1 && Some(weight.n_rows) == kernel.u32("N").or(kernel.u32("N_COLS"))
+            }
+            (Role::Freqs, _) => weight.n_cols == 1 && Some(weight.n_rows) == kernel.u32("ROT_DIM").map(|n| n / 2),
             (Role::NormWeight, _) => u64::from(weight.n_rows) == n_cols && weight.n_cols == 1,
             _ => true,
         };

@@ -4,6 +4,7 @@
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::{Access, KernelGraph, Place, SlabId};
 use ingot_ir::plan::{ArenaId, BINDING_ALIGN};
+use std::cmp::Reverse;
 
 /// A range of a transient buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,24 +32,35 @@ struct Life {
     last: u32,
 }
 
-/// Runs the pass.
+/// Runs the pass: places slabs in two orders and takes the smaller plan, the first on a tie.
 pub fn run(kernels: &KernelGraph) -> MemoryPlan {
     let lives = lives(kernels);
+    let roots: Vec<(SlabId, Life)> = kernels.slabs.ids().filter_map(|id| lives[id].map(|life| (id, life))).collect();
+    // Large slabs first, so that small ones fill what they leave; or as they come, which suits long chains.
+    let (mut by_size, mut by_time) = (roots.clone(), roots);
+    by_size.sort_by_key(|(id, life)| (Reverse(n_bytes(kernels, *id)), life.first, *id));
+    by_time.sort_by_key(|(id, life)| (life.first, *id));
+    let (a, b) = (place(kernels, &lives, by_size), place(kernels, &lives, by_time));
+    let total = |plan: &MemoryPlan| plan.arenas.iter().sum::<u64>();
+    if total(&b) < total(&a) { b } else { a }
+}
+
+/// Places slabs one by one, each where the buffers grow least.
+fn place(kernels: &KernelGraph, lives: &Column<SlabId, Option<Life>>, roots: Vec<(SlabId, Life)>) -> MemoryPlan {
     let mut ranges: Column<SlabId, Option<Range>> = Column::new(kernels.slabs.len(), None);
     let mut arenas: Vec<u64> = Vec::new();
-    // In order of first use, so that early slabs lie low and later ones fill what they leave.
-    let mut roots: Vec<(SlabId, Life)> = kernels.slabs.ids().filter_map(|id| lives[id].map(|life| (id, life))).collect();
-    roots.sort_by_key(|(id, life)| (life.first, *id));
     for (slab, life) in roots {
         let n_bytes = n_bytes(kernels, slab);
         let forbidden = opposite(kernels, slab, &ranges);
-        let arena = (0..).map(ArenaId).find(|arena| !forbidden.contains(arena)).unwrap_or(ArenaId(0));
-        let offset = lowest_gap(&ranges, &lives, arena, life, n_bytes);
-        let ix = arena.0 as usize;
-        if arenas.len() <= ix {
-            arenas.resize(ix + 1, 0);
-        }
-        arenas[ix] = arenas[ix].max((offset + n_bytes).next_multiple_of(BINDING_ALIGN));
+        arenas.push(0);
+        let places = (0..).map(ArenaId).zip(&arenas).filter(|(arena, _)| !forbidden.contains(arena)).map(|(arena, size)| {
+            let offset = lowest_gap(&ranges, lives, arena, life, n_bytes);
+            let needed = (offset + n_bytes).next_multiple_of(BINDING_ALIGN).max(*size);
+            (needed - size, arena, offset, needed)
+        });
+        let (_, arena, offset, needed) = places.min().unwrap_or_else(|| unreachable!("the new buffer is forbidden to none"));
+        arenas[arena.0 as usize] = needed;
+        arenas.retain(|size| *size > 0);
         ranges[slab] = Some(Range { arena, offset, n_bytes });
     }
     for id in kernels.slabs.ids() {

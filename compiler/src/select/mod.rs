@@ -9,6 +9,7 @@ use crate::pass::group::{Group, Kind, Step};
 use crate::target::TargetProfile;
 use builder::{Builder, Spot};
 use ingot_ir::graph::{Graph, Op, ValueId};
+use ingot_ir::handle::Column;
 use ingot_ir::kernel::{Access, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, Place, Prologue, Role, Template};
 use ingot_ir::size::{Dim, Dims};
 
@@ -17,6 +18,7 @@ const ARGMAX_BLOCK: u32 = 1024;
 
 /// Makes the kernel graph of a bucket from groups in order.
 pub fn run(graph: &Graph, groups: &[Group], target: &TargetProfile, bucket: &Dims, max_pages: u32) -> Result<KernelGraph, CompileError> {
+    parts_are_products(graph, groups)?;
     let mut builder = Builder::new(graph, target, bucket);
     for group in groups {
         match &group.kind {
@@ -31,6 +33,23 @@ pub fn run(graph: &Graph, groups: &[Group], target: &TargetProfile, bucket: &Dim
         }
     }
     Ok(builder.finish())
+}
+
+/// Checks that every part of a concatenation is written by a matrix product, the one kernel that writes into wider rows.
+fn parts_are_products(graph: &Graph, groups: &[Group]) -> Result<(), CompileError> {
+    let mut seen = Column::new(graph.values.len(), false);
+    for (_, value) in graph.values.iter() {
+        let Op::Concat { parts } = &value.op else { continue };
+        for &part in parts {
+            let is_product = groups.iter().any(|group| matches!(group.kind, Kind::Matrix { .. }) && group.result() == part);
+            let is_concat = matches!(graph.values[part].op, Op::Concat { .. });
+            if std::mem::replace(&mut seen[part], true) || !(is_product || is_concat) {
+                let why = "a part of a concatenation must be a matrix product's result, and a part once".into();
+                return Err(CompileError::NoKernel { value: part, op: graph.values[part].op.name(), why });
+            }
+        }
+    }
+    Ok(())
 }
 
 const fn read(role: Role, place: Place) -> Operand {

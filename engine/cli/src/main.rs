@@ -1,1 +1,61 @@
-fn main() {}
+//! The `ingot` command: generate text, look at devices and plans, measure.
+//!
+//! Each subcommand has one file under `commands/`; flags that several share are in [`args`].
+//! Exit codes: 0 done, 1 failed, 2 misused (seen from the command line alone), 130 stopped by a second Ctrl-C.
+
+mod args;
+mod commands;
+mod interrupt;
+mod output;
+mod progress;
+mod shipped;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Runs language models on the GPU in front of you, or on the processor.
+#[derive(Parser)]
+#[command(name = "ingot", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Generate text from a prompt
+    Generate(commands::generate::GenerateArgs),
+    /// Write the logits of a prompt's tokens to a safetensors file
+    Logits(commands::logits::LogitsArgs),
+    /// List what can run a model
+    Devices(commands::devices::DevicesArgs),
+    /// Print what the compiler makes of a model
+    Explain(commands::explain::ExplainArgs),
+    /// Measure prefill and decode speed
+    Bench(commands::bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let result = match Cli::parse().command {
+        Command::Generate(args) => commands::generate::run(&args, started),
+        Command::Logits(args) => commands::logits::run(&args),
+        Command::Devices(args) => commands::devices::run(&args),
+        Command::Explain(args) => commands::explain::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(misuse) = error.downcast_ref::<clap::Error>() {
+                let _ = misuse.print();
+                return ExitCode::from(2);
+            }
+            output::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

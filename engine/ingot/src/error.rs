@@ -18,6 +18,9 @@ pub enum Error {
     /// A device that does not exist or does not open.
     #[error(transparent)]
     Device(#[from] ingot_runtime::gpu::GpuError),
+    /// A tokenizer or chat template that could not be read, told when it is needed: a model runs on token ids without it.
+    #[error("{0}")]
+    Unusable(String),
     /// Something that needs a tokenizer.
     #[error("this model has no tokenizer; pass token ids")]
     NoTokenizer,

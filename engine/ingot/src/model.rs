@@ -4,7 +4,6 @@ use crate::Error;
 use ingot_ir::plan::VariantId;
 use ingot_models::text::chat_template::{ChatOptions, ChatTemplate};
 use ingot_models::text::tokenizer::Tokenizer;
-use ingot_runtime::RuntimeError;
 use ingot_runtime::sample::Sampling;
 use ingot_runtime::tick;
 use ingot_runtime::world::{Event, Request, World};
@@ -30,6 +29,8 @@ pub struct PlanFacts {
     pub n_kernels: usize,
     /// Longest sequence.
     pub max_context: u32,
+    /// Token ids are below this.
+    pub n_vocab: u32,
 }
 
 impl Model {
@@ -108,6 +109,7 @@ impl Model {
             weight_bytes: plan.weight_bytes_of(one),
             n_kernels: plan.kernels.len(),
             max_context: plan.max_context,
+            n_vocab: plan.n_vocab,
         }
     }
 
@@ -121,6 +123,6 @@ impl Model {
 fn copy(error: &Error) -> Error {
     match error {
         Error::NoTokenizer => Error::NoTokenizer,
-        other => Error::Runtime(RuntimeError::Cpu(other.to_string())),
+        other => Error::Unusable(other.to_string()),
     }
 }

@@ -1,4 +1,6 @@
 //! Register-blocked product of f32 rows with a packed panel of 16 columns.
+// Counted loops over arrays of registers: iterators there hinder unrolling.
+#![allow(clippy::needless_range_loop)]
 
 use super::unpack::Unpack;
 use super::{LANES, Op, Simd};

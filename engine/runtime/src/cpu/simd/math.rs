@@ -15,7 +15,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let r = s.fma(n, s.splat(2.121_944_4e-4), r);
     // e^r = 1 + r + r^2 p(r), the minimax polynomial of Cephes' expf.
     let mut p = s.splat(1.987_569_1e-4);
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = s.fma(p, r, s.splat(c));
     }
     let p = s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0));
@@ -39,7 +39,7 @@ fn silu<S: Simd>(s: S, x: S::F) -> S::F {
 /// 0.5 x (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 #[inline(always)]
 fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
-    const TWICE: f32 = 1.595_769_1; // 2 sqrt(2 / pi)
+    const TWICE: f32 = 1.595_769; // 2 sqrt(2 / pi)
     let cubic = s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x);
     gate(s, x, s.mul(cubic, s.splat(TWICE)))
 }

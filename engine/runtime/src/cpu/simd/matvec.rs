@@ -1,9 +1,11 @@
 //! Weight rows times a few rows of x, each weight byte read once.
 //!
 //! An affine row is y = sum over groups of scale * (sum of code * x) + bias * (sum of x), so codes are never made into
-//! weights, and the sums of x are shared by all rows ([`prepare`]). 4- and 8-bit codes are masked where they stand in
+//! weights, and the sums of x are shared by all rows ([`Order::prepare`] and [`group_sums`]). 4- and 8-bit codes are masked where they stand in
 //! their word, not shifted down: the code i places up is 2^(bits i) times too large, exactly, and x is stored that
 //! much smaller. That leaves three instructions (and, convert, multiply-add) for eight weights.
+// Counted loops over arrays of registers: iterators there hinder unrolling.
+#![allow(clippy::needless_range_loop)]
 
 use super::unpack::{eight_bytes, load_floats};
 use super::{LANES, Op, Simd};

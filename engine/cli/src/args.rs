@@ -1,0 +1,161 @@
+//! Flags that several subcommands share, and readers of their values.
+
+use crate::{progress, shipped};
+use anyhow::Result;
+use clap::Args;
+use ingot::{DeviceChoice, LoadOptions, Model, RandomShape, Sampling};
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+
+/// What runs the model, and with how much of the machine.
+#[derive(Args, Clone)]
+pub(crate) struct DeviceArgs {
+    /// auto, cpu, gpu, or a part of an adapter's name (see `ingot devices`)
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Longest sequence in tokens [default: the model's, at most 8192]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// Memory that may be used, e.g. 8G, 512M or 1.5GiB [default: what the device says]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory_budget: Option<u64>,
+    /// Threads of the processor [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl DeviceArgs {
+    /// Loads the checkpoint in a folder.
+    pub(crate) fn load(&self, folder: &Path) -> Result<Model> {
+        Ok(Model::load(folder, self.options())?)
+    }
+
+    /// Loads a model of random weights.
+    pub(crate) fn load_random(&self, shape: &RandomShape) -> Result<Model> {
+        Ok(Model::load_random(shape, self.options())?)
+    }
+
+    fn options(&self) -> LoadOptions {
+        LoadOptions {
+            device: self.device.clone(),
+            context: self.context,
+            memory_budget: self.memory_budget,
+            n_threads: self.threads.map(usize::from),
+            progress: progress::bar(),
+            ..LoadOptions::default()
+        }
+    }
+}
+
+/// A checkpoint.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The folder that is meant.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        shipped::folder(self.model.as_deref())
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Args)]
+pub(crate) struct SamplingArgs {
+    /// Temperature; 0 takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, allow_negative_numbers = true)]
+    pub temp: f32,
+    /// Keep the most probable tokens until their mass exceeds this; 1 is off
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share, allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Keep this many of the most probable tokens; 0 is off
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: u32,
+    /// Seed of the random numbers [default: another one each time]
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    /// The library's form; draws the seed if none was given.
+    pub(crate) fn sampling(&self) -> Sampling {
+        let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        Sampling { temperature: self.temp, top_p: self.top_p, top_k: self.top_k, seed }
+    }
+}
+
+/// Token ids on the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Ids(pub Vec<u32>);
+
+/// Ids separated by commas.
+pub(crate) fn ids(text: &str) -> Result<Ids, String> {
+    let id = |part: &str| part.trim().parse().map_err(|_| format!("`{}` is not a token id", part.trim()));
+    text.split(',').map(id).collect::<Result<_, _>>().map(Ids)
+}
+
+/// A random model's shape by name.
+pub(crate) fn shape(name: &str) -> Result<RandomShape, String> {
+    RandomShape::named(name).map_err(|error| error.to_string())
+}
+
+/// Bytes with an optional unit: k, M, G, T in powers of 1000; Ki, Mi, Gi, Ti in powers of 1024; a closing B is allowed.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a number of bytes; write e.g. 8G, 512M or 1.5GiB");
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(end);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let unit = unit.trim();
+    let unit = unit.strip_suffix('b').unwrap_or(unit);
+    let (prefix, base) = unit.strip_suffix('i').map_or((unit, 1000f64), |prefix| (prefix, 1024.0));
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == prefix).ok_or_else(wrong)?;
+    if power == 0 && base == 1024.0 {
+        return Err(wrong());
+    }
+    Ok((number * base.powi(power as i32)) as u64)
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    let found = text.parse::<f32>().ok().filter(|t| t.is_finite() && *t >= 0.0);
+    found.ok_or_else(|| "it must be 0 or a positive number".into())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    let found = text.parse::<f32>().ok().filter(|p| (0.0..=1.0).contains(p));
+    found.ok_or_else(|| "it must be between 0 and 1".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_the_units_people_write() {
+        for (text, expected) in [
+            ("123", 123),
+            ("8G", 8_000_000_000),
+            ("512M", 512_000_000),
+            ("1.5GiB", 3 << 29),
+            ("4 kb", 4000),
+            ("2Ti", 2 << 40),
+            ("7B", 7),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "G", "8X", "1i", "-1", "1.2.3G", "nan"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_numbers_between_commas() {
+        assert_eq!(ids("1, 2,3").map(|ids| ids.0), Ok(vec![1, 2, 3]));
+        for text in ["", "1,,2", "-1", "x", "4294967296"] {
+            assert!(ids(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `ingot generate`: a prompt in, text out, in the manner of `mlx_lm.generate`.
+
+use crate::args::{DeviceArgs, Ids, ModelArgs, SamplingArgs, ids};
+use crate::{interrupt, output};
+use anyhow::{Context, Result};
+use clap::{ArgAction, Args};
+use ingot::models::text::chat_template::ChatOptions;
+use ingot::{Answer, FinishReason, GenerateOptions, Model, Piece};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// Flags of `ingot generate`.
+#[derive(Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The user's message; `-` reads standard input. `\n` and `\t` stand for line ends and tabs
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "prompt_token_ids", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// The prompt as token ids, used as they are
+    #[arg(long, value_name = "IDS", value_parser = ids, conflicts_with_all = ["prompt", "system_prompt", "ignore_chat_template"])]
+    prompt_token_ids: Option<Ids>,
+    /// A system message before the prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "ignore_chat_template")]
+    system_prompt: Option<String>,
+    /// Do not put the prompt into the model's chat template
+    #[arg(long)]
+    ignore_chat_template: bool,
+    /// Most tokens of the answer; -1 for as many as the context holds
+    #[arg(short, long, value_name = "N", default_value = "100", value_parser = max_tokens, allow_negative_numbers = true)]
+    max_tokens: u32,
+    /// Do not end the answer at an end token
+    #[arg(long)]
+    ignore_eos: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print rulers, speeds and memory around the text; `--verbose false` prints the text alone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value = "true", default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), action = ArgAction::Set)]
+    verbose: bool,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// How the answer is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Verbose,
+    Json,
+}
+
+/// Runs the command. `started` is when the process started.
+pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
+    let form = match (args.json, args.verbose) {
+        (true, _) => Form::Json,
+        (false, true) => Form::Verbose,
+        (false, false) => Form::Text,
+    };
+    // Standard input is read before the model is loaded, so that a broken pipe costs nothing.
+    let text = args.prompt.as_deref().map(message).transpose()?;
+    let folder = args.model.folder()?;
+    let mut model = args.device.load(&folder)?;
+    let prompt = match &args.prompt_token_ids {
+        Some(ids) => ids.0.clone(),
+        None => encode(&model, args, text.as_deref().unwrap_or(""))?,
+    };
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampling: args.sampling.sampling(),
+        ignore_eos: args.ignore_eos,
+    };
+    interrupt::install()?;
+    let mut first_token = None;
+    let mut written = Ok(());
+    let answer = model.generate(&prompt, &options, |piece| {
+        let is_first = first_token.is_none();
+        first_token.get_or_insert_with(|| started.elapsed());
+        written = show(piece, form, is_first);
+        written.is_ok() && !interrupt::pressed()
+    })?;
+    written?;
+    match form {
+        Form::Text => output::println(""),
+        Form::Verbose => output::println(&format!("\n{RULER}\n{}", statistics(&answer, first_token))),
+        Form::Json => {
+            let folder = folder.display().to_string();
+            let mut object = object(&answer, first_token);
+            object["seed"] = json!(options.sampling.seed);
+            object["device"] = json!(model.device());
+            object["model"] = json!(folder);
+            output::println(&object.to_string())
+        }
+    }
+}
+
+const RULER: &str = "==========";
+
+/// The ruler comes with the first piece, so that a refused request prints nothing but its error.
+fn show(piece: &Piece, form: Form, is_first: bool) -> Result<()> {
+    match form {
+        Form::Json => Ok(()),
+        Form::Verbose if is_first => output::print(&format!("{RULER}\n{}", piece.text)),
+        Form::Text | Form::Verbose if piece.text.is_empty() => Ok(()),
+        Form::Text | Form::Verbose => output::print(&piece.text),
+    }
+}
+
+/// Tokens of `--max-tokens`; -1 is more than any context.
+fn max_tokens(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(-1) => Ok(u32::MAX),
+        Ok(n @ 1..) => u32::try_from(n).map_err(|_| "too many; -1 fills the context".into()),
+        Ok(_) | Err::<i64, _>(_) => Err("it must be 1 or more, or -1 to fill the context".into()),
+    }
+}
+
+/// The text of `--prompt`.
+fn message(prompt: &str) -> Result<String> {
+    if prompt != "-" {
+        return Ok(prompt.replace("\\n", "\n").replace("\\t", "\t"));
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("the prompt on standard input")?;
+    // The end of a text's last line is no part of the message: `echo` adds it.
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {
+    if args.ignore_chat_template {
+        return Ok(model.text_prompt(text)?);
+    }
+    let system = args.system_prompt.iter().map(|text| json!({ "role": "system", "content": text }));
+    let user = json!({ "role": "user", "content": text });
+    let messages = Value::Array(system.chain([user]).collect());
+    Ok(model.messages_prompt(&messages, &ChatOptions::default())?)
+}
+
+/// The lines below the text, as mlx-lm writes them, with the time to the first token.
+fn statistics(answer: &Answer, from_start: Option<Duration>) -> String {
+    let stats = &answer.stats;
+    let mut lines = format!("Prompt: {} tokens, {:.3} tokens-per-sec\n", stats.n_prompt, stats.prompt_tps());
+    lines += &format!("Generation: {} tokens, {:.3} tokens-per-sec\n", stats.n_generated, stats.generation_tps());
+    if let Some(from_start) = from_start {
+        let (first, from_start) = (stats.first_token.as_secs_f64(), from_start.as_secs_f64());
+        lines += &format!("Time to first token: {first:.3} s, {from_start:.3} s from process start\n");
+    }
+    lines += &format!("Peak memory: {:.3} GB", stats.memory.peak as f64 / 1e9);
+    match answer.finish {
+        FinishReason::Stop => lines,
+        // Else a text that breaks off looks like the model's doing.
+        FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens or --context",
+        FinishReason::Cancelled => lines + "\nStopped by Ctrl-C",
+    }
+}
+
+fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
+    let stats = &answer.stats;
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    json!({
+        "text": answer.text,
+        "token_ids": answer.ids,
+        "finish_reason": reason(answer.finish),
+        "prompt_tokens": stats.n_prompt,
+        "generation_tokens": stats.n_generated,
+        "prompt_tps": stats.prompt_tps(),
+        "generation_tps": stats.generation_tps(),
+        "time_to_first_token_s": seconds(from_start.map(|_| stats.first_token)),
+        "time_to_first_token_from_start_s": seconds(from_start),
+        "peak_memory_bytes": stats.memory.peak,
+    })
+}
+
+fn reason(finish: FinishReason) -> &'static str {
+    match finish {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,59 @@
+//! Standard output that may be a closed pipe, and errors as one line.
+
+use anyhow::{Context, Result};
+use std::io::{ErrorKind, Write};
+
+/// Prints and flushes; a closed pipe is an error that [`is_broken_pipe`] knows, never a panic.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")
+}
+
+/// [`print`] with a line end.
+pub(crate) fn println(text: &str) -> Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Whether the reader of standard output went away.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Writes `error: ...` to standard error. Nothing is left to do if that fails too.
+pub(crate) fn report(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "error: {}", one_line(error));
+}
+
+/// The error and its causes in one line. Causes that a message already tells are not repeated.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.is_empty() {
+            line = text;
+        } else if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once_and_on_one_line() {
+        let io = std::io::Error::other("disk\n  on fire");
+        let error = anyhow::Error::new(io).context("model.safetensors: disk on fire").context("loading");
+        assert_eq!(one_line(&error), "loading: model.safetensors: disk on fire");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_found_under_its_context() {
+        let error = anyhow::Error::new(std::io::Error::from(ErrorKind::BrokenPipe)).context("standard output");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("another")));
+    }
+}

@@ -1,0 +1,34 @@
+//! A progress bar for loads that take long enough to be noticed.
+
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use ingot::Progress;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Loads that are done by then show nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A bar on standard error, if that is a terminal.
+pub(crate) fn bar() -> Option<Progress> {
+    if !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let started = Instant::now();
+    let mut shown: Option<ProgressBar> = None;
+    Some(Box::new(move |done, total| {
+        if started.elapsed() < PATIENCE {
+            return;
+        }
+        let bar = shown.get_or_insert_with(|| new_bar(started));
+        bar.set_length(total);
+        bar.set_position(done);
+    }))
+}
+
+fn new_bar(started: Instant) -> ProgressBar {
+    let style = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes} ({bytes_per_sec})");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    // The closure is dropped when loading ends, however it ends, and the line goes with it.
+    let bar = ProgressBar::new(0).with_elapsed(started.elapsed()).with_finish(ProgressFinish::AndClear);
+    bar.with_style(style)
+}

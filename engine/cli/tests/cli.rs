@@ -1,0 +1,355 @@
+//! The command line from outside: the real program on the shipped models.
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const STORY: &str = "Tell me a story about a dragon who loves pizza.";
+
+fn ingot(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ingot"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// The flag comes right after the subcommand, so that a test can end `args` with a flag and add its path.
+fn on_cpu(args: &[&str]) -> Command {
+    let mut command = ingot(&args[..1]);
+    command.args(["--device", "cpu"]).args(&args[1..]);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn run(mut command: Command) -> Output {
+    command.output().unwrap()
+}
+
+fn succeed(command: Command) -> String {
+    let output = run(command);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn json(command: Command) -> Value {
+    let printed = succeed(command);
+    serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error} in {printed}"))
+}
+
+/// The command fails with this exit code and one line that has all these parts, and prints nothing else.
+#[track_caller]
+fn fail(command: Command, code: i32, parts: &[&str]) {
+    let output = run(command);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert_eq!(text(&output.stdout), "");
+    let line = message.lines().find(|line| line.starts_with("error: ") && !line.contains("XDG_RUNTIME_DIR"));
+    let line = line.unwrap_or_else(|| panic!("no error in {message:?}"));
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is not in {line:?}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name)
+}
+
+/// A copy of the small shipped model, to be damaged.
+fn copy() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(shipped("ingot-tales-1m")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+fn generate(folder: &TempDir) -> Command {
+    let mut command = on_cpu(&["generate", "-p", "Hello", "--model"]);
+    command.arg(folder.path());
+    command
+}
+
+#[test]
+fn tells_a_story_that_ends() {
+    let once = || succeed(on_cpu(&["generate", "-p", STORY, "--max-tokens", "400", "--verbose", "False"]));
+    let story = once();
+    assert_eq!(story, once(), "greedy text is the same each time");
+    assert!(story.contains("dragon") && story.contains("pizza"), "{story}");
+    assert!(story.split_whitespace().count() > 60 && story.trim_end().ends_with('.'), "{story}");
+    assert!(!story.contains("<|im_end|>") && !story.contains('\u{fffd}'), "{story}");
+}
+
+#[test]
+fn prints_rulers_speeds_and_memory() {
+    let printed = succeed(on_cpu(&["generate", "--prompt", "What is the capital of France?"]));
+    let (ruler, rest) = printed.split_once('\n').unwrap();
+    let (answer, statistics) = rest.split_once("\n==========\n").unwrap();
+    assert_eq!(ruler, "==========");
+    assert_eq!(answer, "The capital of France is Paris.");
+    for (line, start, end) in [
+        (0, "Prompt: 16 tokens, ", " tokens-per-sec"),
+        (1, "Generation: 11 tokens, ", " tokens-per-sec"),
+        (2, "Time to first token: ", " s from process start"),
+        (3, "Peak memory: ", " GB"),
+    ] {
+        let line = statistics.lines().nth(line).unwrap();
+        assert!(line.starts_with(start) && line.ends_with(end), "{line}");
+    }
+}
+
+#[test]
+fn json_has_all_that_scripts_need() {
+    let object =
+        json(on_cpu(&["generate", "-p", "What is the capital of France?", "--json", "--model", "ingot-tales-14m"]));
+    assert_eq!(object["text"], "The capital of France is Paris.");
+    assert_eq!(object["finish_reason"], "stop");
+    assert_eq!(object["prompt_tokens"], 16);
+    assert_eq!(object["generation_tokens"], 11);
+    assert_eq!(object["token_ids"].as_array().unwrap().len(), 11);
+    assert_eq!(object["token_ids"][10], 2, "the end token is an id of the answer");
+    for field in ["prompt_tps", "generation_tps", "time_to_first_token_s", "time_to_first_token_from_start_s"] {
+        assert!(object[field].as_f64().is_some_and(|n| n > 0.0), "{field}: {}", object[field]);
+    }
+    assert!(object["peak_memory_bytes"].as_u64().is_some_and(|n| n > 8_000_000));
+    assert!(object["device"].as_str().is_some_and(|name| name.contains("CPU")));
+    assert!(object["model"].as_str().is_some_and(|path| path.ends_with("ingot-tales-14m")));
+}
+
+#[test]
+fn ids_in_and_ids_out() {
+    // `<|im_start|>user\n` and so on is what the template makes of a prompt; ids are used as they are.
+    let args = ["generate", "--prompt-token-ids", "1, 307,1122", "--ignore-eos", "--json", "-m", "12"];
+    let object = json(on_cpu(&args));
+    assert_eq!(object["prompt_tokens"], 3);
+    assert_eq!(object["token_ids"].as_array().unwrap().len(), 12);
+    assert_eq!(object["finish_reason"], "length");
+    assert_eq!(json(on_cpu(&args))["token_ids"], object["token_ids"]);
+}
+
+#[test]
+fn a_seed_fixes_a_drawn_answer() {
+    let draw = |seed: &str| {
+        let object = json(on_cpu(&[
+            "generate", "-p", STORY, "--temp", "1.5", "--top-k", "200", "--top-p", "0.99", "--seed", seed, "-m", "24",
+            "--json",
+        ]));
+        assert_eq!(object["seed"].to_string(), seed);
+        object["token_ids"].to_string()
+    };
+    assert_eq!(draw("7"), draw("7"));
+    assert_ne!(draw("7"), draw("8"));
+}
+
+#[test]
+fn threads_do_not_change_the_answer() {
+    let with =
+        |threads| succeed(on_cpu(&["generate", "-p", STORY, "-m", "40", "--verbose=false", "--threads", threads]));
+    assert_eq!(with("1"), with("3"));
+}
+
+#[test]
+fn the_prompt_may_come_from_standard_input() {
+    let mut child = on_cpu(&["generate", "-p", "-", "--verbose", "false"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"What is the capital of France?\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stdout), "The capital of France is Paris.\n");
+}
+
+#[test]
+fn templates_system_prompts_and_plain_text() {
+    let n_prompt = |args: &[&str]| {
+        json(on_cpu(&[&["generate", "--json", "-m", "1", "-p", "Once upon a time"], args].concat()))["prompt_tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    let plain = n_prompt(&["--ignore-chat-template"]);
+    let chat = n_prompt(&[]);
+    let system = n_prompt(&["--system-prompt", "You are a poet."]);
+    assert!(plain < chat && chat < system, "{plain} {chat} {system}");
+}
+
+#[test]
+fn logits_are_written_and_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("logits.safetensors");
+    let mut command = on_cpu(&["logits", "--model", "ingot-tales-14m", "--token-ids", "1,307,1122,288", "-o"]);
+    command.arg(&path);
+    succeed(command);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside the file");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let logits = file.tensor("logits").unwrap();
+    assert_eq!((logits.dtype(), logits.shape()), (safetensors::Dtype::F32, &[4, 4096][..]));
+    let row: Vec<f32> =
+        logits.data().chunks_exact(4).skip(3 * 4096).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert!(row.iter().all(|logit| logit.is_finite()));
+    let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+    let next = json(on_cpu(&["generate", "--prompt-token-ids", "1,307,1122,288", "-m", "1", "--ignore-eos", "--json"]));
+    assert_eq!(next["token_ids"][0], best, "generating goes on with the greatest logit");
+}
+
+#[test]
+fn logits_that_cannot_be_written_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("missing").join("logits.safetensors");
+    let mut command = on_cpu(&["logits", "--token-ids", "1", "-o"]);
+    command.arg(&path);
+    fail(command, 1, &["missing", "cannot be written"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn devices_lists_the_processor_and_marks_one() {
+    assert!(succeed(ingot(&["devices"])).starts_with("CPU"));
+    let list = json(ingot(&["devices", "--json"]));
+    let list = list.as_array().unwrap();
+    assert!(list[0]["threads"].as_u64().is_some_and(|n| n > 0));
+    let auto: Vec<_> = list.iter().filter(|device| device["auto"] == true).collect();
+    assert_eq!(auto.len(), 1);
+    assert_ne!(auto[0]["kind"], "software rasterizer", "only taken when named");
+}
+
+#[test]
+fn explain_prints_every_stage_and_the_kernels() {
+    assert!(succeed(ingot(&["explain"])).starts_with("plan "));
+    assert!(succeed(ingot(&["explain", "ingot-tales-1m", "--stop-after", "lower"])).starts_with("graph "));
+    for stage in ["canonicalize", "merge_matmuls", "assign_layout", "drop_unused_rows", "select", "alias"] {
+        let args = ["explain", "ingot-tales-1m", "--target", "cpu", "--stop-after", stage];
+        assert!(succeed(ingot(&args)).lines().count() > 10, "{stage}");
+    }
+    let kernels = succeed(ingot(&["explain", "ingot-tales-1m", "--target", "webgpu", "--emit", "wgsl"]));
+    assert!(kernels.contains("@compute") && kernels.contains("fn main"), "{kernels}");
+    let plan = succeed(ingot(&["explain", "--random", "llama-8b", "--target", "apple"]));
+    assert!(plan.contains("target=apple"));
+}
+
+#[test]
+fn bench_measures_what_it_is_asked() {
+    let args = ["bench", "ingot-tales-1m", "-p", "8,16", "-g", "4", "-d", "0,8", "-r", "2"];
+    let object = json(on_cpu(&[&args[..], &["--json"]].concat()));
+    let names: Vec<_> = object["results"].as_array().unwrap().iter().map(|row| row["test"].as_str().unwrap()).collect();
+    assert_eq!(names, ["prefill 8", "prefill 16", "decode 4", "decode 4 at 8"]);
+    assert!(object["weight_bytes_per_token"].as_u64().is_some_and(|n| n > 1_000_000));
+    assert!(object["results"][2]["tokens_per_s"].as_f64().is_some_and(|n| n > 0.0));
+    let table = succeed(on_cpu(&args));
+    assert_eq!(table.lines().filter(|line| line.starts_with('|')).count(), 6, "{table}");
+}
+
+#[test]
+fn misuse_is_exit_code_2() {
+    for (args, part) in [
+        (&["generate"][..], "required"),
+        (&["generate", "-p", "x", "--no-such-flag"], "--no-such-flag"),
+        (&["generate", "-p", "x", "--temp", "-1"], "--temp"),
+        (&["generate", "-p", "x", "--temp", "nan"], "--temp"),
+        (&["generate", "-p", "x", "--top-p", "1.5"], "--top-p"),
+        (&["generate", "-p", "x", "--max-tokens", "0"], "--max-tokens"),
+        (&["generate", "-p", "x", "--prompt-token-ids", "1"], "cannot be used with"),
+        (&["generate", "-p", "x", "--ignore-chat-template", "--system-prompt", "y"], "cannot be used with"),
+        (&["generate", "--prompt-token-ids", "1,x"], "`x` is not a token id"),
+        (&["generate", "-p", "x", "--memory-budget", "much"], "number of bytes"),
+        (&["generate", "-p", "x", "--context", "0"], "--context"),
+        (&["generate", "-p", "x", "--threads", "0"], "--threads"),
+        (&["generate", "-p", "x", "--verbose", "perhaps"], "--verbose"),
+        (&["logits", "--token-ids", "1"], "required"),
+        (&["explain", "--stop-after", "nowhere"], "nowhere"),
+        (&["explain", "--target", "toaster"], "toaster"),
+        (&["explain", "--target", "cpu", "--emit", "wgsl"], "--target cpu"),
+        (&["bench", "--random", "llama-9b"], "llama-8b"),
+        (&["no-such-command"], "no-such-command"),
+    ] {
+        fail(ingot(args), 2, &[part]);
+    }
+}
+
+#[test]
+fn requests_that_the_model_cannot_take() {
+    let chat = ["generate", "-p", "Tell me a story."];
+    fail(on_cpu(&[&chat[..], &["--context", "4"]].concat()), 1, &["prompt", "tokens", "context holds 4", "--context"]);
+    fail(on_cpu(&[&chat[..], &["--context", "5000"]].concat()), 1, &["5000", "1024"]);
+    fail(on_cpu(&[&chat[..], &["--top-k", "4096"]].concat()), 1, &["top-k", "4096"]);
+    fail(on_cpu(&["generate", "--prompt-token-ids", "4096"]), 1, &["token id 4096", "vocabulary of 4096"]);
+    fail(on_cpu(&["logits", "--token-ids", "4096", "-o", "/dev/null"]), 1, &["token id 4096"]);
+    let budget = [&chat[..], &["--memory-budget", "1M"]].concat();
+    fail(on_cpu(&budget), 1, &["needs", "weights", "KV cache for 1024 tokens", "budget is 1.0 MB", "--memory-budget"]);
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    fail(ingot(&["generate", "-p", "x", "--device", "no such device"]), 1, &["no such device", "--device cpu"]);
+}
+
+#[test]
+fn checkpoints_that_are_not_whole() {
+    fail(on_cpu(&["generate", "-p", "x", "--model", "/no/such/folder"]), 1, &["/no/such/folder", "no such folder"]);
+    fail(on_cpu(&["generate", "-p", "x", "--model", ""]), 2, &["--model"]);
+
+    let truncated = copy();
+    let weights = truncated.path().join("model.safetensors");
+    let length = std::fs::metadata(&weights).unwrap().len();
+    std::fs::File::options().write(true).open(&weights).unwrap().set_len(length / 2).unwrap();
+    fail(generate(&truncated), 1, &["model.safetensors"]);
+
+    let unknown = copy();
+    let path = unknown.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["model_type"] = "mystery".into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    fail(generate(&unknown), 1, &["config.json", "`mystery`", "llama"]);
+
+    let weightless = copy();
+    std::fs::remove_file(weightless.path().join("model.safetensors")).unwrap();
+    fail(generate(&weightless), 1, &["safetensors"]);
+}
+
+#[test]
+fn without_a_tokenizer_ids_still_work() {
+    let folder = copy();
+    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    fail(generate(&folder), 1, &["tokenizer.json"]);
+    let mut command =
+        on_cpu(&["generate", "--prompt-token-ids", "1,2,3", "-m", "4", "--ignore-eos", "--json", "--model"]);
+    command.arg(folder.path());
+    let object = json(command);
+    assert_eq!(object["token_ids"].as_array().unwrap().len(), 4);
+    assert_eq!(object["text"], "");
+}
+
+#[test]
+fn a_closed_pipe_ends_the_program_quietly() {
+    let mut command = on_cpu(&["generate", "-p", STORY, "--ignore-eos", "-m", "-1", "--verbose", "false"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 4]).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_cleanly() {
+    let mut command = on_cpu(&["generate", "-p", STORY, "--ignore-eos", "-m", "-1", "--threads", "1"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut start = [0; 16];
+    stdout.read_exact(&mut start).unwrap();
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let generated = rest.lines().find_map(|line| line.strip_prefix("Generation: ")).unwrap();
+    let n_generated: u32 = generated.split(' ').next().unwrap().parse().unwrap();
+    assert!(n_generated < 900, "the context would hold more than {n_generated} tokens");
+    assert!(rest.contains("Peak memory: ") && rest.ends_with("Stopped by Ctrl-C\n"), "{rest}");
+}

@@ -1,0 +1,59 @@
+use ingot_compiler::TargetProfile;
+use ingot_compiler::pass::bucket::run;
+use ingot_ir::size::Dims;
+use ingot_tests::random;
+use proptest::prelude::*;
+
+#[test]
+fn one_token_then_a_prefill_chunk() {
+    insta::assert_debug_snapshot!(run(&TargetProfile::lavapipe()), @r"
+    [
+        Bucket {
+            bounds: Dims {
+                tokens: 1,
+                sequences: 1,
+                rows: 1,
+                tiles: 1,
+            },
+            all_rows: true,
+        },
+        Bucket {
+            bounds: Dims {
+                tokens: 64,
+                sequences: 8,
+                rows: 64,
+                tiles: 12,
+            },
+            all_rows: false,
+        },
+    ]
+    ");
+}
+
+#[test]
+fn buckets_grow_and_hold_a_sequence_at_least() {
+    for name in ["cpu", "vulkan", "lavapipe", "apple", "webgpu"] {
+        let target = TargetProfile::preset(name).expect("a preset");
+        let buckets = run(&target);
+        assert!(buckets.windows(2).all(|pair| pair[0].bounds.fits(&pair[1].bounds)), "{name}");
+        assert!(buckets[0].bounds.fits(&Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1 }), "{name}");
+        assert!(!buckets[1].all_rows, "{name}: a chunk of a prompt wants its last row");
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::support::cases(64))]
+    /// A step of no more tokens, sequences and rows than a bucket's has no more tiles than its bound.
+    #[test]
+    fn tiles_of_a_step_that_fits_otherwise_fit(shape in random::batch_shape()) {
+        for target in [TargetProfile::cpu(), TargetProfile { prefill_tokens: 16, prefill_q_tile: 4, ..TargetProfile::cpu() }] {
+            for step in &shape.batch(1, 16, target.prefill_q_tile, 8).steps {
+                let bounds = run(&target)[1].bounds;
+                let dims = step.dims();
+                if dims.tokens <= bounds.tokens && dims.sequences <= bounds.sequences {
+                    prop_assert!(dims.tiles <= bounds.tiles, "{dims:?} in {bounds:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+use crate::support::{OPTIONS, small_cpu, targets};
+use ingot_compiler::pipeline::STAGES;
+use ingot_compiler::{CompileError, Stage, TargetProfile, compile, explain};
+use ingot_ir::graph::Graph;
+use ingot_ir::kernel::Place;
+use ingot_ir::plan::{Binding, Plan};
+use ingot_tests::random::{self, Shape};
+use proptest::prelude::*;
+
+/// Everything in a plan, as text.
+fn full(plan: &Plan) -> String {
+    format!("{plan:#}")
+}
+
+#[test]
+fn the_plan_of_a_small_model() {
+    let shape = Shape { hidden: 32, ffn: 32, n_heads: 2, n_kv_heads: 1, tied: true, ..Shape::llama() };
+    let target = small_cpu();
+    insta::assert_snapshot!(compile(&shape.graph(), &target, OPTIONS).expect("compiles"), @r#"
+    plan "random llama" version=1 target=small-cpu cpu=true vocab=96 context=256 page=16 kv=f32 max_binding=4096
+    g0 = kv_group heads=1 k=16 v=16
+    l0 = kv_layer g0
+    a0 = arena 1024
+    a1 = arena 1024
+    b0 = weight embed[0+64] layout=stored : 64 x 32 bf16
+    b1 = weight embed[64+32] layout=stored : 32 x 32 bf16
+    b2 = weight 0.attention_norm[0+32] layout=vector : 32 x 1 f32
+    b3 = weight 0.q[0+32] 0.k[0+16] 0.v[0+16] layout=stored : 64 x 32 bf16
+    b4 = weight inline=1.0,0.31622776,0.1,0.031622775,0.01,0.0031622776,0.001,0.00031622776 layout=vector : 8 x 1 f32
+    b5 = weight 0.o[0+32] layout=stored : 32 x 32 bf16
+    b6 = weight 0.mlp_norm[0+32] layout=vector : 32 x 1 f32
+    b7 = weight 0.gate[0+32] 0.up[0+32] layout=stored interleaved=true : 64 x 32 bf16
+    b8 = weight 0.down[0+32] layout=stored : 32 x 32 bf16
+    b9 = weight norm[0+32] layout=vector : 32 x 1 f32
+    p0 = embed rows=tokens format=bf16 N_COLS=32 ROW_COUNT=64 ROW_FIRST=0 workgroup=1,1,1
+    p1 = embed rows=tokens format=bf16 N_COLS=32 ROW_COUNT=32 ROW_FIRST=64 workgroup=1,1,1
+    p2 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
+    p3 = rope_kv rows=tokens HEAD_DIM=16 KV_GROUP=0 K_AT=32 K_STRIDE=64 N_HEADS=2 N_KV_HEADS=1 Q_AT=0 Q_STRIDE=64 ROPE_SCALE=1.0f ROT_DIM=16 V_AT=48 V_STRIDE=64 workgroup=1,1,1
+    p4 = attention rows=tokens HEAD_DIM=16 KEEP=0 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=1 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
+    p5 = matvec rows=tokens format=bf16 epilogue=add_out K=32 M_MAX=1 N=32 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
+    p6 = matvec rows=tokens format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
+    p7 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
+    p8 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
+    p9 = argmax_partial rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
+    p10 = argmax_final rows=tokens N_PARTIAL=1 workgroup=1,1,1
+    p11 = matmul rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
+    p12 = gather_rows rows=wanted N_COLS=32 workgroup=1,1,1
+    p13 = matvec rows=wanted format=bf16 epilogue=add_out K=32 M_MAX=1 N=32 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
+    p14 = matvec rows=wanted format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
+    p15 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
+    p16 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
+    p17 = argmax_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
+    p18 = argmax_final rows=wanted N_PARTIAL=1 workgroup=1,1,1
+    x0 = variant bounds=1,1,1,1 q_tile=1 all_rows=true
+      d0 = dispatch p0 step<step sampled<sampled weight<b0 out>a1@0+128 grid=1 origin=v0
+      d1 = dispatch p1 step<step sampled<sampled weight<b1 out>a1@0+128 grid=1 origin=v0
+      d2 = dispatch p2 step<step norm_weight<b2 x<a1@0+128 weight<b3 out>a0@0+256 grid=1 origin=v1,v2
+      d3 = dispatch p3 step<step q<a0@0+256 k<a0@0+256 v<a0@0+256 freqs<b4 out>a1@256+128 kv>l0 grid=1 origin=v6,v7,v8
+      d4 = dispatch p4 step<step q<a1@256+128 out>a0@0+128 kv<l0 page_table<g0 grid=1 origin=v9
+      d5 = dispatch p5 step<step x<a0@0+128 weight<b5 out>a1@0+128 grid=1 origin=v10,v11
+      d6 = dispatch p6 step<step norm_weight<b6 x<a1@0+128 weight<b7 out>a0@0+128 grid=1 origin=v12,v13,v14
+      d7 = dispatch p5 step<step x<a0@0+128 weight<b8 out>a1@0+128 grid=1 origin=v15,v16
+      d8 = dispatch p7 step<step norm_weight<b9 x<a1@0+128 weight<b0 out>logits grid=1 origin=v17,v18
+      d9 = dispatch p8 step<step norm_weight<b9 x<a1@0+128 weight<b1 out>logits grid=1 origin=v17,v19
+      d10 = dispatch p9 step<step x<logits out>a0@0+8 grid=1 origin=v21
+      d11 = dispatch p10 step<step x<a0@0+8 out>sampled grid=1 origin=v21
+    x1 = variant bounds=4,4,4,6 q_tile=1
+      d12 = dispatch p0 step<step sampled<sampled weight<b0 out>a1@0+512 grid=1 origin=v0
+      d13 = dispatch p1 step<step sampled<sampled weight<b1 out>a1@0+512 grid=1 origin=v0
+      d14 = dispatch p11 step<step norm_weight<b2 x<a1@0+512 weight<b3 out>a0@0+1024 grid=1 origin=v1,v2
+      d15 = dispatch p3 step<step q<a0@0+1024 k<a0@0+1024 v<a0@0+1024 freqs<b4 out>a1@512+512 kv>l0 grid=1 origin=v6,v7,v8
+      d16 = dispatch p4 step<step q<a1@512+512 out>a0@0+512 kv<l0 page_table<g0 grid=1 origin=v9
+      d17 = dispatch p12 step<step x<a0@0+512 out>a1@512+512 grid=1 origin=v10
+      d18 = dispatch p12 step<step x<a1@0+512 out>a0@0+512 grid=1 origin=v12
+      d19 = dispatch p13 step<step x<a1@512+512 weight<b5 out>a0@0+512 grid=1 origin=v11,v13
+      d20 = dispatch p14 step<step norm_weight<b6 x<a0@0+512 weight<b7 out>a1@0+512 grid=1 origin=v14,v15,v16
+      d21 = dispatch p13 step<step x<a1@0+512 weight<b8 out>a0@0+512 grid=1 origin=v17,v18
+      d22 = dispatch p15 step<step norm_weight<b9 x<a0@0+512 weight<b0 out>logits grid=1 origin=v19,v20
+      d23 = dispatch p16 step<step norm_weight<b9 x<a0@0+512 weight<b1 out>logits grid=1 origin=v19,v21
+      d24 = dispatch p17 step<step x<logits out>a0@0+32 grid=1 origin=v23
+      d25 = dispatch p18 step<step x<a0@0+32 out>sampled grid=1 origin=v23
+    "#);
+}
+
+#[test]
+fn every_stage_can_be_shown() {
+    let graph = Shape::llama().graph();
+    for target in [TargetProfile::cpu(), TargetProfile::lavapipe()] {
+        for stage in STAGES {
+            let text = explain(&graph, &target, OPTIONS, *stage).unwrap_or_else(|error| panic!("{stage:?}: {error}"));
+            assert!(!text.is_empty(), "{stage:?}");
+            if matches!(stage, Stage::Graph(name) if *name != "drop_unused_rows") {
+                assert_eq!(text.parse::<Graph>().expect("its own text").to_string(), text, "{stage:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_are_in_the_plan_once() {
+    let plan = compile(&Shape { tied: true, ..Shape::llama() }.graph(), &TargetProfile::cpu(), OPTIONS).expect("compiles");
+    let mut seen: Vec<String> = plan.weights.as_slice().iter().map(|w| format!("{:?}{:?}", w.segments, w.inline)).collect();
+    seen.sort();
+    let n = seen.len();
+    seen.dedup();
+    assert_eq!(seen.len(), n);
+    assert!(plan.kernels.len() < plan.dispatches.len(), "equal kernels are one");
+}
+
+#[test]
+fn a_latent_is_declined_with_its_name() {
+    let error = compile(&random::latent_graph(2, 32, 16), &TargetProfile::cpu(), OPTIONS).expect_err("no kernel");
+    assert!(matches!(error, CompileError::NoKernel { .. }));
+    assert!(error.to_string().contains("kv_write"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(crate::support::cases(24))]
+    #[test]
+    fn compiled_twice_it_is_the_same_bytes(graph in random::llama_graph(), target in targets()) {
+        let plan = compile(&graph, &target, OPTIONS).expect("compiles");
+        let again = compile(&graph, &target, OPTIONS).expect("compiles");
+        let text = full(&plan);
+        prop_assert!(text == full(&again));
+        let read: Plan = text.parse().expect("its own text");
+        prop_assert!(text == full(&read));
+    }
+
+    /// The interpretation of every dispatch's origin is its oracle, so origins must name what the kernels write.
+    #[test]
+    fn plans_stay_within_their_target(graph in random::llama_graph(), target in targets()) {
+        let plan = compile(&graph, &target, OPTIONS).expect("compiles");
+        prop_assert!(plan.verify().is_ok());
+        for (_, weight) in plan.weights.iter() {
+            prop_assert!(weight.n_bytes() <= target.max_binding_bytes);
+            let all_known = weight.segments.iter().all(|segment| graph.weights.iter().any(|(_, w)| matches!(&w.source, ingot_ir::weight::Source::Tensor(name) if *name == segment.tensor)));
+            prop_assert!(all_known);
+        }
+        for (_, dispatch) in plan.dispatches.iter() {
+            prop_assert!(!dispatch.origin.is_empty());
+            for operand in plan.operands_of(dispatch) {
+                if let Binding::Arena { n_bytes, .. } = operand.binding {
+                    prop_assert!(n_bytes <= target.max_binding_bytes);
+                }
+            }
+            if !target.is_cpu {
+                prop_assert!(plan.operands_of(dispatch).len() <= 8, "WebGPU guarantees 8 storage buffers");
+            }
+        }
+        for (id, variant) in plan.variants.iter() {
+            prop_assert!(plan.variant_for(&variant.bounds) == Some(id));
+        }
+    }
+}
+
+/// Kernels of a bucket name values of the bucket's graph only.
+#[test]
+fn places_are_those_of_the_bucket() {
+    let kernels = crate::support::kernels(&Shape::llama().graph(), &TargetProfile::cpu(), crate::support::PREFILL, false);
+    let logits = kernels.nodes.as_slice().iter().flat_map(|node| &node.operands).filter(|operand| operand.place == Place::Logits).count();
+    assert_eq!(logits, 2, "the head writes them, the argmax reads them");
+}

@@ -1,0 +1,236 @@
+//! "This block becomes exactly these kernels."
+
+use crate::support::{DECODE, PREFILL, kernels, summary};
+use ingot_compiler::TargetProfile;
+use ingot_compiler::target::Fusion;
+use ingot_tests::random::{AFFINE4, Shape};
+use ingot_ir::weight::Format;
+
+fn decode(shape: &Shape, target: &TargetProfile) -> String {
+    summary(&kernels(&shape.graph(), target, DECODE, true))
+}
+
+fn prefill(shape: &Shape, target: &TargetProfile) -> String {
+    summary(&kernels(&shape.graph(), target, PREFILL, false))
+}
+
+fn without(fusion: Fusion) -> TargetProfile {
+    TargetProfile { declined: vec![fusion], ..TargetProfile::cpu() }
+}
+
+#[test]
+fn llama_decoding() {
+    insta::assert_snapshot!(decode(&Shape::llama(), &TargetProfile::cpu()), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec bf16 > add_out
+    rms_norm > matvec bf16 > silu_mul_pairs
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+    assert_eq!(decode(&Shape::llama(), &TargetProfile::cpu()), decode(&Shape::llama(), &TargetProfile::vulkan()));
+}
+
+#[test]
+fn llama_prefill_on_the_cpu() {
+    insta::assert_snapshot!(prefill(&Shape::llama(), &TargetProfile::cpu()), @r"
+    embed bf16
+    rms_norm > matmul bf16
+    rope_kv
+    attention
+    gather_rows
+    gather_rows
+    matvec bf16 > add_out
+    rms_norm > matvec bf16 > silu_mul_pairs
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn llama_prefill_on_a_gpu() {
+    insta::assert_snapshot!(prefill(&Shape::llama(), &TargetProfile::vulkan()), @r"
+    embed bf16
+    rms_norm
+    matmul bf16
+    rope_kv
+    attention
+    gather_rows
+    gather_rows
+    matvec bf16 > add_out
+    rms_norm > matvec bf16 > silu_mul_pairs
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn a_tied_head_is_the_same_kernels() {
+    let tied = Shape { tied: true, ..Shape::llama() };
+    assert_eq!(decode(&tied, &TargetProfile::cpu()), decode(&Shape::llama(), &TargetProfile::cpu()));
+}
+
+#[test]
+fn biases_join_their_products() {
+    insta::assert_snapshot!(decode(&Shape { attention_bias: true, mlp_bias: true, ..Shape::llama() }, &TargetProfile::cpu()), @r"
+    embed bf16
+    rms_norm > matvec bf16 > bias(0)
+    rope_kv
+    attention
+    matvec bf16 > bias(0) > add_out
+    rms_norm > matvec bf16 > bias(0) > silu_mul_pairs
+    matvec bf16 > bias(0) > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn unlike_formats() {
+    let (a, b, c) = (AFFINE4, Format::Bf16, Format::F16);
+    insta::assert_snapshot!(decode(&Shape { formats: [a, a, b, a, b, c, a, b], ..Shape::llama() }, &TargetProfile::cpu()), @r"
+    embed bf16
+    rms_norm > matvec affine4g32_bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec affine4g32_bf16 > add_out
+    rms_norm > matvec f16
+    rms_norm > matvec bf16 > silu > mul(0)
+    matvec affine4g32_bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn up_before_gate_is_the_same_kernels() {
+    let up_first = Shape { up_first: true, ..Shape::llama() };
+    assert_eq!(decode(&up_first, &TargetProfile::cpu()), decode(&Shape::llama(), &TargetProfile::cpu()));
+}
+
+#[test]
+fn a_head_beyond_the_binding_limit() {
+    let target = TargetProfile { max_binding_bytes: 96 * 64, ..TargetProfile::cpu() };
+    let shape = Shape { ffn: 32, formats: [Format::Bf16, Format::Bf16, Format::Bf16, Format::Bf16, AFFINE4, AFFINE4, AFFINE4, Format::Bf16], ..Shape::llama() };
+    insta::assert_snapshot!(decode(&shape, &target), @r"
+    embed bf16
+    embed bf16
+    rms_norm > matvec bf16
+    rms_norm > matvec bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec bf16
+    matvec bf16
+    map > add_out
+    rms_norm > matvec affine4g32_bf16 > silu_mul_pairs
+    matvec affine4g32_bf16 > add_out
+    rms_norm > matvec bf16
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn declined_norm_prologue() {
+    insta::assert_snapshot!(decode(&Shape::llama(), &without(Fusion::NormPrologue)), @r"
+    embed bf16
+    rms_norm
+    matvec bf16
+    rope_kv
+    attention
+    matvec bf16 > add_out
+    rms_norm
+    matvec bf16 > silu_mul_pairs
+    matvec bf16 > add_out
+    rms_norm
+    matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn declined_gate_pairs() {
+    insta::assert_snapshot!(decode(&Shape::llama(), &without(Fusion::GatePairs)), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    rms_norm > matvec bf16 > silu > mul(0)
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn declined_activation() {
+    let target = TargetProfile { declined: vec![Fusion::GatePairs, Fusion::Activation], ..TargetProfile::cpu() };
+    insta::assert_snapshot!(decode(&Shape::llama(), &target), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    map > silu
+    rms_norm > matvec bf16 > mul(0)
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn declined_multiply() {
+    let target = TargetProfile { declined: vec![Fusion::GatePairs, Fusion::Multiply], ..TargetProfile::cpu() };
+    insta::assert_snapshot!(decode(&Shape::llama(), &target), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec bf16 > add_out
+    rms_norm > matvec bf16 > silu
+    rms_norm > matvec bf16
+    map > mul(0)
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn declined_residual() {
+    insta::assert_snapshot!(decode(&Shape::llama(), &without(Fusion::Residual)), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec bf16
+    map > add_out
+    rms_norm > matvec bf16 > silu_mul_pairs
+    matvec bf16
+    map > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}

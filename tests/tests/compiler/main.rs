@@ -1,0 +1,22 @@
+//! Tests of the representations and the compiler. They need no device and no files.
+
+mod alias;
+mod assign_layout;
+mod bucket;
+mod canonicalize;
+mod compile;
+mod drop_unused_rows;
+mod fusion;
+mod group;
+mod house;
+mod interpreter;
+mod merge_matmuls;
+mod order;
+mod plan_memory;
+mod repack;
+mod select;
+mod split_large;
+mod step;
+mod support;
+mod text;
+mod verify;

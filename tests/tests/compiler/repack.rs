@@ -1,0 +1,177 @@
+//! Packed bytes against a naive construction, and any range against the same range of the whole.
+
+use ingot_compiler::repack::{TensorBytes, fill, vector};
+use ingot_ir::plan::{PlanWeight, Segment};
+use ingot_ir::weight::{Format, Layout, ScaleType};
+use ingot_tests::rng::Rng;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// A tensor's bytes, as a checkpoint holds them.
+#[derive(Debug)]
+struct Tensor {
+    values: Vec<u8>,
+    scales: Vec<u8>,
+    biases: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Case {
+    weight: PlanWeight,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Case {
+    fn tensor(&self, name: &str) -> TensorBytes<'_> {
+        let Tensor { values, scales, biases } = &self.tensors[name];
+        TensorBytes { values, scales, biases }
+    }
+    fn whole(&self) -> Vec<u8> {
+        self.range(0, self.weight.n_bytes() as usize)
+    }
+    fn range(&self, offset: usize, len: usize) -> Vec<u8> {
+        let mut out = vec![0xaa; len];
+        fill(&self.weight, &|name| self.tensor(name), offset as u64, &mut out);
+        out
+    }
+    /// (tensor, row) of every row in order.
+    fn rows(&self) -> Vec<(&str, usize)> {
+        let run = |s: &'_ Segment| (s.first_row..s.first_row + s.n_rows).map(|row| row as usize).collect::<Vec<_>>();
+        let runs: Vec<Vec<(&str, usize)>> = self.weight.segments.iter().map(|s| run(s).into_iter().map(|row| (s.tensor.as_str(), row)).collect()).collect();
+        if self.weight.interleaved {
+            runs[0].iter().zip(&runs[1]).flat_map(|(a, b)| [*a, *b]).collect()
+        } else {
+            runs.concat()
+        }
+    }
+    /// What the layout says, row by row and number by number.
+    fn naive(&self) -> Vec<u8> {
+        let PlanWeight { format, n_cols, .. } = self.weight;
+        let row = |bytes: &'_ [u8], row: usize, size: usize| bytes[row * size..(row + 1) * size].to_vec();
+        let mut out = Vec::new();
+        match format {
+            Format::Affine { bits, group, scales } => {
+                let code_bytes = n_cols as usize * usize::from(bits) / 8;
+                let (n_groups, size) = (n_cols as usize / usize::from(group), scales.n_bytes() as usize);
+                for (name, ix) in self.rows() {
+                    out.extend(row(self.tensor(name).values, ix, code_bytes));
+                }
+                out.resize(out.len().next_multiple_of(16), 0);
+                for (name, ix) in self.rows() {
+                    let (scales, biases) = (row(self.tensor(name).scales, ix, n_groups * size), row(self.tensor(name).biases, ix, n_groups * size));
+                    for g in 0..n_groups {
+                        out.extend(&scales[g * size..(g + 1) * size]);
+                        out.extend(&biases[g * size..(g + 1) * size]);
+                    }
+                }
+            }
+            _ => {
+                for (name, ix) in self.rows() {
+                    out.extend(row(self.tensor(name).values, ix, format.row_bytes(n_cols) as usize));
+                }
+            }
+        }
+        out.resize(out.len().next_multiple_of(16), 0);
+        out
+    }
+}
+
+fn format() -> impl Strategy<Value = Format> {
+    let scales = prop::sample::select(vec![ScaleType::F16, ScaleType::Bf16, ScaleType::F32]);
+    let affine = (prop::sample::select(vec![2u8, 3, 4, 5, 6, 8]), prop::sample::select(vec![32u16, 64, 128]), scales);
+    let affine = affine.prop_map(|(bits, group, scales)| Format::Affine { bits, group, scales });
+    prop_oneof![Just(Format::F32), Just(Format::F16), Just(Format::Bf16), affine.clone(), affine]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let segments = proptest::collection::vec((0u32..4, 1u32..7, 0u32..3), 1..4);
+    (format(), 1u32..4, segments, any::<bool>(), any::<u64>()).prop_map(|(format, n_cols, mut runs, interleaved, seed)| {
+        let n_cols = match format {
+            Format::Affine { group, .. } => n_cols * u32::from(group),
+            _ => n_cols * 2,
+        };
+        if interleaved {
+            let (_, n_rows, _) = runs[0];
+            runs = vec![runs[0], (seed as u32 % 3, n_rows, 1)];
+        }
+        let mut rng = Rng::new(seed);
+        let mut bytes = |n: u64| (0..n).map(|_| rng.next_u64() as u8).collect::<Vec<u8>>();
+        let mut tensors = BTreeMap::new();
+        let mut segments = Vec::new();
+        for (ix, (first_row, n_rows, after)) in runs.into_iter().enumerate() {
+            let all = u64::from(first_row + n_rows + after);
+            let (values, scales) = match format {
+                Format::Affine { bits, group, scales } => (u64::from(n_cols) * u64::from(bits) / 8, u64::from(n_cols) / u64::from(group) * scales.n_bytes()),
+                _ => (format.row_bytes(n_cols), 0),
+            };
+            let tensor = Tensor { values: bytes(all * values), scales: bytes(all * scales), biases: bytes(all * scales) };
+            tensors.insert(format!("t{ix}"), tensor);
+            segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows });
+        }
+        let n_rows = segments.iter().map(|s| s.n_rows).sum();
+        let weight = PlanWeight { n_rows, n_cols, format, layout: Layout::Packed, segments, interleaved, inline: Vec::new() };
+        Case { weight, tensors }
+    })
+}
+
+proptest! {
+    #![proptest_config(crate::support::cases(256))]
+
+    #[test]
+    fn packed_is_as_the_layout_says(case in case()) {
+        let whole = case.whole();
+        prop_assert_eq!(whole.len() as u64, case.weight.n_bytes());
+        prop_assert!(whole == case.naive());
+    }
+
+    #[test]
+    fn a_range_is_the_same_slice_of_the_whole(case in case(), a in any::<prop::sample::Index>(), b in any::<prop::sample::Index>()) {
+        let whole = case.whole();
+        let (a, b) = (a.index(whole.len() + 1), b.index(whole.len() + 1));
+        let (from, to) = (a.min(b), a.max(b));
+        prop_assert!(case.range(from, to - from) == whole[from..to]);
+    }
+
+    #[test]
+    fn halves_are_widened_exactly(bits in any::<u16>(), bf16 in any::<bool>()) {
+        let format = if bf16 { Format::Bf16 } else { Format::F16 };
+        let weight = PlanWeight {
+            n_rows: 1,
+            n_cols: 1,
+            format,
+            layout: Layout::Vector,
+            segments: vec![Segment { tensor: "t".into(), first_row: 1, n_rows: 1 }],
+            interleaved: false,
+            inline: Vec::new(),
+        };
+        let values: Vec<u8> = [0x3c00u16, bits].iter().flat_map(|n| n.to_le_bytes()).collect();
+        let found = vector(&weight, &|_| TensorBytes { values: &values, scales: &[], biases: &[] })[0];
+        let expected = if bf16 { half::bf16::from_bits(bits).to_f32() } else { half::f16::from_bits(bits).to_f32() };
+        prop_assert!(found == expected || (found.is_nan() && expected.is_nan()), "{bits:#x}: {found} for {expected}");
+    }
+}
+
+#[test]
+fn vectors_come_from_runs_pairs_and_numbers() {
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+    let (a, b) = (bytes(&[1.0, 2.0, 3.0]), bytes(&[4.0, 5.0]));
+    let tensor = |name: &str| TensorBytes { values: if name == "a" { &a } else { &b }, scales: &[], biases: &[] };
+    let segment = |tensor: &str, first_row| Segment { tensor: tensor.into(), first_row, n_rows: 2 };
+    let mut weight = PlanWeight {
+        n_rows: 4,
+        n_cols: 1,
+        format: Format::F32,
+        layout: Layout::Vector,
+        segments: vec![segment("a", 1), segment("b", 0)],
+        interleaved: false,
+        inline: Vec::new(),
+    };
+    assert_eq!(vector(&weight, &tensor), [2.0, 3.0, 4.0, 5.0]);
+    weight.interleaved = true;
+    assert_eq!(vector(&weight, &tensor), [2.0, 4.0, 3.0, 5.0]);
+    let mut out = [0; 8];
+    fill(&weight, &tensor, 4, &mut out);
+    assert_eq!(out[..], bytes(&[4.0, 3.0]));
+    weight.inline = vec![9.0];
+    assert_eq!(vector(&weight, &tensor), [9.0]);
+}

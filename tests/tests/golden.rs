@@ -1,0 +1,9 @@
+//! Tiny checkpoints of every llama variant against the logits and greedy ids of transformers and mlx-lm, on every
+//! device that there is; and SmolLM2-135M against its reference, where it could be fetched.
+
+#[path = "golden/fixtures.rs"]
+mod fixtures;
+#[path = "golden/smollm2.rs"]
+mod smollm2;
+#[path = "golden/support.rs"]
+mod support;

@@ -1,0 +1,158 @@
+//! The fixtures: logits within the tolerance, the same greedy ids wherever the reference's margin allows.
+
+use super::support::{Device, devices, load, turn};
+use ingot::compiler::TargetProfile;
+use ingot::compiler::target::Fusion;
+use ingot::{GenerateOptions, Model};
+use ingot_tests::shared::shared;
+use ingot_tests::tolerance::{CPU_LOGITS, GPU_LOGITS, relative_l2};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::path::Path;
+
+fn ids(value: &Value) -> Vec<u32> {
+    let list = value.as_array().expect("a list of ids");
+    list.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+}
+
+fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let view = tensors.tensor(name).expect("a tensor of the fixture");
+    view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// A fixture's expectations, read once.
+struct Expected {
+    json: Value,
+    bytes: Vec<u8>,
+}
+
+impl Expected {
+    fn read(folder: &Path) -> Self {
+        let text = std::fs::read_to_string(folder.join("expected.json")).expect("expected.json");
+        let bytes = std::fs::read(folder.join("expected.safetensors")).expect("expected.safetensors");
+        Self { json: serde_json::from_str(&text).expect("valid JSON"), bytes }
+    }
+}
+
+/// Checks all prompts of a fixture.
+fn check(name: &str, expected: &Expected, model: &mut Model, device: &Device) {
+    let tolerance = if device.is_cpu { CPU_LOGITS } else { GPU_LOGITS };
+    let tensors = SafeTensors::deserialize(&expected.bytes).expect("a safetensors file");
+    let prompts = expected.json["prompts"].as_array().expect("prompts");
+    for (ix, prompt) in prompts.iter().enumerate() {
+        let (prompt_ids, greedy_ids) = (ids(&prompt["ids"]), ids(&prompt["greedy_ids"]));
+        let what = format!("{name}, prompt {ix} on {:?}", device.choice);
+
+        // The prompt and the reference's own continuation, but for the last id.
+        let mut forced = prompt_ids.clone();
+        forced.extend(&greedy_ids[..greedy_ids.len() - 1]);
+        let (logits, n_vocab) = model.logits(&forced).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(logits.len(), forced.len() * n_vocab, "{what}");
+        let rows = |first: usize, n: usize| &logits[first * n_vocab..(first + n) * n_vocab];
+
+        let wanted = floats(&tensors, &format!("prompt{ix}.logits"));
+        let first = prompt["logits_first_position"].as_u64().expect("a position") as usize;
+        let error = relative_l2(rows(first, wanted.len() / n_vocab), &wanted);
+        assert!(error <= tolerance, "{what}: prompt logits are off by {error:.2e}, allowed {tolerance:.0e}");
+        let wanted = floats(&tensors, &format!("prompt{ix}.last_greedy_logits"));
+        let error = relative_l2(rows(forced.len() - 1, 1), &wanted);
+        assert!(error <= tolerance, "{what}: last logits are off by {error:.2e}, allowed {tolerance:.0e}");
+
+        // Freely generated: a chunk, then one token at a time through the cache. Every fixture's margin is 0.08 or more.
+        let options = GenerateOptions { max_tokens: greedy_ids.len() as u32, ignore_eos: true, ..GenerateOptions::default() };
+        let answer = model.generate(&prompt_ids, &options, |_| true).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(answer.ids, greedy_ids, "{what}: greedy ids");
+    }
+}
+
+fn fixture(name: &str, adjust: fn(&mut TargetProfile)) {
+    let Some(folder) = shared("golden").map(|golden| golden.join(name)) else { return };
+    let expected = Expected::read(&folder);
+    for device in devices() {
+        let _turn = turn(&device);
+        let mut model = load(&folder, &device, adjust);
+        check(name, &expected, &mut model, &device);
+    }
+}
+
+fn as_it_is(_: &mut TargetProfile) {}
+
+macro_rules! fixtures {
+    ($($test:ident $name:literal)+) => {$(
+        #[test]
+        fn $test() {
+            fixture($name, as_it_is);
+        }
+    )+};
+}
+
+fixtures! {
+    llama "llama"
+    llama_tied "llama_tied"
+    llama_rope_linear "llama_rope_linear"
+    llama_rope_llama3 "llama_rope_llama3"
+    llama_sharded "llama_sharded"
+    mlx_affine_b2_g32 "mlx/llama_affine_b2_g32"
+    mlx_affine_b3_g64 "mlx/llama_affine_b3_g64"
+    mlx_affine_b4_g32 "mlx/llama_affine_b4_g32"
+    mlx_affine_b4_g64 "mlx/llama_affine_b4_g64"
+    mlx_affine_b4_g64_f16 "mlx/llama_affine_b4_g64_f16"
+    mlx_affine_b6_g64 "mlx/llama_affine_b6_g64"
+    mlx_affine_b8_g64 "mlx/llama_affine_b8_g64"
+    mlx_affine_mixed "mlx/llama_affine_mixed"
+}
+
+/// Every matrix in parts: a binding takes 12 kB.
+#[test]
+fn a_tensor_larger_than_a_binding_is_split() {
+    for name in ["llama", "llama_tied", "mlx/llama_affine_b4_g64"] {
+        fixture(name, |target| {
+            target.max_binding_bytes = 12 << 10;
+            target.prefill_tokens = 8; // Activations are bound too.
+        });
+    }
+}
+
+/// No fusion: every op that may be on its own is.
+#[test]
+fn a_target_may_decline_every_fusion() {
+    fixture("llama", |target| {
+        target.declined = vec![Fusion::NormPrologue, Fusion::Activation, Fusion::GatePairs, Fusion::Multiply, Fusion::Residual];
+    });
+}
+
+/// Kernels without subgroup operations, as on an adapter that lacks them.
+#[test]
+fn an_adapter_without_subgroups_works() {
+    for name in ["llama", "mlx/llama_affine_b4_g64"] {
+        fixture(name, |target| target.subgroups = false);
+    }
+}
+
+/// Chunks that end within pages and tiles: 75 tokens in steps of 13.
+#[test]
+fn the_chunk_size_does_not_matter() {
+    fixture("llama", |target| {
+        target.prefill_tokens = 13;
+        target.prefill_q_tile = 4;
+    });
+}
+
+/// The same configuration in transformers 5's words.
+#[test]
+fn transformers_5_configurations_give_the_same_logits() {
+    let Some(golden) = shared("golden") else { return };
+    for name in ["llama", "llama_tied", "llama_rope_linear", "llama_rope_llama3", "llama_sharded"] {
+        let (source, copy) = (golden.join(name), tempfile::tempdir().expect("a folder"));
+        for entry in std::fs::read_dir(&source).expect("a fixture").flatten() {
+            let file = entry.file_name();
+            if file != "config.json" && file != "config.transformers5.json" {
+                std::fs::copy(entry.path(), copy.path().join(&file)).expect("a copy");
+            }
+        }
+        std::fs::copy(source.join("config.transformers5.json"), copy.path().join("config.json")).expect("a copy");
+        let device = &devices()[0];
+        let mut model = load(copy.path(), device, as_it_is);
+        check(name, &Expected::read(&source), &mut model, device);
+    }
+}
