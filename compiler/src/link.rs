@@ -37,7 +37,8 @@ pub(crate) fn grid(spec: &KernelSpec, target: &TargetProfile) -> Result<GridRule
 pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKernel, CompileError> {
     let linked = shaders::link(&translate(spec, target)).map_err(|error| failed(spec, &error))?;
     let slot = |info: &shaders::BindingInfo| -> Result<Slot, CompileError> {
-        let role = Role::parse(info.role.name()).ok_or_else(|| failed(spec, &format!("the plan knows no role {}", info.role)))?;
+        let role = Role::parse(info.role.name())
+            .ok_or_else(|| failed(spec, &format!("the plan knows no role {}", info.role)))?;
         let access = match info.access {
             shaders::Access::Read => Access::Read,
             shaders::Access::ReadWrite => Access::ReadWrite,

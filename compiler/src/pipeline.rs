@@ -9,7 +9,9 @@ use ingot_ir::IrError;
 use ingot_ir::graph::Graph;
 use ingot_ir::handle::Arena;
 use ingot_ir::kernel::{KernelGraph, KernelSpec, Place};
-use ingot_ir::plan::{ArenaId, Binding, BlobId, Bound, Dispatch, PLAN_VERSION, PipelineId, Plan, PlanKernel, PlanWeight, Segment, Variant};
+use ingot_ir::plan::{
+    ArenaId, Binding, BlobId, Bound, Dispatch, PLAN_VERSION, PipelineId, Plan, PlanKernel, PlanWeight, Segment, Variant,
+};
 use ingot_ir::weight::{Source, WeightId};
 use std::collections::BTreeMap;
 
@@ -76,7 +78,12 @@ pub fn bucket_graph(graph: &Graph, target: &TargetProfile, bucket: &Bucket) -> R
 }
 
 /// The kernels of one bucket's graph, before `alias`.
-pub fn bucket_kernels(graph: &Graph, target: &TargetProfile, bucket: &Bucket, options: Options) -> Result<KernelGraph, CompileError> {
+pub fn bucket_kernels(
+    graph: &Graph,
+    target: &TargetProfile,
+    bucket: &Bucket,
+    options: Options,
+) -> Result<KernelGraph, CompileError> {
     let groups = pass::group::run(graph, target, &bucket.bounds)?;
     let groups = pass::order::run(graph, groups);
     let max_pages = options.max_context.div_ceil(target.page_tokens);
@@ -164,7 +171,13 @@ impl<'a> Assembler<'a> {
         Self { target, plan, blobs: BTreeMap::new(), pipelines: Vec::new() }
     }
 
-    fn add(&mut self, bucket: &Bucket, graph: &Graph, kernels: &KernelGraph, memory: &MemoryPlan) -> Result<(), CompileError> {
+    fn add(
+        &mut self,
+        bucket: &Bucket,
+        graph: &Graph,
+        kernels: &KernelGraph,
+        memory: &MemoryPlan,
+    ) -> Result<(), CompileError> {
         for (ix, bytes) in memory.arenas.iter().enumerate() {
             if ix < self.plan.arenas.len() {
                 let arena = ArenaId(ix as u32);
@@ -176,7 +189,13 @@ impl<'a> Assembler<'a> {
         let q_tile = if bucket.bounds.tokens == bucket.bounds.sequences { 1 } else { self.target.prefill_q_tile };
         let first = self.plan.dispatches.len() as u32;
         let n_dispatches = kernels.nodes.len() as u32;
-        self.plan.variants.push(Variant { bounds: bucket.bounds, q_tile, all_rows: bucket.all_rows, first, n_dispatches });
+        self.plan.variants.push(Variant {
+            bounds: bucket.bounds,
+            q_tile,
+            all_rows: bucket.all_rows,
+            first,
+            n_dispatches,
+        });
         for node in kernels.nodes.as_slice() {
             let first_operand = self.plan.operands.len() as u32;
             for operand in &node.operands {
@@ -188,7 +207,8 @@ impl<'a> Assembler<'a> {
                     Place::PageTable(group) => Binding::PageTable(group),
                     Place::Weight(weight) => Binding::Weight(self.blob(graph, weight)),
                     Place::Slab(slab) => {
-                        let range = memory.ranges[slab].unwrap_or_else(|| unreachable!("{slab} is used, so it has memory"));
+                        let range =
+                            memory.ranges[slab].unwrap_or_else(|| unreachable!("{slab} is used, so it has memory"));
                         Binding::Arena { arena: range.arena, offset: range.offset, n_bytes: range.n_bytes }
                     }
                 };
@@ -198,7 +218,13 @@ impl<'a> Assembler<'a> {
             let grid = self.plan.exprs.parse(&kernels.exprs.show(node.grid).to_string());
             let grid = grid.unwrap_or_else(|why| unreachable!("an expression's own text reads back: {why}"));
             let n_operands = node.operands.len() as u32;
-            self.plan.dispatches.push(Dispatch { kernel, grid, first_operand, n_operands, origin: node.origin.clone() });
+            self.plan.dispatches.push(Dispatch {
+                kernel,
+                grid,
+                first_operand,
+                n_operands,
+                origin: node.origin.clone(),
+            });
         }
         Ok(())
     }
@@ -232,7 +258,15 @@ fn plan_weight(graph: &Graph, id: WeightId) -> PlanWeight {
         _ => Vec::new(),
     };
     let (segments, interleaved) = segments(graph, id, 0, weight.n_rows);
-    PlanWeight { n_rows: weight.n_rows, n_cols: weight.n_cols, format: weight.format, layout: weight.layout, segments, interleaved, inline }
+    PlanWeight {
+        n_rows: weight.n_rows,
+        n_cols: weight.n_cols,
+        format: weight.format,
+        layout: weight.layout,
+        segments,
+        interleaved,
+        inline,
+    }
 }
 
 /// Rows `first .. first + count` of a weight, as runs of checkpoint rows, and whether two runs alternate.

@@ -97,7 +97,9 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
     let parts: Vec<TensorBytes<'a>> = weight.segments.iter().map(|segment| tensor(&segment.tensor)).collect();
     let n_cols = u64::from(weight.n_cols);
     let (code_bytes, scale_bytes) = match weight.format {
-        Format::Affine { bits, group, scales } => (n_cols * u64::from(bits) / 8, n_cols / u64::from(group) * 2 * scales.n_bytes()),
+        Format::Affine { bits, group, scales } => {
+            (n_cols * u64::from(bits) / 8, n_cols / u64::from(group) * 2 * scales.n_bytes())
+        }
         format => (format.row_bytes(weight.n_cols), 0),
     };
     let codes_end = u64::from(weight.n_rows) * code_bytes;
@@ -121,7 +123,9 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
         let part = &parts[segment];
         let half = scale_bytes as usize / 2;
         let row_of = |bytes: &'a [u8]| bytes[from..from + half].chunks_exact(step);
-        for (pair, (scale, bias)) in pair_row.chunks_exact_mut(2 * step).zip(row_of(part.scales).zip(row_of(part.biases))) {
+        for (pair, (scale, bias)) in
+            pair_row.chunks_exact_mut(2 * step).zip(row_of(part.scales).zip(row_of(part.biases)))
+        {
             pair[..step].copy_from_slice(scale);
             pair[step..].copy_from_slice(bias);
         }

@@ -102,7 +102,9 @@ impl TargetProfile {
 
     /// The presets by name.
     pub fn preset(name: &str) -> Option<Self> {
-        [Self::cpu(), Self::vulkan(), Self::lavapipe(), Self::apple(), Self::webgpu()].into_iter().find(|target| target.name == name)
+        [Self::cpu(), Self::vulkan(), Self::lavapipe(), Self::apple(), Self::webgpu()]
+            .into_iter()
+            .find(|target| target.name == name)
     }
 
     /// Whether a fusion is wanted.

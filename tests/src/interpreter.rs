@@ -56,11 +56,15 @@ pub struct State {
 impl State {
     /// The key that a layer stored, all heads side by side.
     pub fn key(&self, layer: KvLayerId, page_row: u32, position: u32) -> &[f32] {
-        self.keys.get(&(layer, page_row, position)).unwrap_or_else(|| panic!("{layer} has no key {position} of sequence row {page_row}"))
+        self.keys
+            .get(&(layer, page_row, position))
+            .unwrap_or_else(|| panic!("{layer} has no key {position} of sequence row {page_row}"))
     }
     /// The value that a layer stored, all heads side by side; empty for a latent.
     pub fn value(&self, layer: KvLayerId, page_row: u32, position: u32) -> &[f32] {
-        self.values.get(&(layer, page_row, position)).unwrap_or_else(|| panic!("{layer} has no value {position} of sequence row {page_row}"))
+        self.values
+            .get(&(layer, page_row, position))
+            .unwrap_or_else(|| panic!("{layer} has no value {position} of sequence row {page_row}"))
     }
 }
 
@@ -106,7 +110,13 @@ impl<'a> Interpreter<'a> {
     }
 
     /// One op on given operands, e.g. to be a kernel's oracle.
-    pub fn op(&self, value: &Value, values: &Column<ValueId, Matrix>, tables: &StepTables, state: &mut State) -> Matrix {
+    pub fn op(
+        &self,
+        value: &Value,
+        values: &Column<ValueId, Matrix>,
+        tables: &StepTables,
+        state: &mut State,
+    ) -> Matrix {
         let n_rows = match value.shape.rows {
             Dim::Tokens => tables.tokens.len(),
             Dim::Rows => tables.rows.len(),
@@ -141,7 +151,8 @@ impl<'a> Interpreter<'a> {
                 let freqs = &self.weight(*freqs).numbers;
                 for (row, token) in tables.tokens.iter().enumerate() {
                     let x = values[*x].row(row);
-                    let heads = out.row_mut(row).chunks_exact_mut(*head_dim as usize).zip(x.chunks_exact(*head_dim as usize));
+                    let heads =
+                        out.row_mut(row).chunks_exact_mut(*head_dim as usize).zip(x.chunks_exact(*head_dim as usize));
                     for (out, x) in heads {
                         rotate(out, x, token.position, freqs, *rot_dim as usize, f64::from(*scale));
                     }
@@ -195,7 +206,11 @@ impl<'a> Interpreter<'a> {
             Op::GatherRows { x } => return values[*x].rows(&tables.rows),
             Op::Argmax { x } => {
                 for (row, out) in out.numbers.iter_mut().enumerate() {
-                    let best = values[*x].row(row).iter().enumerate().fold(0, |best, (ix, n)| if *n > values[*x].row(row)[best] { ix } else { best });
+                    let best = values[*x]
+                        .row(row)
+                        .iter()
+                        .enumerate()
+                        .fold(0, |best, (ix, n)| if *n > values[*x].row(row)[best] { ix } else { best });
                     *out = f32::from_bits(best as u32);
                 }
             }
@@ -222,7 +237,12 @@ impl<'a> Interpreter<'a> {
 }
 
 /// A weight from its source; sources are earlier weights.
-fn resolve(all: &Arena<WeightId, Weight>, weight: &Weight, done: &[Matrix], tensor: &dyn Fn(&str) -> Vec<f32>) -> Matrix {
+fn resolve(
+    all: &Arena<WeightId, Weight>,
+    weight: &Weight,
+    done: &[Matrix],
+    tensor: &dyn Fn(&str) -> Vec<f32>,
+) -> Matrix {
     let (n_rows, n_cols) = (weight.n_rows as usize, weight.n_cols as usize);
     let of = |id: WeightId| {
         assert!(all.get(id).is_some(), "{id} does not exist");
@@ -231,9 +251,13 @@ fn resolve(all: &Arena<WeightId, Weight>, weight: &Weight, done: &[Matrix], tens
     let numbers = match &weight.source {
         Source::Tensor(name) => tensor(name),
         Source::Inline(numbers) => numbers.clone(),
-        Source::Rows { of: id, first, count } => of(*id).numbers[*first as usize * n_cols..(*first + *count) as usize * n_cols].to_vec(),
+        Source::Rows { of: id, first, count } => {
+            of(*id).numbers[*first as usize * n_cols..(*first + *count) as usize * n_cols].to_vec()
+        }
         Source::Stack(parts) => parts.iter().flat_map(|part| of(*part).numbers.iter()).copied().collect(),
-        Source::Interleave(a, b) => (0..n_rows / 2).flat_map(|row| of(*a).row(row).iter().chain(of(*b).row(row))).copied().collect(),
+        Source::Interleave(a, b) => {
+            (0..n_rows / 2).flat_map(|row| of(*a).row(row).iter().chain(of(*b).row(row))).copied().collect()
+        }
     };
     Matrix { n_rows, n_cols, numbers }
 }

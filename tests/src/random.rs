@@ -313,7 +313,8 @@ impl BatchShape {
             let mut table = vec![u32::MAX; (n_seqs + 1) * max_pages as usize];
             for (s, &page_row) in page_rows.iter().enumerate().take(n_seqs) {
                 for ix in 0..length(s).div_ceil(page_tokens) {
-                    table[(page_row * max_pages + ix) as usize] = pages.pop().unwrap_or_else(|| unreachable!("there are pages for all"));
+                    table[(page_row * max_pages + ix) as usize] =
+                        pages.pop().unwrap_or_else(|| unreachable!("there are pages for all"));
                 }
             }
             page_tables.push(table);
@@ -348,6 +349,7 @@ impl BatchShape {
 /// One to four steps of one to four sequences: prefill chunks, single tokens and pauses, mixed.
 pub fn batch_shape() -> impl Strategy<Value = BatchShape> {
     let q_len = prop_oneof![1 => Just(0u32), 2 => Just(1), 2 => 2u32..8];
-    let q_lens = (1usize..5, 1usize..5).prop_flat_map(move |(n_seqs, n_steps)| vec(vec(q_len.clone(), n_seqs), n_steps));
+    let q_lens =
+        (1usize..5, 1usize..5).prop_flat_map(move |(n_seqs, n_steps)| vec(vec(q_len.clone(), n_seqs), n_steps));
     (q_lens, any::<u64>()).prop_map(|(q_lens, seed)| BatchShape { q_lens, seed })
 }

@@ -12,7 +12,9 @@ impl Rng {
     /// Starts a sequence that depends on a name, e.g. a tensor's.
     pub fn named(name: &str, seed: u64) -> Self {
         // FNV-1a, so that a test's weights stay the same whatever else the graph holds.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         Self(hash ^ seed)
     }
     /// The next 64 bits.

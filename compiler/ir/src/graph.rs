@@ -326,7 +326,9 @@ impl Graph {
         match &weight.source {
             Source::Tensor(_) => {}
             Source::Inline(numbers) => {
-                if weight.format != Format::F32 || numbers.len() as u64 != u64::from(weight.n_rows) * u64::from(weight.n_cols) {
+                if weight.format != Format::F32
+                    || numbers.len() as u64 != u64::from(weight.n_rows) * u64::from(weight.n_cols)
+                {
                     return bad(format!("{} inline numbers do not fill it", numbers.len()));
                 }
             }
@@ -378,7 +380,10 @@ impl Graph {
             if weight.n_rows == n && weight.n_cols == 1 {
                 Ok(())
             } else {
-                Err(IrError::invalid(id, format!("{}: {w} is {} x {}, not {n} x 1", op.name(), weight.n_rows, weight.n_cols)))
+                Err(IrError::invalid(
+                    id,
+                    format!("{}: {w} is {} x {}, not {n} x 1", op.name(), weight.n_rows, weight.n_cols),
+                ))
             }
         };
         match op {
@@ -403,7 +408,10 @@ impl Graph {
                 vector(*freqs, rot_dim / 2)?;
                 let fits = n_heads.checked_mul(*head_dim) == Some(shape(*x).n_cols);
                 if !fits || rot_dim > head_dim || rot_dim % 2 != 0 || shape(*x).rows != Dim::Tokens {
-                    return bad(format!("{n_heads} heads of {head_dim} ({rot_dim} rotated) do not fit {x} ({})", shape(*x)));
+                    return bad(format!(
+                        "{n_heads} heads of {head_dim} ({rot_dim} rotated) do not fit {x} ({})",
+                        shape(*x)
+                    ));
                 }
                 Ok(shape(*x))
             }
@@ -420,19 +428,25 @@ impl Graph {
                 Ok(Shape { rows: Dim::Tokens, n_cols: 0 })
             }
             Op::Attention { q, kv, layer, n_heads, .. } => {
-                let writes = |v: ValueId| matches!(self.values[v].op, Op::KvWrite { layer: written, .. } if written == *layer);
+                let writes =
+                    |v: ValueId| matches!(self.values[v].op, Op::KvWrite { layer: written, .. } if written == *layer);
                 if !writes(*kv) {
                     return bad(format!("{kv} does not write {layer}"));
                 }
                 let entry = self.kv.shape(*layer);
-                let fits = n_heads.checked_mul(entry.k_dim) == Some(shape(*q).n_cols) && n_heads % entry.n_kv_heads == 0;
+                let fits =
+                    n_heads.checked_mul(entry.k_dim) == Some(shape(*q).n_cols) && n_heads % entry.n_kv_heads == 0;
                 match n_heads.checked_mul(entry.v_dim) {
                     Some(n_cols) if fits => Ok(Shape { rows: Dim::Tokens, n_cols }),
                     _ => bad(format!("{n_heads} heads of {} do not fit {q} ({})", entry.k_dim, shape(*q))),
                 }
             }
             Op::Add { a, b } | Op::Mul { a, b } => {
-                if shape(*a) == shape(*b) { Ok(shape(*a)) } else { bad(format!("{} and {} differ", shape(*a), shape(*b))) }
+                if shape(*a) == shape(*b) {
+                    Ok(shape(*a))
+                } else {
+                    bad(format!("{} and {} differ", shape(*a), shape(*b)))
+                }
             }
             Op::Silu { x } | Op::Gelu { x } => Ok(shape(*x)),
             Op::SiluMulPairs { x } => match shape(*x).n_cols {

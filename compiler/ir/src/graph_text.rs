@@ -123,7 +123,9 @@ fn op_line(op: &Op) -> Line {
             .attr_unless("window", window.window, 0)
             .attr_unless("keep", window.keep, 0),
         Op::Add { a, b } | Op::Mul { a, b } => line.arg(a).arg(b),
-        Op::Silu { x } | Op::Gelu { x } | Op::SiluMulPairs { x } | Op::GatherRows { x } | Op::Argmax { x } => line.arg(x),
+        Op::Silu { x } | Op::Gelu { x } | Op::SiluMulPairs { x } | Op::GatherRows { x } | Op::Argmax { x } => {
+            line.arg(x)
+        }
         Op::Slice { x, at, .. } => line.arg(x).attr("at", at),
         Op::Concat { parts } => line.args(parts),
     }
@@ -215,7 +217,11 @@ impl std::str::FromStr for Graph {
                 graph.weights.push(parse_weight(&line)?);
             } else if result.starts_with(ValueId::PREFIX) {
                 expect_next::<ValueId>(&line, graph.values.len())?;
-                let shape = line.kind.as_deref().and_then(Shape::parse_text).ok_or_else(|| line.error("expected `: ROWS x COLUMNS`"))?;
+                let shape = line
+                    .kind
+                    .as_deref()
+                    .and_then(Shape::parse_text)
+                    .ok_or_else(|| line.error("expected `: ROWS x COLUMNS`"))?;
                 let id = graph.push(parse_op(&line, shape)?).map_err(|e| line.error(e.to_string()))?;
                 if graph.values[id].shape != shape {
                     return Err(line.error(format!("{id} computes {}, not {shape}", graph.values[id].shape)));

@@ -156,7 +156,9 @@ pub enum EpilogueOp {
 impl EpilogueOp {
     /// Reads what `Display` prints.
     pub fn parse(text: &str) -> Option<Self> {
-        let operand = |rest: &str| rest.strip_suffix(')').and_then(|n| n.parse().ok()).filter(|n| usize::from(*n) < EPILOGUE_ROLES.len());
+        let operand = |rest: &str| {
+            rest.strip_suffix(')').and_then(|n| n.parse().ok()).filter(|n| usize::from(*n) < EPILOGUE_ROLES.len())
+        };
         match text {
             "add_out" => Some(Self::AddOut),
             "silu" => Some(Self::Silu),

@@ -5,7 +5,8 @@ use crate::graph::{Shape, ValueId};
 use crate::graph_text::expect_next;
 use crate::handle::Handle;
 use crate::kernel::{
-    Access, Const, EpilogueOp, KernelGraph, KernelId, KernelNode, KernelSpec, Operand, Place, Prologue, Role, Rows, Slab, SlabId, Template,
+    Access, Const, EpilogueOp, KernelGraph, KernelId, KernelNode, KernelSpec, Operand, Place, Prologue, Role, Rows,
+    Slab, SlabId, Template,
 };
 use crate::kv::{KvGroupId, KvLayerId};
 use crate::size::{Dim, Dims};
@@ -50,14 +51,18 @@ pub(crate) fn spec_attrs(mut line: Line, spec: &KernelSpec) -> Line {
 /// Reads a template and what [`spec_attrs`] wrote.
 pub(crate) fn parse_spec(line: &Line) -> Result<KernelSpec, IrError> {
     let template = Template::parse(&line.op).ok_or_else(|| line.error(format!("unknown template `{}`", line.op)))?;
-    let rows = line.get("rows").and_then(Rows::parse).ok_or_else(|| line.error("expected rows=tokens or rows=wanted"))?;
+    let rows =
+        line.get("rows").and_then(Rows::parse).ok_or_else(|| line.error("expected rows=tokens or rows=wanted"))?;
     let mut spec = KernelSpec::new(template, rows);
     for (key, text) in &line.attrs {
         let unknown = || line.error(format!("{key}={text} is no valid value"));
         match key.as_str() {
             "format" => spec.weight = Some(Format::parse(text).ok_or_else(unknown)?),
             "prologue" => spec.prologue = Prologue::parse(text).ok_or_else(unknown)?,
-            "epilogue" => spec.epilogue = text.split(',').map(|op| EpilogueOp::parse(op).ok_or_else(unknown)).collect::<Result<_, _>>()?,
+            "epilogue" => {
+                spec.epilogue =
+                    text.split(',').map(|op| EpilogueOp::parse(op).ok_or_else(unknown)).collect::<Result<_, _>>()?
+            }
             name if name.starts_with(|c: char| c.is_ascii_uppercase()) => {
                 let value = match text.strip_suffix('f') {
                     Some(number) => Const::F32(number.parse().map_err(|_| unknown())?),
@@ -146,7 +151,9 @@ impl fmt::Display for KernelGraph {
         }
         for (id, node) in self.nodes.iter() {
             let line = Line::new(node.spec.template.name()).args(&node.operands).result(id);
-            let line = spec_attrs(line, &node.spec).attr("grid", self.exprs.show(node.grid)).attr("origin", list(&node.origin));
+            let line = spec_attrs(line, &node.spec)
+                .attr("grid", self.exprs.show(node.grid))
+                .attr("origin", list(&node.origin));
             writeln!(f, "{line}")?;
         }
         Ok(())
@@ -164,7 +171,11 @@ impl std::str::FromStr for KernelGraph {
                 "kernels" => graph.bucket = parse_dims(&line, line.get("bucket").unwrap_or(""))?,
                 "slab" => {
                     expect_next::<SlabId>(&line, graph.slabs.len())?;
-                    let shape = line.kind.as_deref().and_then(Shape::parse_text).ok_or_else(|| line.error("expected `: ROWS x COLUMNS`"))?;
+                    let shape = line
+                        .kind
+                        .as_deref()
+                        .and_then(Shape::parse_text)
+                        .ok_or_else(|| line.error("expected `: ROWS x COLUMNS`"))?;
                     let in_place_of = line.handle_attr("in_place_of")?;
                     graph.slabs.push(Slab { holds: line.handle(0)?, shape, in_place_of });
                 }
@@ -174,7 +185,10 @@ impl std::str::FromStr for KernelGraph {
                         let (role, access, place) = split_operand(text)?;
                         Some(Operand { role, access, place: Place::parse(place)? })
                     };
-                    let operands = line.args.iter().map(|arg| operand(arg).ok_or_else(|| line.error(format!("{arg:?} is no operand"))));
+                    let operands = line
+                        .args
+                        .iter()
+                        .map(|arg| operand(arg).ok_or_else(|| line.error(format!("{arg:?} is no operand"))));
                     let operands = operands.collect::<Result<_, _>>()?;
                     let grid = graph.exprs.parse(line.get("grid").unwrap_or("")).map_err(|why| line.error(why))?;
                     let origin = line.handle_list::<ValueId>("origin")?;

@@ -94,7 +94,10 @@ impl KvSpec {
             let KvShape { n_kv_heads, k_dim, v_dim, latent } = group.shape;
             let holds = |dim: u32| n_kv_heads.checked_mul(dim).is_some_and(|n| n > 0);
             if !holds(k_dim) || !holds(v_dim) {
-                return Err(IrError::invalid(id, format!("{n_kv_heads} heads of {k_dim} and {v_dim} numbers are too few or too many")));
+                return Err(IrError::invalid(
+                    id,
+                    format!("{n_kv_heads} heads of {k_dim} and {v_dim} numbers are too few or too many"),
+                ));
             }
             if latent && (n_kv_heads != 1 || v_dim > k_dim) {
                 return Err(IrError::invalid(id, "a latent has one head, and its values are a part of its keys"));

@@ -237,7 +237,10 @@ impl Plan {
     }
     /// The smallest variant for a step of the given sizes.
     pub fn variant_for(&self, dims: &Dims) -> Option<VariantId> {
-        self.variants.iter().find(|(_, v)| dims.fits(&v.bounds) && (!v.all_rows || dims.rows == dims.tokens)).map(|(id, _)| id)
+        self.variants
+            .iter()
+            .find(|(_, v)| dims.fits(&v.bounds) && (!v.all_rows || dims.rows == dims.tokens))
+            .map(|(id, _)| id)
     }
     /// A variant's dispatches.
     pub fn dispatches_of(&self, variant: VariantId) -> &[Dispatch] {

@@ -6,7 +6,10 @@ use crate::handle::{Arena, Handle};
 use crate::kernel::{Access, Role};
 use crate::kernel_text::{access_mark, dims_text, list, parse_dims, parse_spec, spec_attrs, split_operand};
 use crate::kv::{KvGroupId, KvLayer, KvLayerId, KvSpec};
-use crate::plan::{ArenaId, Binding, BlobId, Bound, Dispatch, DispatchId, KvType, PipelineId, Plan, PlanKernel, PlanWeight, Segment, Slot, Variant, VariantId};
+use crate::plan::{
+    ArenaId, Binding, BlobId, Bound, Dispatch, DispatchId, KvType, PipelineId, Plan, PlanKernel, PlanWeight, Segment,
+    Slot, Variant, VariantId,
+};
 use crate::size::ExprPool;
 use crate::text::{Line, parse_lines};
 use crate::weight::{Format, Layout};
@@ -36,7 +39,11 @@ impl Binding {
         }
         if let Some((arena, range)) = text.split_once('@') {
             let (offset, n_bytes) = range.split_once('+')?;
-            return Some(Self::Arena { arena: ArenaId::parse(arena)?, offset: offset.parse().ok()?, n_bytes: n_bytes.parse().ok()? });
+            return Some(Self::Arena {
+                arena: ArenaId::parse(arena)?,
+                offset: offset.parse().ok()?,
+                n_bytes: n_bytes.parse().ok()?,
+            });
         }
         BlobId::parse(text)
             .map(Self::Weight)
@@ -78,7 +85,8 @@ fn parse_weight(line: &Line) -> Result<PlanWeight, IrError> {
         let (first, n) = range.split_once('+')?;
         Some(Segment { tensor: tensor.into(), first_row: first.parse().ok()?, n_rows: n.parse().ok()? })
     };
-    let segments = line.args.iter().map(|arg| segment(arg).ok_or_else(|| line.error(format!("{arg:?} is no TENSOR[FIRST+ROWS]"))));
+    let segments =
+        line.args.iter().map(|arg| segment(arg).ok_or_else(|| line.error(format!("{arg:?} is no TENSOR[FIRST+ROWS]"))));
     Ok(PlanWeight {
         n_rows,
         n_cols,
@@ -97,7 +105,8 @@ fn parse_kernel(line: &Line) -> Result<PlanKernel, IrError> {
         Some(Slot { role, access, group: group.parse().ok()?, binding: binding.parse().ok()? })
     };
     let slots = line.args.iter().map(|arg| slot(arg).ok_or_else(|| line.error(format!("{arg:?} is no binding"))));
-    let workgroup: Vec<u32> = line.get("workgroup").unwrap_or("1,1,1").split(',').filter_map(|n| n.parse().ok()).collect();
+    let workgroup: Vec<u32> =
+        line.get("workgroup").unwrap_or("1,1,1").split(',').filter_map(|n| n.parse().ok()).collect();
     Ok(PlanKernel {
         spec: parse_spec(line)?,
         slots: slots.collect::<Result<_, _>>()?,
@@ -140,7 +149,10 @@ impl fmt::Display for Plan {
             writeln!(f, "{line}")?;
         }
         for (id, variant) in self.variants.iter() {
-            let line = Line::new("variant").result(id).attr("bounds", dims_text(&variant.bounds)).attr("q_tile", variant.q_tile);
+            let line = Line::new("variant")
+                .result(id)
+                .attr("bounds", dims_text(&variant.bounds))
+                .attr("q_tile", variant.q_tile);
             let line = line.attr_unless("all_rows", variant.all_rows, false);
             writeln!(f, "{line}")?;
             for (at, dispatch) in (variant.first..).zip(self.dispatches_of(id)) {
@@ -217,7 +229,8 @@ impl Plan {
             }
             "arena" => {
                 expect_next::<ArenaId>(line, self.arenas.len())?;
-                let n_bytes = line.args.first().and_then(|arg| arg.parse().ok()).ok_or_else(|| line.error("expected a size"))?;
+                let n_bytes =
+                    line.args.first().and_then(|arg| arg.parse().ok()).ok_or_else(|| line.error("expected a size"))?;
                 self.arenas.push(n_bytes);
             }
             "weight" => {
@@ -228,7 +241,13 @@ impl Plan {
                 expect_next::<VariantId>(line, self.variants.len())?;
                 let bounds = parse_dims(line, line.get("bounds").unwrap_or(""))?;
                 let first = self.dispatches.len() as u32;
-                self.variants.push(Variant { bounds, q_tile: line.value("q_tile")?, all_rows: line.value_or("all_rows", false)?, first, n_dispatches: 0 });
+                self.variants.push(Variant {
+                    bounds,
+                    q_tile: line.value("q_tile")?,
+                    all_rows: line.value_or("all_rows", false)?,
+                    first,
+                    n_dispatches: 0,
+                });
             }
             "dispatch" => self.parse_dispatch(line)?,
             _ => {
@@ -255,7 +274,13 @@ impl Plan {
         }
         let n_operands = self.operands.len() as u32 - first_operand;
         let grid = self.exprs.parse(line.get("grid").unwrap_or("")).map_err(|why| line.error(why))?;
-        self.dispatches.push(Dispatch { kernel: line.handle(0)?, grid, first_operand, n_operands, origin: line.handle_list("origin")? });
+        self.dispatches.push(Dispatch {
+            kernel: line.handle(0)?,
+            grid,
+            first_operand,
+            n_operands,
+            origin: line.handle_list("origin")?,
+        });
         Ok(())
     }
 }

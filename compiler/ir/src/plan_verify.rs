@@ -21,17 +21,29 @@ impl Plan {
         for (id, weight) in self.weights.iter() {
             let rows: u64 = weight.segments.iter().map(|segment| u64::from(segment.n_rows)).sum();
             let from_file = weight.inline.is_empty();
-            let filled = if from_file { rows == u64::from(weight.n_rows) } else { weight.inline.len() as u64 * 4 == weight.n_bytes() };
+            let filled = if from_file {
+                rows == u64::from(weight.n_rows)
+            } else {
+                weight.inline.len() as u64 * 4 == weight.n_bytes()
+            };
             if !filled || (weight.interleaved && weight.segments.len() != 2) {
                 return bad(&id, "its segments do not fill it".into());
             }
             if !self.is_cpu && weight.n_bytes() > self.max_binding_bytes {
-                return bad(&id, format!("{} bytes exceed the target's binding limit of {}", weight.n_bytes(), self.max_binding_bytes));
+                return bad(
+                    &id,
+                    format!(
+                        "{} bytes exceed the target's binding limit of {}",
+                        weight.n_bytes(),
+                        self.max_binding_bytes
+                    ),
+                );
             }
         }
         let mut next = 0;
         for (id, variant) in self.variants.iter() {
-            let end = variant.first.checked_add(variant.n_dispatches).filter(|end| *end as usize <= self.dispatches.len());
+            let end =
+                variant.first.checked_add(variant.n_dispatches).filter(|end| *end as usize <= self.dispatches.len());
             if variant.first != next || variant.q_tile == 0 || end.is_none() {
                 return bad(&id, "its dispatches are not the next ones".into());
             }
@@ -55,7 +67,8 @@ impl Plan {
         let Some(kernel) = self.kernels.get(dispatch.kernel) else {
             return bad(format!("{} does not exist", dispatch.kernel));
         };
-        let end = dispatch.first_operand.checked_add(dispatch.n_operands).filter(|end| *end as usize <= self.operands.len());
+        let end =
+            dispatch.first_operand.checked_add(dispatch.n_operands).filter(|end| *end as usize <= self.operands.len());
         if end.is_none() {
             return bad("its operands do not exist".into());
         }
@@ -91,7 +104,9 @@ impl Plan {
             for slot in &kernel.slots {
                 match operands.iter().find(|operand| operand.role == slot.role) {
                     None => return bad(format!("operand {} is missing", slot.role)),
-                    Some(operand) if operand.access != slot.access => return bad(format!("{} is declared {}", slot.role, slot.access)),
+                    Some(operand) if operand.access != slot.access => {
+                        return bad(format!("{} is declared {}", slot.role, slot.access));
+                    }
                     Some(_) => {}
                 }
             }
@@ -122,7 +137,10 @@ impl Plan {
             _ => (0, 0),
         };
         if end > stride {
-            return Err(IrError::invalid(id, format!("operand {} ends at column {end} of rows of {stride}", operand.role)));
+            return Err(IrError::invalid(
+                id,
+                format!("operand {} ends at column {end} of rows of {stride}", operand.role),
+            ));
         }
         // Numbers of 4 bytes that the template touches, where it is bound to an arena or the logits.
         let words = match (kernel.template, operand.role) {
@@ -134,8 +152,12 @@ impl Plan {
             (Template::RopeKv, Role::Out) | (Template::Attention, Role::Q | Role::Out) => rows * heads("N_HEADS"),
             (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
             (Template::Map, Role::Out) => rows * n_out,
-            (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => rows * n("N_COLS"),
-            (Template::Matvec | Template::Matmul | Template::Map, Role::Operand0 | Role::Operand1 | Role::Operand2) => rows * n_out,
+            (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => {
+                rows * n("N_COLS")
+            }
+            (Template::Matvec | Template::Matmul | Template::Map, Role::Operand0 | Role::Operand1 | Role::Operand2) => {
+                rows * n_out
+            }
             (Template::ArgmaxPartial, Role::X) => rows * n("N"),
             (Template::ArgmaxPartial, Role::Out) => rows * n("N").div_ceil(n("BLOCK").max(1)) * 2,
             (Template::ArgmaxFinal, Role::X) => rows * n("N_PARTIAL") * 2,
@@ -144,24 +166,44 @@ impl Plan {
         let bound = match operand.binding {
             Binding::Arena { n_bytes, .. } => n_bytes,
             Binding::Logits => self.logits_bytes(),
-            Binding::Weight(blob) => return self.verify_weight_extent(id, operand, blob, kernel.u32("K").or(kernel.u32("N_COLS")).unwrap_or(0).into()),
+            Binding::Weight(blob) => {
+                return self.verify_weight_extent(
+                    id,
+                    operand,
+                    blob,
+                    kernel.u32("K").or(kernel.u32("N_COLS")).unwrap_or(0).into(),
+                );
+            }
             _ => return Ok(()),
         };
         if words * 4 > u128::from(bound) {
-            return Err(IrError::invalid(id, format!("operand {} spans {} bytes, {} are bound", operand.role, words * 4, bound)));
+            return Err(IrError::invalid(
+                id,
+                format!("operand {} spans {} bytes, {} are bound", operand.role, words * 4, bound),
+            ));
         }
         Ok(())
     }
 
-    fn verify_weight_extent(&self, id: DispatchId, operand: &Bound, blob: crate::plan::BlobId, n_cols: u64) -> Result<(), IrError> {
+    fn verify_weight_extent(
+        &self,
+        id: DispatchId,
+        operand: &Bound,
+        blob: crate::plan::BlobId,
+        n_cols: u64,
+    ) -> Result<(), IrError> {
         let weight = &self.weights[blob];
         let kernel = &self.kernels[self.dispatches[id].kernel].spec;
         let fits = match (operand.role, kernel.template) {
             (Role::Weight, Template::Embed) => {
-                u64::from(weight.n_cols) == n_cols && kernel.u32("ROW_COUNT") == Some(weight.n_rows) && kernel.weight == Some(weight.format)
+                u64::from(weight.n_cols) == n_cols
+                    && kernel.u32("ROW_COUNT") == Some(weight.n_rows)
+                    && kernel.weight == Some(weight.format)
             }
             (Role::Weight, _) => {
-                u64::from(weight.n_cols) == n_cols && kernel.u32("N") == Some(weight.n_rows) && kernel.weight == Some(weight.format)
+                u64::from(weight.n_cols) == n_cols
+                    && kernel.u32("N") == Some(weight.n_rows)
+                    && kernel.weight == Some(weight.format)
             }
             (Role::Operand0 | Role::Operand1 | Role::Operand2, _) => {
                 weight.n_cols == 1 && Some(weight.n_rows) == kernel.u32("N").or(kernel.u32("N_COLS"))
@@ -170,7 +212,17 @@ impl Plan {
             (Role::NormWeight, _) => u64::from(weight.n_rows) == n_cols && weight.n_cols == 1,
             _ => true,
         };
-        if fits { Ok(()) } else { Err(IrError::invalid(id, format!("{blob} ({} x {} {}) does not fit operand {}", weight.n_rows, weight.n_cols, weight.format, operand.role))) }
+        if fits {
+            Ok(())
+        } else {
+            Err(IrError::invalid(
+                id,
+                format!(
+                    "{blob} ({} x {} {}) does not fit operand {}",
+                    weight.n_rows, weight.n_cols, weight.format, operand.role
+                ),
+            ))
+        }
     }
 }
 

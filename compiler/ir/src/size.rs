@@ -160,7 +160,10 @@ impl ExprPool {
                 Expr::CeilDiv(a, n) => backwards(a) && n > 0,
             };
             if !ok {
-                return Err(IrError::invalid(ExprId::from_ix(ix), "an operand does not refer backwards, or the divisor is zero"));
+                return Err(IrError::invalid(
+                    ExprId::from_ix(ix),
+                    "an operand does not refer backwards, or the divisor is zero",
+                ));
             }
         }
         Ok(())

@@ -176,7 +176,8 @@ impl StepTables {
                 return Err(format!("sequence {s}: {entry:?} does not continue at token {next}"));
             }
             for i in 0..entry.q_len {
-                let token = self.tokens.get((next + i) as usize).ok_or_else(|| format!("sequence {s} runs past the tokens"))?;
+                let token =
+                    self.tokens.get((next + i) as usize).ok_or_else(|| format!("sequence {s} runs past the tokens"))?;
                 if token.sequence != s || token.position != entry.kv_len - entry.q_len + i {
                     return Err(format!("token {}: {token:?} is not token {i} of {entry:?}", next + i));
                 }
@@ -198,7 +199,11 @@ impl StepTables {
                 return Err(format!("KV slot {slot} of group {g} is past its {limit} slots"));
             }
         }
-        if self.tiles.iter().any(|tile| tile.sequence as usize >= self.sequences.len() || tile.kv_split >= tile.n_splits) {
+        if self
+            .tiles
+            .iter()
+            .any(|tile| tile.sequence as usize >= self.sequences.len() || tile.kv_split >= tile.n_splits)
+        {
             return Err("a tile names no sequence of the step, or a part beyond its parts".into());
         }
         Ok(())

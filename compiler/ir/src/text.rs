@@ -98,7 +98,11 @@ impl Line {
     pub fn handle_list<H: Handle>(&self, key: &str) -> Result<Vec<H>, IrError> {
         let text = self.get(key).unwrap_or("");
         let items = text.split(',').filter(|item| !item.is_empty());
-        items.map(|item| H::parse(item).ok_or_else(|| self.error(format!("expected {}N in {key}, found {item:?}", H::PREFIX)))).collect()
+        items
+            .map(|item| {
+                H::parse(item).ok_or_else(|| self.error(format!("expected {}N in {key}, found {item:?}", H::PREFIX)))
+            })
+            .collect()
     }
 }
 
@@ -112,7 +116,11 @@ struct Word<'a>(&'a str);
 impl fmt::Display for Word<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Quoted as JSON, since that is how strings are read.
-        if is_plain(self.0) { f.write_str(self.0) } else { f.write_str(&serde_json::to_string(self.0).map_err(|_| fmt::Error)?) }
+        if is_plain(self.0) {
+            f.write_str(self.0)
+        } else {
+            f.write_str(&serde_json::to_string(self.0).map_err(|_| fmt::Error)?)
+        }
     }
 }
 

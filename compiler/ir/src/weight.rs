@@ -65,7 +65,9 @@ impl Format {
         match self {
             Self::F32 => n * 4,
             Self::F16 | Self::Bf16 => n * 2,
-            Self::Affine { bits, group, scales } => n * u64::from(bits) / 8 + n / u64::from(group) * 2 * scales.n_bytes(),
+            Self::Affine { bits, group, scales } => {
+                n * u64::from(bits) / 8 + n / u64::from(group) * 2 * scales.n_bytes()
+            }
         }
     }
     /// Whether a row of `n_cols` can be stored in this format.
@@ -74,7 +76,9 @@ impl Format {
             Self::F32 => true,
             Self::F16 | Self::Bf16 => n_cols % 2 == 0,
             Self::Affine { bits, group, .. } => {
-                matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(group, 32 | 64 | 128) && n_cols % u32::from(group) == 0
+                matches!(bits, 2 | 3 | 4 | 5 | 6 | 8)
+                    && matches!(group, 32 | 64 | 128)
+                    && n_cols % u32::from(group) == 0
             }
         }
     }
@@ -121,8 +125,12 @@ pub enum Layout {
 }
 
 impl Layout {
-    const NAMES: [(Self, &'static str); 4] =
-        [(Self::Unassigned, "unassigned"), (Self::Stored, "stored"), (Self::Packed, "packed"), (Self::Vector, "vector")];
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::Unassigned, "unassigned"),
+        (Self::Stored, "stored"),
+        (Self::Packed, "packed"),
+        (Self::Vector, "vector"),
+    ];
     /// The name in text.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(layout, _)| *layout == self).map_or("", |(_, name)| name)

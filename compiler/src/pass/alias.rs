@@ -25,7 +25,10 @@ fn candidate(kernels: &KernelGraph, id: KernelId) -> Option<(u8, SlabId, SlabId)
         })
     };
     let to = slab_of(Role::Out)?;
-    if kernels.slabs[to].in_place_of.is_some() || node.spec.epilogue.contains(&EpilogueOp::AddOut) || writes_before(kernels, id, to) {
+    if kernels.slabs[to].in_place_of.is_some()
+        || node.spec.epilogue.contains(&EpilogueOp::AddOut)
+        || writes_before(kernels, id, to)
+    {
         return None;
     }
     node.spec.epilogue.iter().find_map(|op| {

@@ -19,7 +19,8 @@ pub fn run(graph: &Graph, _target: &TargetProfile) -> Graph {
             value.op.operands().into_iter().for_each(|v| wanted_only[v] = false);
         }
     }
-    let mut new = Graph { name: graph.name.clone(), weights: graph.weights.clone(), kv: graph.kv.clone(), ..Graph::default() };
+    let mut new =
+        Graph { name: graph.name.clone(), weights: graph.weights.clone(), kv: graph.kv.clone(), ..Graph::default() };
     let mut full: Vec<Option<ValueId>> = vec![None; graph.values.len()];
     let mut rows: Vec<Option<ValueId>> = vec![None; graph.values.len()];
     for (id, value) in graph.values.iter() {
@@ -34,7 +35,10 @@ pub fn run(graph: &Graph, _target: &TargetProfile) -> Graph {
             });
             rows[ix] = Some(push(&mut new, op));
         } else {
-            let op = value.op.clone().map_operands(|v| full[v.0 as usize].unwrap_or_else(|| unreachable!("{v} is needed on all rows")));
+            let op = value
+                .op
+                .clone()
+                .map_operands(|v| full[v.0 as usize].unwrap_or_else(|| unreachable!("{v} is needed on all rows")));
             full[ix] = Some(push(&mut new, op));
         }
     }

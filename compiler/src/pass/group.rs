@@ -109,7 +109,10 @@ struct Rule {
 
 /// Every epilogue fusion. (The norm prologue is the one fusion before the product.)
 const RULES: &[Rule] = &[
-    Rule { fusion: Fusion::GatePairs, step: |user, _| matches!(user, Op::SiluMulPairs { .. }).then_some(Step::SiluMulPairs) },
+    Rule {
+        fusion: Fusion::GatePairs,
+        step: |user, _| matches!(user, Op::SiluMulPairs { .. }).then_some(Step::SiluMulPairs),
+    },
     Rule {
         fusion: Fusion::Activation,
         step: |user, _| match user {
@@ -184,7 +187,11 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
     }
     for (id, value) in graph.values.iter() {
         if matches!(value.op, Op::Rope { .. }) && !grouped[id] {
-            return Err(CompileError::NoKernel { value: id, op: "rope", why: "it is neither a cache write's key nor its attention's query".into() });
+            return Err(CompileError::NoKernel {
+                value: id,
+                op: "rope",
+                why: "it is neither a cache write's key nor its attention's query".into(),
+            });
         }
     }
     Ok(groups)

@@ -1,15 +1,15 @@
 //! The passes, in the order in which `pipeline` runs them.
 
-pub mod canonicalize;
-pub mod merge_matmuls;
-pub mod split_large;
+pub mod alias;
 pub mod assign_layout;
+pub mod bucket;
+pub mod canonicalize;
 pub mod drop_unused_rows;
 pub mod group;
+pub mod merge_matmuls;
 pub mod order;
-pub mod alias;
 pub mod plan_memory;
-pub mod bucket;
+pub mod split_large;
 
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
@@ -20,7 +20,8 @@ use ingot_ir::weight::{Source, Weight, WeightId};
 ///
 /// Panics if a rule makes an op that does not verify: that is a fault of the pass.
 pub(crate) fn rewrite(old: &Graph, mut rule: impl FnMut(&mut Graph, &Op, ValueId) -> Option<ValueId>) -> Graph {
-    let mut new = Graph { name: old.name.clone(), weights: old.weights.clone(), kv: old.kv.clone(), ..Graph::default() };
+    let mut new =
+        Graph { name: old.name.clone(), weights: old.weights.clone(), kv: old.kv.clone(), ..Graph::default() };
     let mut map: Vec<ValueId> = Vec::with_capacity(old.values.len());
     for (id, value) in old.values.iter() {
         let op = value.op.clone().map_operands(|v| map[v.0 as usize]);
@@ -98,7 +99,9 @@ fn map_weights(op: Op, f: impl Fn(WeightId) -> WeightId) -> Op {
         Op::Embed { parts } => Op::Embed { parts: parts.into_iter().map(f).collect() },
         Op::RmsNorm { x, weight, eps } => Op::RmsNorm { x, weight: f(weight), eps },
         Op::Linear { x, weight, bias } => Op::Linear { x, weight: f(weight), bias: bias.map(f) },
-        Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale } => Op::Rope { x, freqs: f(freqs), n_heads, head_dim, rot_dim, scale },
+        Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale } => {
+            Op::Rope { x, freqs: f(freqs), n_heads, head_dim, rot_dim, scale }
+        }
         other => other,
     }
 }

@@ -20,7 +20,13 @@ pub fn run(graph: &Graph, groups: Vec<Group>) -> Vec<Group> {
 }
 
 /// Emits what a group needs, then the group. Depth is bounded by the graph, whose groups have no cycle.
-fn visit(graph: &Graph, maker: &Column<ValueId, Option<usize>>, pending: &mut [Option<Group>], done: &mut Vec<Group>, ix: usize) {
+fn visit(
+    graph: &Graph,
+    maker: &Column<ValueId, Option<usize>>,
+    pending: &mut [Option<Group>],
+    done: &mut Vec<Group>,
+    ix: usize,
+) {
     let Some(group) = pending[ix].take() else { return };
     let mut needed: Vec<ValueId> = inputs(graph, &group);
     while let Some(v) = needed.pop() {

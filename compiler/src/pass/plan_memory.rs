@@ -53,12 +53,14 @@ fn place(kernels: &KernelGraph, lives: &Column<SlabId, Option<Life>>, roots: Vec
         let n_bytes = n_bytes(kernels, slab);
         let forbidden = opposite(kernels, slab, &ranges);
         arenas.push(0);
-        let places = (0..).map(ArenaId).zip(&arenas).filter(|(arena, _)| !forbidden.contains(arena)).map(|(arena, size)| {
-            let offset = lowest_gap(&ranges, lives, arena, life, n_bytes);
-            let needed = (offset + n_bytes).next_multiple_of(BINDING_ALIGN).max(*size);
-            (needed - size, arena, offset, needed)
-        });
-        let (_, arena, offset, needed) = places.min().unwrap_or_else(|| unreachable!("the new buffer is forbidden to none"));
+        let places =
+            (0..).map(ArenaId).zip(&arenas).filter(|(arena, _)| !forbidden.contains(arena)).map(|(arena, size)| {
+                let offset = lowest_gap(&ranges, lives, arena, life, n_bytes);
+                let needed = (offset + n_bytes).next_multiple_of(BINDING_ALIGN).max(*size);
+                (needed - size, arena, offset, needed)
+            });
+        let (_, arena, offset, needed) =
+            places.min().unwrap_or_else(|| unreachable!("the new buffer is forbidden to none"));
         arenas[arena.0 as usize] = needed;
         arenas.retain(|size| *size > 0);
         ranges[slab] = Some(Range { arena, offset, n_bytes });
@@ -122,7 +124,13 @@ fn opposite(kernels: &KernelGraph, slab: SlabId, ranges: &Column<SlabId, Option<
 }
 
 /// The lowest aligned offset where a slab meets no other that lives at the same time.
-fn lowest_gap(ranges: &Column<SlabId, Option<Range>>, lives: &Column<SlabId, Option<Life>>, arena: ArenaId, life: Life, n_bytes: u64) -> u64 {
+fn lowest_gap(
+    ranges: &Column<SlabId, Option<Range>>,
+    lives: &Column<SlabId, Option<Life>>,
+    arena: ArenaId,
+    life: Life,
+    n_bytes: u64,
+) -> u64 {
     let mut taken: Vec<(u64, u64)> = (0..)
         .map(SlabId)
         .take(lives.len())
@@ -142,4 +150,3 @@ fn lowest_gap(ranges: &Column<SlabId, Option<Range>>, lives: &Column<SlabId, Opt
     }
     offset
 }
-

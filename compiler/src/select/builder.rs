@@ -109,7 +109,12 @@ impl<'a> Builder<'a> {
         Place::Slab(self.kernels.slabs.push(Slab { holds, shape, in_place_of: None }))
     }
 
-    pub(super) fn node(&mut self, spec: KernelSpec, operands: Vec<Operand>, origin: &[ValueId]) -> Result<(), CompileError> {
+    pub(super) fn node(
+        &mut self,
+        spec: KernelSpec,
+        operands: Vec<Operand>,
+        origin: &[ValueId],
+    ) -> Result<(), CompileError> {
         let grid = grid_of(&spec, self.target, &mut self.kernels)?;
         self.kernels.nodes.push(KernelNode { spec, operands, grid, origin: origin.to_vec() });
         Ok(())

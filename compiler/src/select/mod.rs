@@ -10,21 +10,31 @@ use crate::target::TargetProfile;
 use builder::{Builder, Spot};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
-use ingot_ir::kernel::{Access, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, Place, Prologue, Role, Template};
+use ingot_ir::kernel::{
+    Access, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, Place, Prologue, Role, Template,
+};
 use ingot_ir::size::{Dim, Dims};
 
 /// Columns that one workgroup of the first argmax kernel compares.
 const ARGMAX_BLOCK: u32 = 1024;
 
 /// Makes the kernel graph of a bucket from groups in order.
-pub fn run(graph: &Graph, groups: &[Group], target: &TargetProfile, bucket: &Dims, max_pages: u32) -> Result<KernelGraph, CompileError> {
+pub fn run(
+    graph: &Graph,
+    groups: &[Group],
+    target: &TargetProfile,
+    bucket: &Dims,
+    max_pages: u32,
+) -> Result<KernelGraph, CompileError> {
     parts_are_products(graph, groups)?;
     let mut builder = Builder::new(graph, target, bucket);
     for group in groups {
         match &group.kind {
             Kind::Embed => embed(&mut builder, group)?,
             Kind::Norm => norm(&mut builder, group)?,
-            Kind::Matrix { linear, template, norm, epilogue } => matrix(&mut builder, group, *linear, *template, *norm, epilogue)?,
+            Kind::Matrix { linear, template, norm, epilogue } => {
+                matrix(&mut builder, group, *linear, *template, *norm, epilogue)?
+            }
             Kind::RopeKv { q, k, write } => rope_kv(&mut builder, group, *q, *k, *write)?,
             Kind::Attention => attention(&mut builder, group, max_pages)?,
             Kind::Gather => gather(&mut builder, group)?,
@@ -41,7 +51,8 @@ fn parts_are_products(graph: &Graph, groups: &[Group]) -> Result<(), CompileErro
     for (_, value) in graph.values.iter() {
         let Op::Concat { parts } = &value.op else { continue };
         for &part in parts {
-            let is_product = groups.iter().any(|group| matches!(group.kind, Kind::Matrix { .. }) && group.result() == part);
+            let is_product =
+                groups.iter().any(|group| matches!(group.kind, Kind::Matrix { .. }) && group.result() == part);
             let is_concat = matches!(graph.values[part].op, Op::Concat { .. });
             if std::mem::replace(&mut seen[part], true) || !(is_product || is_concat) {
                 let why = "a part of a concatenation must be a matrix product's result, and a part once".into();
@@ -75,7 +86,12 @@ fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
         spec.set("ROW_FIRST", Const::U32(first));
         spec.set("ROW_COUNT", Const::U32(weight.n_rows));
         first += weight.n_rows;
-        let operands = vec![STEP, read(Role::Sampled, Place::Sampled), read(Role::Weight, Place::Weight(*part)), write(Role::Out, out.place)];
+        let operands = vec![
+            STEP,
+            read(Role::Sampled, Place::Sampled),
+            read(Role::Weight, Place::Weight(*part)),
+            write(Role::Out, out.place),
+        ];
         b.node(spec, operands, &group.members)?;
     }
     Ok(())
@@ -89,10 +105,21 @@ fn norm(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
     let mut spec = b.spec(Template::RmsNorm, result);
     spec.set("N_COLS", Const::U32(b.cols(x)));
     spec.set("EPS", Const::F32(eps));
-    b.node(spec, vec![STEP, read(Role::X, input), read(Role::NormWeight, Place::Weight(weight)), write(Role::Out, out.place)], &group.members)
+    b.node(
+        spec,
+        vec![STEP, read(Role::X, input), read(Role::NormWeight, Place::Weight(weight)), write(Role::Out, out.place)],
+        &group.members,
+    )
 }
 
-fn matrix(b: &mut Builder<'_>, group: &Group, linear: ValueId, template: Template, norm: Option<ValueId>, steps: &[Step]) -> Result<(), CompileError> {
+fn matrix(
+    b: &mut Builder<'_>,
+    group: &Group,
+    linear: ValueId,
+    template: Template,
+    norm: Option<ValueId>,
+    steps: &[Step],
+) -> Result<(), CompileError> {
     let Op::Linear { x, weight, .. } = b.graph.values[linear].op else { unreachable!("a matrix group") };
     let result = group.result();
     let mut spec = b.spec(template, linear);
@@ -126,7 +153,13 @@ fn matrix(b: &mut Builder<'_>, group: &Group, linear: ValueId, template: Templat
 }
 
 /// Adds an epilogue's steps and operands to a kernel.
-fn epilogue(b: &mut Builder<'_>, spec: &mut KernelSpec, operands: &mut Vec<Operand>, steps: &[Step], result: ValueId) -> Result<(), CompileError> {
+fn epilogue(
+    b: &mut Builder<'_>,
+    spec: &mut KernelSpec,
+    operands: &mut Vec<Operand>,
+    steps: &[Step],
+    result: ValueId,
+) -> Result<(), CompileError> {
     let mut next = 0u8;
     for step in steps {
         let place = match *step {
@@ -152,7 +185,9 @@ fn epilogue(b: &mut Builder<'_>, spec: &mut KernelSpec, operands: &mut Vec<Opera
 
 fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: ValueId) -> Result<(), CompileError> {
     let values = &b.graph.values;
-    let (Op::Rope { x: q_in, freqs, n_heads, head_dim, rot_dim, scale }, Op::Rope { x: k_in, n_heads: n_kv_heads, .. }) = (&values[q].op, &values[k].op) else {
+    let (Op::Rope { x: q_in, freqs, n_heads, head_dim, rot_dim, scale }, Op::Rope { x: k_in, n_heads: n_kv_heads, .. }) =
+        (&values[q].op, &values[k].op)
+    else {
         unreachable!("a rope group")
     };
     let Op::KvWrite { v: Some(v_in), layer, .. } = values[kv].op else { unreachable!("a rope group") };
@@ -195,7 +230,9 @@ fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: Value
 
 fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), CompileError> {
     let result = group.result();
-    let Op::Attention { q, layer, n_heads, scale, softcap, window, .. } = b.graph.values[result].op else { unreachable!("an attention group") };
+    let Op::Attention { q, layer, n_heads, scale, softcap, window, .. } = b.graph.values[result].op else {
+        unreachable!("an attention group")
+    };
     let shape = b.graph.kv.shape(layer);
     if shape.k_dim != shape.v_dim || shape.latent {
         let why = format!("keys of {} and values of {} numbers", shape.k_dim, shape.v_dim);
@@ -266,7 +303,11 @@ fn argmax(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
 }
 
 /// The number of workgroups as an expression.
-pub(crate) fn grid_of(spec: &KernelSpec, target: &TargetProfile, graph: &mut KernelGraph) -> Result<ingot_ir::size::ExprId, CompileError> {
+pub(crate) fn grid_of(
+    spec: &KernelSpec,
+    target: &TargetProfile,
+    graph: &mut KernelGraph,
+) -> Result<ingot_ir::size::ExprId, CompileError> {
     let rule = link::grid(spec, target)?;
     let unit = match rule.dim {
         Some(dim) => graph.exprs.dim(dim),

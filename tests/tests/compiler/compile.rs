@@ -98,8 +98,10 @@ fn every_stage_can_be_shown() {
 
 #[test]
 fn weights_are_in_the_plan_once() {
-    let plan = compile(&Shape { tied: true, ..Shape::llama() }.graph(), &TargetProfile::cpu(), OPTIONS).expect("compiles");
-    let mut seen: Vec<String> = plan.weights.as_slice().iter().map(|w| format!("{:?}{:?}", w.segments, w.inline)).collect();
+    let plan =
+        compile(&Shape { tied: true, ..Shape::llama() }.graph(), &TargetProfile::cpu(), OPTIONS).expect("compiles");
+    let mut seen: Vec<String> =
+        plan.weights.as_slice().iter().map(|w| format!("{:?}{:?}", w.segments, w.inline)).collect();
     seen.sort();
     let n = seen.len();
     seen.dedup();
@@ -156,7 +158,14 @@ proptest! {
 /// Kernels of a bucket name values of the bucket's graph only.
 #[test]
 fn places_are_those_of_the_bucket() {
-    let kernels = crate::support::kernels(&Shape::llama().graph(), &TargetProfile::cpu(), crate::support::PREFILL, false);
-    let logits = kernels.nodes.as_slice().iter().flat_map(|node| &node.operands).filter(|operand| operand.place == Place::Logits).count();
+    let kernels =
+        crate::support::kernels(&Shape::llama().graph(), &TargetProfile::cpu(), crate::support::PREFILL, false);
+    let logits = kernels
+        .nodes
+        .as_slice()
+        .iter()
+        .flat_map(|node| &node.operands)
+        .filter(|operand| operand.place == Place::Logits)
+        .count();
     assert_eq!(logits, 2, "the head writes them, the argmax reads them");
 }

@@ -3,8 +3,8 @@
 use crate::support::{DECODE, PREFILL, kernels, summary};
 use ingot_compiler::TargetProfile;
 use ingot_compiler::target::Fusion;
-use ingot_tests::random::{AFFINE4, Shape};
 use ingot_ir::weight::Format;
+use ingot_tests::random::{AFFINE4, Shape};
 
 fn decode(shape: &Shape, target: &TargetProfile) -> String {
     summary(&kernels(&shape.graph(), target, DECODE, true))
@@ -122,7 +122,11 @@ fn up_before_gate_is_the_same_kernels() {
 #[test]
 fn a_head_beyond_the_binding_limit() {
     let target = TargetProfile { max_binding_bytes: 96 * 64, ..TargetProfile::cpu() };
-    let shape = Shape { ffn: 32, formats: [Format::Bf16, Format::Bf16, Format::Bf16, Format::Bf16, AFFINE4, AFFINE4, AFFINE4, Format::Bf16], ..Shape::llama() };
+    let shape = Shape {
+        ffn: 32,
+        formats: [Format::Bf16, Format::Bf16, Format::Bf16, Format::Bf16, AFFINE4, AFFINE4, AFFINE4, Format::Bf16],
+        ..Shape::llama()
+    };
     insta::assert_snapshot!(decode(&shape, &target), @r"
     embed bf16
     embed bf16

@@ -8,12 +8,17 @@ use std::process::Command;
 /// Every package that a package needs to be built, by name, transitively.
 fn needs() -> BTreeMap<String, BTreeSet<String>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let run = Command::new(cargo).args(["metadata", "--format-version", "1", "--offline"]).current_dir(root()).output().expect("cargo runs");
+    let run = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
     assert!(run.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&run.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&run.stdout).expect("cargo prints JSON");
     let list = |value: &serde_json::Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
     let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    let names: BTreeMap<String, String> = list(&metadata, "packages").iter().map(|package| (text(package, "id"), text(package, "name"))).collect();
+    let names: BTreeMap<String, String> =
+        list(&metadata, "packages").iter().map(|package| (text(package, "id"), text(package, "name"))).collect();
     let mut direct: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for node in list(&metadata["resolve"], "nodes") {
         let entry = direct.entry(names[&text(&node, "id")].clone()).or_default();
@@ -73,7 +78,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// Whether a line begins a piece of unsafe code.
 fn is_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or("");
-    let begins = |rest: &str| ["{", "fn ", "impl ", "extern ", "trait "].iter().any(|next| rest.trim_start().starts_with(next));
+    let begins =
+        |rest: &str| ["{", "fn ", "impl ", "extern ", "trait "].iter().any(|next| rest.trim_start().starts_with(next));
     code.match_indices("unsafe").any(|(at, word)| begins(&code[at + word.len()..]))
 }
 
@@ -88,7 +94,11 @@ fn unsafe_stands_where_it_may() {
         let name = file.strip_prefix(&root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
         for (ix, line) in text.lines().enumerate().filter(|(_, line)| is_unsafe(line)) {
-            assert!(allowed.iter().any(|place| name.starts_with(place)), "{name}:{}: unsafe may not stand here: {line}", ix + 1);
+            assert!(
+                allowed.iter().any(|place| name.starts_with(place)),
+                "{name}:{}: unsafe may not stand here: {line}",
+                ix + 1
+            );
         }
     }
 }

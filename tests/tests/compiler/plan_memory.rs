@@ -61,7 +61,9 @@ fn check(kernels: &KernelGraph, plan: &MemoryPlan) -> Result<(), TestCaseError> 
         for &b in &roots[..ix] {
             let (Some(other), Some((first_b, last_b))) = (plan.ranges[b], life(kernels, b)) else { continue };
             let meet_in_time = first <= last_b && first_b <= last;
-            let apart = range.arena != other.arena || range.offset + range.n_bytes <= other.offset || other.offset + other.n_bytes <= range.offset;
+            let apart = range.arena != other.arena
+                || range.offset + range.n_bytes <= other.offset
+                || other.offset + other.n_bytes <= range.offset;
             prop_assert!(!meet_in_time || apart, "{a} and {b} share memory while both live");
         }
     }
@@ -72,7 +74,11 @@ fn check(kernels: &KernelGraph, plan: &MemoryPlan) -> Result<(), TestCaseError> 
             prop_assert_eq!(plan.ranges[kernels.root(slab)], Some(range));
             for other in node.operands.iter().filter(|other| other.access != operand.access) {
                 let Place::Slab(other) = other.place else { continue };
-                prop_assert!(plan.ranges[other].expect("has memory").arena != range.arena, "{id} reads and writes {}", range.arena);
+                prop_assert!(
+                    plan.ranges[other].expect("has memory").arena != range.arena,
+                    "{id} reads and writes {}",
+                    range.arena
+                );
             }
         }
         prop_assert!(node.operands.iter().any(|operand| operand.access == Access::ReadWrite), "{id} writes nothing");
@@ -97,7 +103,15 @@ proptest! {
 /// the buffer that it writes costs a llama block one value of queries beside the residual, hence not 1.1 but 1.28.
 #[test]
 fn buffers_are_hardly_larger_than_what_lives_at_once() {
-    let llama = random::Shape { n_layers: 3, n_heads: 9, n_kv_heads: 3, head_dim: 64, hidden: 576, ffn: 1536, ..random::Shape::llama() };
+    let llama = random::Shape {
+        n_layers: 3,
+        n_heads: 9,
+        n_kv_heads: 3,
+        head_dim: 64,
+        hidden: 576,
+        ffn: 1536,
+        ..random::Shape::llama()
+    };
     for target in [ingot_compiler::TargetProfile::cpu(), ingot_compiler::TargetProfile::vulkan()] {
         let kernels = kernels(&llama.graph(), &target, PREFILL, false);
         let (total, bound) = (run(&kernels).arenas.iter().sum::<u64>() as f64, lower_bound(&kernels) as f64);

@@ -37,7 +37,12 @@ impl Case {
     /// (tensor, row) of every row in order.
     fn rows(&self) -> Vec<(&str, usize)> {
         let run = |s: &'_ Segment| (s.first_row..s.first_row + s.n_rows).map(|row| row as usize).collect::<Vec<_>>();
-        let runs: Vec<Vec<(&str, usize)>> = self.weight.segments.iter().map(|s| run(s).into_iter().map(|row| (s.tensor.as_str(), row)).collect()).collect();
+        let runs: Vec<Vec<(&str, usize)>> = self
+            .weight
+            .segments
+            .iter()
+            .map(|s| run(s).into_iter().map(|row| (s.tensor.as_str(), row)).collect())
+            .collect();
         if self.weight.interleaved {
             runs[0].iter().zip(&runs[1]).flat_map(|(a, b)| [*a, *b]).collect()
         } else {
@@ -58,7 +63,10 @@ impl Case {
                 }
                 out.resize(out.len().next_multiple_of(16), 0);
                 for (name, ix) in self.rows() {
-                    let (scales, biases) = (row(self.tensor(name).scales, ix, n_groups * size), row(self.tensor(name).biases, ix, n_groups * size));
+                    let (scales, biases) = (
+                        row(self.tensor(name).scales, ix, n_groups * size),
+                        row(self.tensor(name).biases, ix, n_groups * size),
+                    );
                     for g in 0..n_groups {
                         out.extend(&scales[g * size..(g + 1) * size]);
                         out.extend(&biases[g * size..(g + 1) * size]);
@@ -85,33 +93,47 @@ fn format() -> impl Strategy<Value = Format> {
 
 fn case() -> impl Strategy<Value = Case> {
     let segments = proptest::collection::vec((0u32..4, 1u32..7, 0u32..3), 1..4);
-    (format(), 1u32..4, segments, any::<bool>(), any::<u64>()).prop_map(|(format, n_cols, mut runs, interleaved, seed)| {
-        let n_cols = match format {
-            Format::Affine { group, .. } => n_cols * u32::from(group),
-            _ => n_cols * 2,
-        };
-        if interleaved {
-            let (_, n_rows, _) = runs[0];
-            runs = vec![runs[0], (seed as u32 % 3, n_rows, 1)];
-        }
-        let mut rng = Rng::new(seed);
-        let mut bytes = |n: u64| (0..n).map(|_| rng.next_u64() as u8).collect::<Vec<u8>>();
-        let mut tensors = BTreeMap::new();
-        let mut segments = Vec::new();
-        for (ix, (first_row, n_rows, after)) in runs.into_iter().enumerate() {
-            let all = u64::from(first_row + n_rows + after);
-            let (values, scales) = match format {
-                Format::Affine { bits, group, scales } => (u64::from(n_cols) * u64::from(bits) / 8, u64::from(n_cols) / u64::from(group) * scales.n_bytes()),
-                _ => (format.row_bytes(n_cols), 0),
+    (format(), 1u32..4, segments, any::<bool>(), any::<u64>()).prop_map(
+        |(format, n_cols, mut runs, interleaved, seed)| {
+            let n_cols = match format {
+                Format::Affine { group, .. } => n_cols * u32::from(group),
+                _ => n_cols * 2,
             };
-            let tensor = Tensor { values: bytes(all * values), scales: bytes(all * scales), biases: bytes(all * scales) };
-            tensors.insert(format!("t{ix}"), tensor);
-            segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows });
-        }
-        let n_rows = segments.iter().map(|s| s.n_rows).sum();
-        let weight = PlanWeight { n_rows, n_cols, format, layout: Layout::Packed, segments, interleaved, inline: Vec::new() };
-        Case { weight, tensors }
-    })
+            if interleaved {
+                let (_, n_rows, _) = runs[0];
+                runs = vec![runs[0], (seed as u32 % 3, n_rows, 1)];
+            }
+            let mut rng = Rng::new(seed);
+            let mut bytes = |n: u64| (0..n).map(|_| rng.next_u64() as u8).collect::<Vec<u8>>();
+            let mut tensors = BTreeMap::new();
+            let mut segments = Vec::new();
+            for (ix, (first_row, n_rows, after)) in runs.into_iter().enumerate() {
+                let all = u64::from(first_row + n_rows + after);
+                let (values, scales) = match format {
+                    Format::Affine { bits, group, scales } => (
+                        u64::from(n_cols) * u64::from(bits) / 8,
+                        u64::from(n_cols) / u64::from(group) * scales.n_bytes(),
+                    ),
+                    _ => (format.row_bytes(n_cols), 0),
+                };
+                let tensor =
+                    Tensor { values: bytes(all * values), scales: bytes(all * scales), biases: bytes(all * scales) };
+                tensors.insert(format!("t{ix}"), tensor);
+                segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows });
+            }
+            let n_rows = segments.iter().map(|s| s.n_rows).sum();
+            let weight = PlanWeight {
+                n_rows,
+                n_cols,
+                format,
+                layout: Layout::Packed,
+                segments,
+                interleaved,
+                inline: Vec::new(),
+            };
+            Case { weight, tensors }
+        },
+    )
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! What the tests of the passes share.
 
 use ingot_compiler::pass::bucket::Bucket;
-use ingot_compiler::target::TargetProfile;
+use ingot_compiler::target::{Fusion, TargetProfile};
 use ingot_compiler::{Options, pass, pipeline};
 use ingot_ir::graph::Graph;
 use ingot_ir::kernel::KernelGraph;
@@ -28,9 +28,13 @@ pub(crate) fn small_cpu() -> TargetProfile {
     TargetProfile { name: "small-cpu".into(), is_cpu: true, kv_type: TargetProfile::cpu().kv_type, ..small_gpu() }
 }
 
-/// Every target that the properties run for.
+/// Every target that the properties run for; half of them decline some fusions.
 pub(crate) fn targets() -> impl Strategy<Value = TargetProfile> {
-    prop_oneof![Just(TargetProfile::cpu()), Just(small_cpu()), Just(TargetProfile::vulkan()), Just(small_gpu())]
+    let all = [Fusion::NormPrologue, Fusion::Activation, Fusion::GatePairs, Fusion::Multiply, Fusion::Residual];
+    let declined = prop_oneof![Just(Vec::new()), prop::sample::subsequence(all.to_vec(), 0..=all.len())];
+    let target =
+        prop_oneof![Just(TargetProfile::cpu()), Just(small_cpu()), Just(TargetProfile::vulkan()), Just(small_gpu())];
+    (target, declined).prop_map(|(target, declined)| TargetProfile { declined, ..target })
 }
 
 /// One token.
@@ -52,7 +56,11 @@ pub(crate) fn kernels(graph: &Graph, target: &TargetProfile, bounds: Dims, all_r
 /// A line a kernel: template, prologue and epilogue.
 pub(crate) fn summary(kernels: &KernelGraph) -> String {
     let line = |spec: &ingot_ir::kernel::KernelSpec| {
-        let prologue = if spec.prologue == ingot_ir::kernel::Prologue::None { String::new() } else { format!("{} > ", spec.prologue) };
+        let prologue = if spec.prologue == ingot_ir::kernel::Prologue::None {
+            String::new()
+        } else {
+            format!("{} > ", spec.prologue)
+        };
         let format = spec.weight.map_or(String::new(), |format| format!(" {format}"));
         let epilogue: String = spec.epilogue.iter().map(|op| format!(" > {op}")).collect();
         format!("{prologue}{}{format}{epilogue}", spec.template)

@@ -148,18 +148,75 @@ proptest! {
 
 fn any_word() -> impl Strategy<Value = String> {
     let known = [
-        "v0", "v1", "v99", "w0", "w1", "g0", "g9", "l0", "l7", "s0", "k0", "p0", "a0", "b0", "d0", "0", "1", "7", "4294967295", "99999999999", "-1", "1.0", "NaN", "inf",
-        "tokens", "rows", "linear", "embed", "attention", "kv_write", "rope", "affine4g0_bf16", "affine0g32_f16", "bf16", "layer=l9", "heads=0", "=", ":", "\"", "x", "", "[", "]",
+        "v0",
+        "v1",
+        "v99",
+        "w0",
+        "w1",
+        "g0",
+        "g9",
+        "l0",
+        "l7",
+        "s0",
+        "k0",
+        "p0",
+        "a0",
+        "b0",
+        "d0",
+        "0",
+        "1",
+        "7",
+        "4294967295",
+        "99999999999",
+        "-1",
+        "1.0",
+        "NaN",
+        "inf",
+        "tokens",
+        "rows",
+        "linear",
+        "embed",
+        "attention",
+        "kv_write",
+        "rope",
+        "affine4g0_bf16",
+        "affine0g32_f16",
+        "bf16",
+        "layer=l9",
+        "heads=0",
+        "=",
+        ":",
+        "\"",
+        "x",
+        "",
+        "[",
+        "]",
     ];
     prop_oneof![4 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => "[a-z0-9=:\"\\\\#@+<>. ]{0,8}"]
 }
 
 fn any_line() -> impl Strategy<Value = String> {
     let known = [
-        "graph g", "g0 = kv_group heads=0 k=0 v=0", "g0 = kv_group heads=1 k=32 v=32", "l0 = kv_layer g0", "l0 = kv_layer g7", "w0 = tensor a : 8 x 32 bf16", "w0 = inline 1.0 : 1 x 1 f32",
-        "v0 = embed w0 : tokens x 32", "v1 = kv_write v0 v0 layer=l0 : tokens x 0", "v2 = attention v0 v1 layer=l0 heads=1 scale=1.0 : tokens x 32", "output v0", "kernels bucket=1,1,1,1",
-        "s0 = slab v0 : tokens x 32", "k0 = embed out>s0 rows=tokens grid=1 origin=v0", "plan m version=1 target=t cpu=true vocab=1 context=1 page=1 max_binding=1 kv=f32", "a0 = arena 256",
-        "b0 = weight layout=stored : 0 x 0 affine4g32_f16", "x0 = variant bounds=1,1,1,1 q_tile=1", "d0 = dispatch p0 grid=1 origin=v0", "p0 = embed rows=tokens",
+        "graph g",
+        "g0 = kv_group heads=0 k=0 v=0",
+        "g0 = kv_group heads=1 k=32 v=32",
+        "l0 = kv_layer g0",
+        "l0 = kv_layer g7",
+        "w0 = tensor a : 8 x 32 bf16",
+        "w0 = inline 1.0 : 1 x 1 f32",
+        "v0 = embed w0 : tokens x 32",
+        "v1 = kv_write v0 v0 layer=l0 : tokens x 0",
+        "v2 = attention v0 v1 layer=l0 heads=1 scale=1.0 : tokens x 32",
+        "output v0",
+        "kernels bucket=1,1,1,1",
+        "s0 = slab v0 : tokens x 32",
+        "k0 = embed out>s0 rows=tokens grid=1 origin=v0",
+        "plan m version=1 target=t cpu=true vocab=1 context=1 page=1 max_binding=1 kv=f32",
+        "a0 = arena 256",
+        "b0 = weight layout=stored : 0 x 0 affine4g32_f16",
+        "x0 = variant bounds=1,1,1,1 q_tile=1",
+        "d0 = dispatch p0 grid=1 origin=v0",
+        "p0 = embed rows=tokens",
     ];
     prop_oneof![3 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => proptest::collection::vec(any_word(), 0..8).prop_map(|words| words.join(" "))]
 }
@@ -173,7 +230,9 @@ fn refuses<T: std::str::FromStr<Err = IrError>>(text: &str) -> String {
 
 #[test]
 fn what_the_graph_parser_says() {
-    let say = |line: &str| refuses::<Graph>(&format!("graph g\nw0 = tensor a : 8 x 32 bf16\nv0 = embed w0 : tokens x 32\n{line}"));
+    let say = |line: &str| {
+        refuses::<Graph>(&format!("graph g\nw0 = tensor a : 8 x 32 bf16\nv0 = embed w0 : tokens x 32\n{line}"))
+    };
     let lines = [
         "v1 = linear v0",
         "v1 = linear v0 x0 : tokens x 8",
@@ -246,7 +305,8 @@ fn what_the_graph_parser_says() {
 
 #[test]
 fn what_the_kernel_graph_parser_says() {
-    let say = |line: &str| refuses::<KernelGraph>(&format!("kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\n{line}"));
+    let say =
+        |line: &str| refuses::<KernelGraph>(&format!("kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\n{line}"));
     let lines = [
         "kernels bucket=1,1",
         "s1 = slab v0",
@@ -301,7 +361,11 @@ fn what_the_kernel_graph_parser_says() {
 
 #[test]
 fn what_the_plan_parser_says() {
-    let say = |line: &str| refuses::<Plan>(&format!("plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f32\n{line}"));
+    let say = |line: &str| {
+        refuses::<Plan>(&format!(
+            "plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f32\n{line}"
+        ))
+    };
     let lines = [
         "plan m",
         "plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f64",
@@ -351,7 +415,9 @@ fn formats_read_back() {
     for text in ["f32", "f16", "bf16", "affine4g64_bf16", "affine3g128_f32", "affine6g32_f16"] {
         assert_eq!(Format::parse(text).expect("a format").to_string(), text);
     }
-    for text in ["", "f64", "affine4", "affine4g64", "affine4g0_bf16", "affine7g32_bf16", "affine4g48_bf16", "affine4g64_f64"] {
+    for text in
+        ["", "f64", "affine4", "affine4g64", "affine4g0_bf16", "affine7g32_bf16", "affine4g48_bf16", "affine4g64_f64"]
+    {
         assert_eq!(Format::parse(text), None, "{text}");
     }
 }

@@ -6,7 +6,7 @@ use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Handle;
 use ingot_ir::kernel::{Access, Const, KernelGraph, Role, SlabId};
 use ingot_ir::kv::{KvGroup, KvGroupId, KvLayerId, KvShape, Window};
-use ingot_ir::plan::{ArenaId, Binding, BlobId, DispatchId, Plan, PipelineId, VariantId};
+use ingot_ir::plan::{ArenaId, Binding, BlobId, DispatchId, PipelineId, Plan, VariantId};
 use ingot_ir::size::{Dim, ExprId};
 use ingot_ir::weight::{Format, Layout, Source, WeightId};
 use ingot_tests::random::{AFFINE4, Shape};
@@ -55,19 +55,97 @@ fn graph_rules() {
         graph(|g| op(g, "embed", |op| *op = Op::Embed { parts: vec![] })),
         graph(|g| op(g, "embed", |op| *op = Op::Embed { parts: vec![w(0), w(1)] })),
         graph(|g| op(g, "embed", |op| *op = Op::Embed { parts: vec![w(99)] })),
-        graph(|g| op(g, "rms_norm", |op| if let Op::RmsNorm { x, .. } = op { *x = ValueId(3) })),
-        graph(|g| op(g, "rms_norm", |op| if let Op::RmsNorm { weight, .. } = op { *weight = w(0) })),
-        graph(|g| op(g, "linear", |op| if let Op::Linear { weight, .. } = op { *weight = w(1) })),
-        graph(|g| op(g, "linear", |op| if let Op::Linear { bias, .. } = op { *bias = Some(w(0)) })),
-        graph(|g| op(g, "rope", |op| if let Op::Rope { head_dim, .. } = op { *head_dim = 32 })),
-        graph(|g| op(g, "rope", |op| if let Op::Rope { rot_dim, .. } = op { *rot_dim = 6 })),
-        graph(|g| op(g, "kv_write", |op| if let Op::KvWrite { v, .. } = op { *v = None })),
-        graph(|g| op(g, "kv_write", |op| if let Op::KvWrite { layer, .. } = op { *layer = KvLayerId(4) })),
-        graph(|g| op(g, "attention", |op| if let Op::Attention { kv, q, .. } = op { *kv = *q })),
-        graph(|g| op(g, "attention", |op| if let Op::Attention { n_heads, .. } = op { *n_heads = 3 })),
-        graph(|g| op(g, "add", |op| if let Op::Add { b, .. } = op { *b = ValueId(3) })),
-        graph(|g| op(g, "silu", |op| if let Op::Silu { x } = *op { *op = Op::Slice { x, at: 96, n_cols: 1 } })),
-        graph(|g| op(g, "silu", |op| if let Op::Silu { x } = *op { *op = Op::SiluMulPairs { x } })),
+        graph(|g| {
+            op(g, "rms_norm", |op| {
+                if let Op::RmsNorm { x, .. } = op {
+                    *x = ValueId(3)
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "rms_norm", |op| {
+                if let Op::RmsNorm { weight, .. } = op {
+                    *weight = w(0)
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "linear", |op| {
+                if let Op::Linear { weight, .. } = op {
+                    *weight = w(1)
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "linear", |op| {
+                if let Op::Linear { bias, .. } = op {
+                    *bias = Some(w(0))
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "rope", |op| {
+                if let Op::Rope { head_dim, .. } = op {
+                    *head_dim = 32
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "rope", |op| {
+                if let Op::Rope { rot_dim, .. } = op {
+                    *rot_dim = 6
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "kv_write", |op| {
+                if let Op::KvWrite { v, .. } = op {
+                    *v = None
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "kv_write", |op| {
+                if let Op::KvWrite { layer, .. } = op {
+                    *layer = KvLayerId(4)
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "attention", |op| {
+                if let Op::Attention { kv, q, .. } = op {
+                    *kv = *q
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "attention", |op| {
+                if let Op::Attention { n_heads, .. } = op {
+                    *n_heads = 3
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "add", |op| {
+                if let Op::Add { b, .. } = op {
+                    *b = ValueId(3)
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "silu", |op| {
+                if let Op::Silu { x } = *op {
+                    *op = Op::Slice { x, at: 96, n_cols: 1 }
+                }
+            })
+        }),
+        graph(|g| {
+            op(g, "silu", |op| {
+                if let Op::Silu { x } = *op {
+                    *op = Op::SiluMulPairs { x }
+                }
+            })
+        }),
         graph(|g| op(g, "silu", |op| *op = Op::Concat { parts: vec![] })),
         graph(|g| {
             let id = find(g, "argmax");
@@ -135,9 +213,14 @@ fn kernel_graph_rules() {
         kernels("k0 = embed out>s0 out>s1 rows=tokens grid=1 origin=v0"),
         kernels("s2 = slab v2 in_place_of=s0 : tokens x 32\nk0 = map x<s1 out>s2 rows=tokens grid=1 origin=v0"),
         kernels("s2 = slab v2 in_place_of=s0 : tokens x 32\nk0 = map out>s2 rows=tokens grid=1 origin=v0"),
-        kernels("s2 = slab v2 in_place_of=s0 : tokens x 32\nk0 = embed out>s0 rows=tokens grid=1 origin=v0\nk1 = map x<s0 out>s2 rows=tokens grid=1 origin=v1"),
+        kernels(
+            "s2 = slab v2 in_place_of=s0 : tokens x 32\nk0 = embed out>s0 rows=tokens grid=1 origin=v0\nk1 = map x<s0 out>s2 rows=tokens grid=1 origin=v1",
+        ),
         {
-            let mut graph: KernelGraph = "kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\nk0 = embed out>s0 rows=tokens grid=1 origin=v0".parse().expect("parses");
+            let mut graph: KernelGraph =
+                "kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\nk0 = embed out>s0 rows=tokens grid=1 origin=v0"
+                    .parse()
+                    .expect("parses");
             graph.nodes[ingot_ir::kernel::KernelId(0)].grid = ExprId(9);
             graph.verify().expect_err("a rule is broken").to_string()
         },
@@ -184,7 +267,12 @@ fn bind(plan: &mut Plan, role: Role, binding: Binding) {
 
 /// Sets a number in the first kernel that has it.
 fn constant(plan: &mut Plan, name: &str, value: u32) {
-    let id = plan.kernels.iter().find(|(_, kernel)| kernel.spec.u32(name).is_some()).map(|(id, _)| id).expect("a kernel with the number");
+    let id = plan
+        .kernels
+        .iter()
+        .find(|(_, kernel)| kernel.spec.u32(name).is_some())
+        .map(|(id, _)| id)
+        .expect("a kernel with the number");
     plan.kernels[id].spec.set(name, Const::U32(value));
 }
 
@@ -219,7 +307,13 @@ fn plan_rules() {
         plan(|p| bind(p, Role::PageTable, Binding::PageTable(KvGroupId(9)))),
         plan(|p| {
             // The normalized rows are read from where they are written.
-            let d = p.dispatches.as_slice().iter().find(|d| p.kernels[d.kernel].spec.template.name() == "attention").expect("attention").clone();
+            let d = p
+                .dispatches
+                .as_slice()
+                .iter()
+                .find(|d| p.kernels[d.kernel].spec.template.name() == "attention")
+                .expect("attention")
+                .clone();
             let operands = &mut p.operands[d.first_operand as usize..(d.first_operand + d.n_operands) as usize];
             let out = operands.iter().find(|o| o.role == Role::Out).expect("a result").binding;
             operands.iter_mut().find(|o| o.role == Role::Q).expect("queries").binding = out;

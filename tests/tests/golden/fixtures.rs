@@ -59,7 +59,8 @@ fn check(name: &str, expected: &Expected, model: &mut Model, device: &Device) {
         assert!(error <= tolerance, "{what}: last logits are off by {error:.2e}, allowed {tolerance:.0e}");
 
         // Freely generated: a chunk, then one token at a time through the cache. Every fixture's margin is 0.08 or more.
-        let options = GenerateOptions { max_tokens: greedy_ids.len() as u32, ignore_eos: true, ..GenerateOptions::default() };
+        let options =
+            GenerateOptions { max_tokens: greedy_ids.len() as u32, ignore_eos: true, ..GenerateOptions::default() };
         let answer = model.generate(&prompt_ids, &options, |_| true).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(answer.ids, greedy_ids, "{what}: greedy ids");
     }
@@ -117,7 +118,8 @@ fn a_tensor_larger_than_a_binding_is_split() {
 #[test]
 fn a_target_may_decline_every_fusion() {
     fixture("llama", |target| {
-        target.declined = vec![Fusion::NormPrologue, Fusion::Activation, Fusion::GatePairs, Fusion::Multiply, Fusion::Residual];
+        target.declined =
+            vec![Fusion::NormPrologue, Fusion::Activation, Fusion::GatePairs, Fusion::Multiply, Fusion::Residual];
     });
 }
 

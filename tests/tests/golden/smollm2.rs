@@ -17,7 +17,10 @@ fn folder() -> Option<PathBuf> {
     if folder.join("model.safetensors").exists() {
         return Some(folder);
     }
-    println!("skipped: {} is not there; fetch it with `python3 ../shared/models/fetch.py smollm2 target/models`", folder.display());
+    println!(
+        "skipped: {} is not there; fetch it with `python3 ../shared/models/fetch.py smollm2 target/models`",
+        folder.display()
+    );
     None
 }
 
@@ -32,7 +35,8 @@ struct Run {
 fn runs() -> Option<Vec<Run>> {
     let text = std::fs::read_to_string(shared("golden/smollm2/reference.json")?).ok()?;
     let json: Value = serde_json::from_str(&text).expect("valid JSON");
-    let ids = |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_u64).map(|id| id as u32).collect();
+    let ids =
+        |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_u64).map(|id| id as u32).collect();
     let pair = |pair: &Value| (pair[0].as_u64().expect("an id") as usize, pair[1].as_f64().expect("a number") as f32);
     let pairs = |step: &Value| step.as_array().into_iter().flatten().map(pair).collect();
     let run = |run: &Value| Run {
@@ -74,7 +78,8 @@ fn log_probabilities_and_ids_on_the_cpu() {
     let mut model = load(&folder, device, |_| {});
     for run in &runs {
         check(run, &mut model, device, run.greedy.len());
-        let options = GenerateOptions { max_tokens: run.greedy.len() as u32, ignore_eos: true, ..GenerateOptions::default() };
+        let options =
+            GenerateOptions { max_tokens: run.greedy.len() as u32, ignore_eos: true, ..GenerateOptions::default() };
         let answer = model.generate(&run.prompt, &options, |_| true).expect("an answer");
         assert_eq!(answer.ids, run.greedy, "{}: freely generated", run.id);
     }
