@@ -290,7 +290,7 @@ fn segments(graph: &Graph, id: WeightId, first: u32, count: u32) -> (Vec<Segment
             (runs, false)
         }
         Source::Interleave(a, b) => {
-            assert!(first % 2 == 0 && count % 2 == 0, "row pairs stay together");
+            assert!(first.is_multiple_of(2) && count.is_multiple_of(2), "row pairs stay together");
             let (mut runs, _) = segments(graph, *a, first / 2, count / 2);
             let (mut second, _) = segments(graph, *b, first / 2, count / 2);
             runs.append(&mut second);

@@ -33,7 +33,7 @@ const QUERY_GROUPS = min(OUT_GROUPS, Q_TILE);
 const TOKEN_GROUPS = OUT_GROUPS / QUERY_GROUPS;
 const OUT_QUERIES = (Q_TILE + QUERY_GROUPS - 1u) / QUERY_GROUPS;
 // Values that an invocation loads before it uses the first.
-const VALUES_AHEAD = 8u;
+const VALUES_AHEAD = 16u;
 // Sums that token groups exchange; one if there is one group.
 const SHARED_SUMS = min(TOKEN_GROUPS - 1u, 1u) * TOKEN_GROUPS * Q_TILE * KV_ROW_WORDS + 1u;
 

@@ -73,7 +73,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     OUT_AT,
                     rule("M_MAX", ConstDefault::U32(1), 1, 8),
                     rule("EPS", ConstDefault::F32(1e-5), 0, 0),
-                    power("WG", 256, 32, 256),
+                    power("WG", 64, 32, 256),
                     rule("ROWS_PER_SUBGROUP", ConstDefault::U32(2), 1, 8),
                     rule(
                         "ROWS_PER_WG",
@@ -83,8 +83,8 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                         1,
                         256,
                     ),
-                    rule("K_SPLIT", ConstDefault::U32(1), 1, 8),
-                    rule("UNROLL", ConstDefault::U32(1), 1, 8),
+                    rule("K_SPLIT", ConstDefault::U32(2), 1, 8),
+                    rule("UNROLL", ConstDefault::Derived("4 for quantized weights, else 2"), 1, 8),
                 ]
             }
         }
@@ -141,7 +141,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     power("WG", 256, 128, 256),
                     ConstRule {
                         power_of_two: true,
-                        ..rule("KV_BLOCK", ConstDefault::Derived("128 for Q_TILE up to 2, else 64"), 16, 256)
+                        ..rule("KV_BLOCK", ConstDefault::Derived("WG for Q_TILE up to 2, else 64"), 16, 256)
                     },
                 ]
             }
@@ -237,9 +237,13 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "ROPE_WGS") => {
             ((c.u32("N_HEADS") + 2 * c.u32("N_KV_HEADS")) * c.u32("HEAD_DIM") / 2).div_ceil(2 * c.u32("WG")).max(1)
         }
+        (_, "UNROLL") => match spec.weight {
+            Some(WeightFormat::Affine { .. }) => 4,
+            _ => 2,
+        },
         (_, "KV_BLOCK") => {
             if c.u32("Q_TILE") <= 2 {
-                128
+                c.u32("WG")
             } else {
                 64
             }
@@ -282,11 +286,17 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
                 "ROWS_PER_WG",
                 "a multiple of ROWS_PER_SUBGROUP",
             )?;
-            need(!pairs || c.u32("ROWS_PER_WG").is_multiple_of(2), "ROWS_PER_WG", "even, since the epilogue pairs columns")?;
+            need(
+                !pairs || c.u32("ROWS_PER_WG").is_multiple_of(2),
+                "ROWS_PER_WG",
+                "even, since the epilogue pairs columns",
+            )?;
             need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
         }
         Template::Matmul => need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns"),
-        Template::Map => need(!pairs || c.u32("N_COLS").is_multiple_of(2), "N_COLS", "even, since the epilogue pairs columns"),
+        Template::Map => {
+            need(!pairs || c.u32("N_COLS").is_multiple_of(2), "N_COLS", "even, since the epilogue pairs columns")
+        }
         Template::RopeKv => {
             need(c.u32("HEAD_DIM").is_multiple_of(2), "HEAD_DIM", "even")?;
             need(
@@ -306,7 +316,7 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
     }
 }
 
-/// Adds the numbers that weight providers read: W_COLS, W_ROWS' scales' place, bits and group.
+/// Adds the numbers that weight providers read: columns, and of quantized weights bits, group and the scales' first word.
 pub(crate) fn add_weight(spec: &KernelSpec, consts: &mut Consts) -> Result<WeightFormat, LinkError> {
     let bad = |why: String| LinkError::BadWeight { template: spec.template, weight: spec.weight, why };
     let format = spec.weight.ok_or_else(|| bad("the template needs a format".into()))?;

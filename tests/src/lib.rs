@@ -3,6 +3,8 @@
 
 pub mod interpreter;
 pub mod random;
+pub mod rig;
 pub mod rng;
 pub mod shared;
+pub mod stored;
 pub mod tolerance;

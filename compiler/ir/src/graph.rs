@@ -298,10 +298,10 @@ impl Graph {
             if shape != value.shape {
                 return Err(IrError::invalid(id, format!("has shape {} but computes {shape}", value.shape)));
             }
-            if let Op::KvWrite { layer, .. } = value.op {
-                if std::mem::replace(&mut written[layer.0 as usize], true) {
-                    return Err(IrError::invalid(id, format!("{layer} is written twice")));
-                }
+            if let Op::KvWrite { layer, .. } = value.op
+                && std::mem::replace(&mut written[layer.0 as usize], true)
+            {
+                return Err(IrError::invalid(id, format!("{layer} is written twice")));
             }
         }
         match self.outputs.iter().find(|output| self.values.get(**output).is_none()) {

@@ -74,11 +74,11 @@ impl Format {
     pub fn takes_cols(self, n_cols: u32) -> bool {
         match self {
             Self::F32 => true,
-            Self::F16 | Self::Bf16 => n_cols % 2 == 0,
+            Self::F16 | Self::Bf16 => n_cols.is_multiple_of(2),
             Self::Affine { bits, group, .. } => {
                 matches!(bits, 2 | 3 | 4 | 5 | 6 | 8)
                     && matches!(group, 32 | 64 | 128)
-                    && n_cols % u32::from(group) == 0
+                    && n_cols.is_multiple_of(u32::from(group))
             }
         }
     }

@@ -47,6 +47,8 @@ pub struct Stats {
     pub generation: Duration,
     /// Time that the device worked on the answer's steps after the first token, where it can tell.
     pub device: Option<Duration>,
+    /// Time that this thread took to submit one step, on average: on a GPU encoding, on the CPU the work itself.
+    pub submit_per_step: Duration,
     /// Device memory.
     pub memory: MemoryUse,
 }
@@ -93,6 +95,7 @@ impl Model {
         let (mut text, mut ids, mut finish) = (String::new(), Vec::new(), FinishReason::Length);
         let (mut first_at, mut last_at) = (None, started);
         let mut device_ns_at_first = 0;
+        let (submit_ns_before, n_steps_before) = (self.world.submit_ns, self.world.n_steps);
         let mut shown = true;
         while !self.world.is_idle() {
             tick::run(&mut self.world)?;
@@ -144,6 +147,7 @@ impl Model {
             first_token: first_at - started,
             generation: last_at - first_at,
             device: (device_ns > 0).then(|| Duration::from_nanos(device_ns)),
+            submit_per_step: Duration::from_nanos((self.world.submit_ns - submit_ns_before) / (self.world.n_steps - n_steps_before).max(1)),
             memory: self.memory(),
         };
         Ok(Answer { text, ids, finish, stats })

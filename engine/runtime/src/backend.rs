@@ -74,6 +74,14 @@ impl Backend {
     pub fn feeds_back(&self) -> bool {
         matches!(self, Self::Gpu(_))
     }
+    /// Fills transient buffers and logits with NaN, and the pages of keys and values unless `keep_kv`. For tests: a
+    /// kernel that reads what no kernel has written shows it in its result.
+    pub fn poison(&mut self, keep_kv: bool) {
+        match self {
+            Self::Cpu(cpu) => cpu.poison(keep_kv),
+            Self::Gpu(gpu) => gpu.poison(keep_kv),
+        }
+    }
     /// Bytes in use and their peak.
     pub fn memory(&self) -> MemoryUse {
         match self {

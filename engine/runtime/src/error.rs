@@ -35,6 +35,16 @@ pub enum RuntimeError {
         /// What may be used.
         budget: Bytes,
     },
+    /// A layer's pages that no binding of the device can hold.
+    #[error("the KV cache of one layer needs {needed} for {context} tokens, but the device binds at most {limit}; lower --context")]
+    PoolTooLarge {
+        /// Bytes of one layer's pages.
+        needed: Bytes,
+        /// Tokens that the pages are for.
+        context: u32,
+        /// Largest binding.
+        limit: Bytes,
+    },
     /// A prompt without tokens.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,

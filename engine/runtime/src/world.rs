@@ -196,6 +196,10 @@ pub struct World {
     pub events: Vec<Event>,
     /// Time that the device spent on finished steps, in ns, where it can tell.
     pub device_ns: u64,
+    /// Time that submitting steps took on this thread, in ns: on a GPU encoding, on the CPU the work itself.
+    pub submit_ns: u64,
+    /// Steps submitted.
+    pub n_steps: u64,
     next_request: u64,
 }
 
@@ -220,6 +224,8 @@ impl World {
             scratch: Scratch::default(),
             events: Vec::new(),
             device_ns: 0,
+            submit_ns: 0,
+            n_steps: 0,
             next_request: 0,
         }
     }

@@ -3,31 +3,48 @@
 use ingot_tests::shared::root;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-/// Every package that a package needs to be built, by name, transitively.
-fn needs() -> BTreeMap<String, BTreeSet<String>> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let run = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--offline"])
-        .current_dir(root())
-        .output()
-        .expect("cargo runs");
-    assert!(run.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&run.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&run.stdout).expect("cargo prints JSON");
-    let list = |value: &serde_json::Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
-    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    let names: BTreeMap<String, String> =
-        list(&metadata, "packages").iter().map(|package| (text(package, "id"), text(package, "name"))).collect();
-    let mut direct: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for node in list(&metadata["resolve"], "nodes") {
-        let entry = direct.entry(names[&text(&node, "id")].clone()).or_default();
-        for dependency in list(&node, "deps") {
-            // What only tests need is not part of the house.
-            if list(&dependency, "dep_kinds").iter().any(|kind| kind["kind"].as_str() != Some("dev")) {
-                entry.insert(names[&text(&dependency, "pkg")].clone());
+/// Names that a manifest's own sections list: `name = ...` or `name.workspace = true`. What only tests need does not count.
+fn manifest(path: &Path) -> (String, BTreeSet<String>) {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let (mut section, mut name, mut found) = (String::new(), String::new(), BTreeSet::new());
+    for line in text.lines().map(str::trim) {
+        if let Some(header) = line.strip_prefix('[') {
+            section = header.trim_end_matches(']').into();
+            // `[dependencies.name]`
+            if let Some((_, name)) = section.split_once("dependencies.").filter(|(kind, _)| !kind.ends_with("dev-")) {
+                found.insert(name.trim_matches('"').into());
             }
+            continue;
         }
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let key = key.trim().split('.').next().unwrap_or_default();
+        if section == "package" && key == "name" {
+            name = value.trim().trim_matches('"').into();
+        } else if section.ends_with("dependencies") && !section.ends_with("dev-dependencies") && !key.starts_with('#') {
+            found.insert(key.into());
+        }
+    }
+    (name, found)
+}
+
+/// Every package that a package needs to be built, by name, transitively: the house's own from their manifests, which
+/// tell tests' needs apart, others from the lock file. No process, no network.
+fn needs() -> BTreeMap<String, BTreeSet<String>> {
+    let mut direct: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("the workspace has a lock file");
+    let quoted = |line: &str| line.split('"').nth(1).unwrap_or_default().to_owned();
+    for package in lock.split("[[package]]").skip(1) {
+        let name = package.lines().find(|line| line.starts_with("name = ")).map(quoted).unwrap_or_default();
+        let dependencies = package.lines().filter(|line| line.starts_with(" \""));
+        let dependencies = dependencies.map(|line| quoted(line).split(' ').next().unwrap_or_default().to_owned());
+        direct.entry(name).or_default().extend(dependencies);
+    }
+    let members = ["compiler/ir", "compiler", "models", "shaders", "engine/runtime", "engine/ingot", "engine/cli"];
+    for member in members.into_iter().chain(["benches", "tests"]) {
+        let (name, found) = manifest(&root().join(member).join("Cargo.toml"));
+        assert!(!found.is_empty(), "{name} needs nothing?");
+        direct.insert(name, found);
     }
     let all = |name: &String| {
         let (mut found, mut left) = (BTreeSet::new(), vec![name.clone()]);
@@ -57,6 +74,15 @@ fn dependencies_point_one_way() {
         let found = needs.get(package).unwrap_or_else(|| panic!("no package {package}"));
         let broken: Vec<_> = forbidden.iter().filter(|name| found.contains(**name)).collect();
         assert!(broken.is_empty(), "{package} depends on {broken:?}");
+    }
+    // The reading itself is right: what must be there is found.
+    for (package, wanted) in [
+        ("ingot-runtime", "wgpu"),
+        ("ingot-compiler", "naga"),
+        ("ingot-cli", "ingot-ir"),
+        ("ingot-runtime", "wgpu-hal"),
+    ] {
+        assert!(needs[package].contains(wanted), "{package} does not depend on {wanted}");
     }
     let on_cli: Vec<_> = needs.iter().filter(|(_, found)| found.contains("ingot-cli")).map(|(name, _)| name).collect();
     assert!(on_cli.is_empty(), "{on_cli:?} depend on ingot-cli");

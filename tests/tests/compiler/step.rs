@@ -26,7 +26,16 @@ fn the_block_is_as_documented() {
     let mut words = Vec::new();
     two().write(&mut words);
     let lines: Vec<String> = words.chunks(8).map(|words| format!("{words:?}")).collect();
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    [4, 2, 2, 3, 16, 32, 40, 42]
+    [54, 0, 0, 0, 0, 0, 0, 0]
+    [5, 2, 0, 0, 6, 3, 0, 0]
+    [7, 4, 0, 0, 2147483648, 9, 1, 0]
+    [0, 3, 5, 1, 3, 1, 10, 0]
+    [2, 3, 0, 0, 0, 1, 0, 1]
+    [0, 1, 1, 0, 0, 1, 10, 11]
+    [12, 3]
+    ");
 }
 
 #[test]

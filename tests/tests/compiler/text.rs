@@ -125,7 +125,7 @@ proptest! {
     #[test]
     fn no_exchanged_word_panics(graph in random::graph(), at in any::<prop::sample::Index>(), word in any_word()) {
         let text = graph.to_string();
-        let spots: Vec<(usize, &str)> = text.match_indices(|c: char| c == ' ' || c == '\n').collect();
+        let spots: Vec<(usize, &str)> = text.match_indices([' ', '\n']).collect();
         let ix = at.index(spots.len() - 1);
         let broken = format!("{}{}{}", &text[..=spots[ix].0], word, &text[spots[ix + 1].0..]);
         if let Ok(graph) = broken.parse::<Graph>() {

@@ -56,6 +56,8 @@ struct Row {
     weights_gb_s: Option<f64>,
     /// Share of the decoding time that the device worked, where it can tell.
     device_busy: Option<f64>,
+    /// What submitting a step takes on this thread, in seconds: on a GPU encoding, on the CPU the work itself.
+    submit_s: f64,
 }
 
 /// A mean and its sample standard deviation.
@@ -156,6 +158,7 @@ fn measure(model: &mut Model, test: Test, repeats: u32, facts: &PlanFacts) -> Re
         name: test.name(),
         first_token_s: Spread::of(runs.iter().map(|stats| stats.first_token.as_secs_f64())),
         weights_gb_s: is_decode.then_some(facts.weight_bytes as f64 * speed.mean / 1e9),
+        submit_s: Spread::of(runs.iter().map(|stats| stats.submit_per_step.as_secs_f64())).mean,
         device_busy: device_s.filter(|_| is_decode).map(|device_s| device_s / decode_s.max(1e-9)),
         speed,
     })
@@ -179,7 +182,7 @@ impl Spread {
 fn heading(model: &Model, name: &str, facts: &PlanFacts) -> String {
     format!(
         "{name} on {}\na token: {} kernel launches, {} of weights ({} kernels in the plan)\n\n\
-         | test | tokens/s | first token, ms | weights, GB/s | device busy |\n|---|---|---|---|---|",
+         | test | tokens/s | first token, ms | weights, GB/s | device busy | submit, µs a step |\n|---|---|---|---|---|---|",
         model.device(),
         facts.n_dispatches,
         Bytes(facts.weight_bytes),
@@ -193,7 +196,12 @@ impl Row {
         let weights = self.weights_gb_s.map_or("-".into(), |rate| format!("{rate:.2}"));
         let busy = self.device_busy.map_or("-".into(), |share| format!("{:.0} %", share * 100.0));
         let first = format!("{:.1} ± {:.1}", first.mean * 1e3, first.sd * 1e3);
-        format!("| {name} | {:.1} ± {:.1} | {first} | {weights} | {busy} |", speed.mean, speed.sd)
+        format!(
+            "| {name} | {:.1} ± {:.1} | {first} | {weights} | {busy} | {:.0} |",
+            speed.mean,
+            speed.sd,
+            self.submit_s * 1e6
+        )
     }
 
     fn object(&self) -> Value {
@@ -205,6 +213,7 @@ impl Row {
             "first_token_s_sd": self.first_token_s.sd,
             "weights_gb_per_s": self.weights_gb_s,
             "device_busy": self.device_busy,
+            "submit_s_per_step": self.submit_s,
         })
     }
 }

@@ -239,6 +239,16 @@ impl CpuBackend {
         self.memory.page_tables[group.0 as usize][at..at + pages.len()].copy_from_slice(pages);
     }
 
+    /// Fills transient buffers and logits with NaN, and the pages of keys and values unless `keep_kv`. For tests: a
+    /// kernel that reads what no kernel has written shows it in its result.
+    pub fn poison(&mut self, keep_kv: bool) {
+        self.memory.logits.fill(f32::NAN);
+        self.memory.arenas.iter_mut().for_each(|arena| arena.fill(f32::NAN));
+        if !keep_kv {
+            self.memory.kv.iter_mut().for_each(|pages| pages.fill(f32::NAN));
+        }
+    }
+
     /// Bytes in use; all is allocated at load.
     pub fn memory(&self) -> MemoryUse {
         let used = self.used + self.scratch.size_bytes() as u64;

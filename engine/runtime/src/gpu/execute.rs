@@ -116,6 +116,13 @@ impl GpuBackend {
         let Limits { max_sequences, n_pages } = options.limits;
         let mut memory = Memory::new(&gpu, &options.memory);
         check_budget(plan, options.limits, memory.in_use().budget_bytes)?;
+        for group in plan.kv.groups.ids() {
+            let needed = plan.page_bytes(group) * u64::from(n_pages);
+            if needed > info.max_binding_bytes {
+                let (needed, limit) = (Bytes(needed), Bytes(info.max_binding_bytes));
+                return Err(RuntimeError::PoolTooLarge { needed, context: plan.max_context, limit });
+            }
+        }
 
         let total = plan.weight_bytes();
         let (mut weights, mut done) = (Vec::with_capacity(plan.weights.len()), 0);
@@ -247,12 +254,35 @@ impl GpuBackend {
         self.gpu.queue().write_buffer(table, at, bytemuck::cast_slice(pages));
     }
 
+    /// Fills transient buffers and logits with NaN, and the pages of keys and values unless `keep_kv`. For tests: a
+    /// kernel that reads what no kernel has written shows it in its result. It happens between the steps submitted
+    /// before and after.
+    pub fn poison(&mut self, keep_kv: bool) {
+        let fill = |buffer: &GpuBuffer, word: u32| {
+            let words = vec![word; POISON_WORDS];
+            let n_words = (buffer.size_bytes() / 4) as usize;
+            for at in (0..n_words).step_by(POISON_WORDS) {
+                let piece = &words[..POISON_WORDS.min(n_words - at)];
+                self.gpu.queue().write_buffer(buffer.raw(), at as u64 * 4, bytemuck::cast_slice(piece));
+            }
+        };
+        fill(&self.buffers.logits, f32::NAN.to_bits());
+        self.buffers.arenas.iter().for_each(|arena| fill(arena, f32::NAN.to_bits()));
+        if !keep_kv {
+            // Two half-precision NaNs.
+            self.buffers.kv.iter().for_each(|pages| fill(pages, 0x7e00_7e00));
+        }
+    }
+
     /// Device memory in use and its peak.
     pub fn memory(&self) -> MemoryUse {
         let used = self.memory.in_use();
         MemoryUse { active: used.active_bytes, peak: used.peak_bytes }
     }
 }
+
+/// Words that [`GpuBackend::poison`] writes at once.
+const POISON_WORDS: usize = 1 << 18;
 
 /// A step that takes longer is a hang: the slowest device of the tests needs some seconds for a chunk.
 const STEP_TIMEOUT: Duration = Duration::from_secs(300);

@@ -31,5 +31,9 @@ pub fn submit(world: &mut World) -> Result<(), RuntimeError> {
         want_logits |= sequences.prompt_logits[row] || (samples && !sequences.sampling[row].is_greedy());
     }
     let input = StepInput { variant, dims: world.step.dims(), words: &world.words, want_logits };
-    world.backend.submit(&input)
+    let started = std::time::Instant::now();
+    let result = world.backend.submit(&input);
+    world.submit_ns += started.elapsed().as_nanos() as u64;
+    world.n_steps += 1;
+    result
 }

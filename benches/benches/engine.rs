@@ -1,0 +1,67 @@
+//! Compilation, a CPU decode step, the sampler and the tokenizer.
+//!
+//! `cargo bench -p ingot-bench` measures; `cargo test --release` runs each once.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ingot::compiler::{Options, TargetProfile, compile};
+use ingot::runtime::sample::{Sampling, Scratch, sample};
+use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model, RandomShape};
+use std::hint::black_box;
+use std::path::Path;
+
+/// The plan alone, from shapes: no weight is read.
+fn compilation(c: &mut Criterion) {
+    let mut group = c.benchmark_group("compile");
+    group.sample_size(10);
+    for name in ["llama-1b", "llama-8b", "llama-70b"] {
+        let graph = RandomShape::named(name).expect("a known shape").graph();
+        for target in [TargetProfile::cpu(), TargetProfile::vulkan()] {
+            group.bench_function(format!("{name} for {}", target.name), |b| {
+                b.iter(|| compile(black_box(&graph), &target, Options { max_context: 8192 }).expect("a plan"));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Sixteen greedy tokens of the shipped model on the processor, prompt of one token.
+fn decode(c: &mut Criterion) {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/ingot-tales-14m"));
+    let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    let mut model = Model::load(folder, options).expect("the shipped model");
+    let mut group = c.benchmark_group("cpu");
+    group.throughput(Throughput::Elements(16)).sample_size(20);
+    let answer = GenerateOptions { max_tokens: 16, ignore_eos: true, ..GenerateOptions::default() };
+    group.bench_function("decode 16, ingot-tales-14m", |b| {
+        b.iter(|| model.generate(black_box(&[1]), &answer, |_| true).expect("an answer"));
+    });
+    let prompt: Vec<u32> = (0..256).map(|i| 3 + i * 7 % 4000).collect();
+    let none = GenerateOptions { max_tokens: 1, ..answer };
+    group.throughput(Throughput::Elements(256));
+    group.bench_function("prefill 256, ingot-tales-14m", |b| {
+        b.iter(|| model.generate(black_box(&prompt), &none, |_| true).expect("an answer"));
+    });
+    group.finish();
+}
+
+/// One draw from a vocabulary of 128k.
+fn sampler(c: &mut Criterion) {
+    let logits: Vec<f32> = (0..128_256u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 6_000.0).collect();
+    let mut scratch = Scratch::default();
+    let mut group = c.benchmark_group("sample 128k");
+    group.sample_size(20);
+    let plain = Sampling { temperature: 0.7, seed: 1, ..Sampling::default() };
+    for (name, sampling) in [("temperature", plain), ("top-p", Sampling { top_p: 0.95, ..plain }), ("top-k", Sampling { top_k: 40, ..plain })] {
+        let mut position = 0;
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                position += 1;
+                sample(black_box(&logits), &sampling, position, &mut scratch)
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, compilation, decode, sampler);
+criterion_main!(benches);

@@ -1,0 +1,153 @@
+//! Rotary embedding, the cache and attention, over ragged steps of several sequences in scattered pages.
+
+use crate::support::{cases, ragged, target};
+use ingot_ir::graph::{Graph, Op};
+use ingot_ir::kv::{KvShape, Window};
+use ingot_ir::plan::KvType;
+use ingot_ir::weight::Format;
+use ingot_tests::random::{GraphBuilder, VOCAB};
+use ingot_tests::rig::{Device, devices};
+use ingot_tests::tolerance::attention;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+/// An attention layer.
+#[derive(Clone, PartialEq, Debug)]
+struct Layer {
+    n_heads: u32,
+    n_kv_heads: u32,
+    head_dim: u32,
+    rot_dim: u32,
+    window: Window,
+    softcap: f32,
+    /// Factor on sines and cosines.
+    rope_scale: f32,
+}
+
+const PLAIN: Layer =
+    Layer { n_heads: 4, n_kv_heads: 2, head_dim: 32, rot_dim: 32, window: Window::FULL, softcap: 0.0, rope_scale: 1.0 };
+
+impl Layer {
+    /// Queries, keys and values are columns of an embedding.
+    fn graph(&self) -> Graph {
+        let Self { n_heads, n_kv_heads, head_dim, rot_dim, window, softcap, rope_scale } = *self;
+        let mut b = GraphBuilder::new("attention");
+        let [q_cols, kv_cols] = [n_heads * head_dim, n_kv_heads * head_dim];
+        let table = b.matrix("embed", VOCAB, q_cols + 2 * kv_cols, Format::F32);
+        let freqs = b.freqs(rot_dim);
+        let x = b.op(Op::Embed { parts: vec![table] });
+        let q = b.op(Op::Slice { x, at: 0, n_cols: q_cols });
+        let k = b.op(Op::Slice { x, at: q_cols, n_cols: kv_cols });
+        let v = b.op(Op::Slice { x, at: q_cols + kv_cols, n_cols: kv_cols });
+        let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale: rope_scale };
+        let q = b.op(rope(q, n_heads));
+        let k = b.op(rope(k, n_kv_heads));
+        let layer = b.graph.kv.add_layer(KvShape { n_kv_heads, k_dim: head_dim, v_dim: head_dim, latent: false }, window);
+        let kv = b.op(Op::KvWrite { k, v: Some(v), layer });
+        // Scores of some units: a softmax that is neither flat nor one token's.
+        let scale = 1.5 / (head_dim as f32).sqrt();
+        let x = b.op(Op::Attention { q, kv, layer, n_heads, scale, softcap, window });
+        b.finish(vec![x])
+    }
+
+    fn check(&self, device: &Device, q_lens: &[Vec<u32>], q_tile: u32, seed: u64) -> Result<(), String> {
+        let graph = self.graph();
+        let batch = ragged(&graph, q_lens, seed);
+        let mut target = target(device, &batch, u32::from(seed % 2 == 0));
+        target.prefill_q_tile = q_tile;
+        let longest = (0..q_lens[0].len()).map(|s| q_lens.iter().map(|step| step[s]).sum()).max().unwrap_or(0);
+        let kv_type = if device.is_cpu() { KvType::F32 } else { KvType::F16 };
+        crate::support::run(&graph, device, &target, &batch, attention(kv_type, longest))
+    }
+}
+
+fn each_device(layer: &Layer, q_lens: &[Vec<u32>], q_tile: u32) {
+    for device in devices() {
+        layer.check(&device, q_lens, q_tile, 3).unwrap_or_else(|why| panic!("{why}"));
+    }
+}
+
+/// One page less, exactly full, and more by one token; in a chunk, then token by token.
+#[test]
+fn page_borders() {
+    for n in [1, 15, 16, 17, 31, 33] {
+        each_device(&PLAIN, &[vec![n], vec![1], vec![1], vec![15], vec![1]], 16);
+    }
+}
+
+#[test]
+fn every_head_size() {
+    for head_dim in [32, 64, 80, 128, 256] {
+        for (n_heads, n_kv_heads) in [(1, 1), (6, 2), (8, 1)] {
+            let layer = Layer { n_heads, n_kv_heads, head_dim, rot_dim: head_dim, ..PLAIN };
+            each_device(&layer, &[vec![19, 1], vec![1, 3], vec![1, 0]], 16);
+        }
+    }
+}
+
+/// Sizes that no vector width divides.
+#[test]
+fn odd_head_sizes_and_partial_rotation() {
+    for (head_dim, rot_dim) in [(2, 2), (6, 4), (20, 10), (34, 34), (64, 16)] {
+        let layer = Layer { head_dim, rot_dim, rope_scale: 1.25, ..PLAIN };
+        each_device(&layer, &[vec![5, 18], vec![1, 1]], 16);
+    }
+}
+
+/// Windows shorter than a page, as long as one, and longer; with first tokens that stay visible.
+#[test]
+fn windows() {
+    for (window, keep) in [(1, 0), (5, 0), (16, 0), (17, 4), (33, 17), (40, 1)] {
+        let layer = Layer { window: Window { window, keep }, ..PLAIN };
+        each_device(&layer, &[vec![50, 3], vec![1, 70], vec![20, 1], vec![1, 1]], 16);
+    }
+}
+
+#[test]
+fn softcap_bounds_scores() {
+    each_device(&Layer { softcap: 1.5, ..PLAIN }, &[vec![20], vec![1]], 16);
+}
+
+/// Several blocks of keys, and more than one.
+#[test]
+fn long_sequences() {
+    each_device(&PLAIN, &[vec![300, 1], vec![1, 257], vec![1, 1], vec![129, 0]], 16);
+}
+
+/// Tiles of every size, and chunks that end within them.
+#[test]
+fn query_tiles() {
+    for q_tile in [1, 2, 3, 8, 16] {
+        each_device(&PLAIN, &[vec![q_tile, q_tile + 1, 1], vec![2 * q_tile, 1, 3]], q_tile);
+    }
+}
+
+/// More tokens to keep than a page table's row names pages for would end elsewhere; a full row must not.
+#[test]
+fn as_many_sequences_as_a_step_takes() {
+    each_device(&PLAIN, &[vec![1, 2, 3, 4, 5, 6, 7, 8], vec![1; 8], vec![3, 0, 1, 0, 2, 1, 17, 1]], 16);
+}
+
+#[test]
+fn random_layers_and_batches() {
+    let heads = prop::sample::select(vec![(1u32, 1u32), (2, 2), (4, 1), (6, 3)]);
+    let head_dims = prop::sample::select(vec![(16u32, 16u32), (32, 32), (48, 32), (64, 64), (80, 80), (128, 128)]);
+    let window = prop_oneof![Just(Window::FULL), (1u32..40, 0u32..20).prop_map(|(window, keep)| Window { window, keep })];
+    let layer = (heads, head_dims, window, any::<bool>()).prop_map(|(heads, (head_dim, rot_dim), window, capped)| {
+        let softcap = if capped { 2.0 } else { 0.0 };
+        Layer { n_heads: heads.0, n_kv_heads: heads.1, head_dim, rot_dim, window, softcap, rope_scale: 1.0 }
+    });
+    let q_len = prop_oneof![1 => Just(0u32), 3 => Just(1), 2 => 2u32..20, 1 => 20u32..70];
+    let q_lens = (1usize..6, 1usize..5).prop_flat_map(move |(n_seqs, n_steps)| {
+        prop::collection::vec(prop::collection::vec(q_len.clone(), n_seqs), n_steps)
+    });
+    let case = (layer, q_lens, prop::sample::select(vec![1u32, 4, 16]), any::<u64>());
+    for device in devices() {
+        let mut runner = TestRunner::new(cases(&device, 128, 24));
+        let result = runner.run(&case, |(layer, q_lens, q_tile, seed)| {
+            prop_assume!(q_lens.iter().flatten().any(|n| *n > 0));
+            layer.check(&device, &q_lens, q_tile, seed).map_err(TestCaseError::fail)
+        });
+        result.unwrap_or_else(|error| panic!("{error}"));
+    }
+}

@@ -1,0 +1,126 @@
+//! Every way of storing a matrix, in every kernel that reads matrices.
+
+use crate::support::{batch, check, formats, target};
+use ingot_compiler::TargetProfile;
+use ingot_ir::graph::{Graph, Op};
+use ingot_ir::weight::Format;
+use ingot_tests::random::{GraphBuilder, VOCAB};
+use ingot_tests::rig::{Device, devices, gpus};
+use ingot_tests::tolerance::{Arithmetic, kernel};
+
+/// Three groups of the longest kind.
+const K: u32 = 384;
+
+fn embedding(format: Format, n_cols: u32) -> Graph {
+    let mut b = GraphBuilder::new("embed");
+    let table = b.matrix("embed", VOCAB, n_cols, format);
+    let x = b.op(Op::Embed { parts: vec![table] });
+    b.finish(vec![x])
+}
+
+/// A product whose rows are all computed (many: matmul, one: matvec) before some are taken.
+fn product(format: Format, k: u32, n: u32) -> Graph {
+    let mut b = GraphBuilder::new("product");
+    let table = b.matrix("embed", VOCAB, k, Format::F32);
+    let x = b.op(Op::Embed { parts: vec![table] });
+    let x = b.linear(x, "w", n, format, false);
+    let x = b.op(Op::GatherRows { x });
+    b.finish(vec![x])
+}
+
+/// A product of the wanted rows alone (matvec, row by row).
+fn head(format: Format, k: u32, n: u32) -> Graph {
+    let mut b = GraphBuilder::new("head");
+    let table = b.matrix("embed", VOCAB, k, Format::F32);
+    let x = b.op(Op::Embed { parts: vec![table] });
+    let x = b.linear(x, "w", n, format, false);
+    b.finish(vec![x])
+}
+
+fn each_device(graph: &Graph, n_tokens: &[u32], k: u32, adjust: impl Fn(&Device, &mut TargetProfile)) {
+    for device in devices() {
+        let batch = batch(graph, n_tokens);
+        let mut target = target(&device, &batch, 0);
+        adjust(&device, &mut target);
+        check(graph, &device, &target, &batch, kernel(Arithmetic::F32, k));
+    }
+}
+
+#[test]
+fn embed_reads_every_format() {
+    for format in formats() {
+        each_device(&embedding(format, K), &[5, 1], 1, |_, _| {});
+    }
+}
+
+#[test]
+fn products_read_every_format() {
+    for format in formats() {
+        // 37 rows: no tile, no pair and no block of rows is full. One token then takes the other kernel.
+        each_device(&product(format, K, 37), &[19, 1], K, |_, _| {});
+    }
+}
+
+/// Few rows of x at once in the matrix-vector kernel.
+#[test]
+fn matvec_takes_several_rows_of_every_format() {
+    for format in formats() {
+        each_device(&product(format, K, 37), &[5], K, |_, target| target.matvec_rows = 4);
+    }
+}
+
+#[test]
+fn kernels_without_subgroups_read_every_kind_of_format() {
+    for format in formats().into_iter().step_by(4) {
+        each_device(&product(format, K, 37), &[5, 1], K, |_, target| {
+            target.matvec_rows = 8;
+            target.subgroups = false;
+        });
+    }
+}
+
+/// Widths that no vector, block or subgroup divides, and those of the largest model.
+#[test]
+fn odd_and_extreme_widths() {
+    let wide = |n_cols: u32| formats().into_iter().filter(move |format| format.takes_cols(n_cols)).step_by(5);
+    for k in [2, 6, 66, 96, 28_672] {
+        for format in [Format::F32, Format::F16, Format::Bf16].into_iter().chain(wide(k).skip(1)) {
+            for n in [1, 3] {
+                each_device(&head(format, k, n), &[3], k, |_, _| {});
+                each_device(&product(format, k, n), &[9, 1], k, |_, _| {});
+            }
+            each_device(&embedding(format, k), &[3], 1, |_, _| {});
+        }
+    }
+}
+
+/// Tiles that are full, and one row more or less.
+#[test]
+fn tile_borders() {
+    for (n_tokens, n) in [(63, 63), (64, 64), (65, 65), (128, 127), (129, 1), (1, 129)] {
+        each_device(&product(Format::Bf16, 34, n), &[n_tokens], 34, |_, _| {});
+    }
+}
+
+/// A table, a head and a product in parts: a binding takes 2 KiB.
+#[test]
+fn matrices_above_the_binding_limit() {
+    for format in [Format::F32, Format::Bf16, formats()[20]] {
+        for graph in [embedding(format, 128), head(format, 128, 50), product(format, 128, 50)] {
+            each_device(&graph, &[3, 1], 128, |_, target| target.max_binding_bytes = 6 << 10);
+        }
+    }
+}
+
+/// Weights that are written in place and weights that go through staging buffers are the same.
+#[test]
+fn both_ways_of_upload_give_the_same_numbers() {
+    for device in gpus() {
+        for format in [Format::F32, Format::Bf16, formats()[10]] {
+            // Larger than a piece of an upload.
+            let graph = product(format, 1024, 301);
+            let batch = batch(&graph, &[3, 1]);
+            check(&graph, device, &target(device, &batch, 0), &batch, kernel(Arithmetic::F32, 1024));
+        }
+    }
+}
