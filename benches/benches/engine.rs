@@ -51,7 +51,11 @@ fn sampler(c: &mut Criterion) {
     let mut group = c.benchmark_group("sample 128k");
     group.sample_size(20);
     let plain = Sampling { temperature: 0.7, seed: 1, ..Sampling::default() };
-    for (name, sampling) in [("temperature", plain), ("top-p", Sampling { top_p: 0.95, ..plain }), ("top-k", Sampling { top_k: 40, ..plain })] {
+    for (name, sampling) in [
+        ("temperature", plain),
+        ("top-p", Sampling { top_p: 0.95, ..plain }),
+        ("top-k", Sampling { top_k: 40, ..plain }),
+    ] {
         let mut position = 0;
         group.bench_function(name, |b| {
             b.iter(|| {

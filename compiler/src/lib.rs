@@ -7,12 +7,12 @@
 //! Architecture invariant: no GPU library is in this crate's dependency tree, so that any machine can compile
 //! for any target. The output depends on the graph and the target alone.
 
-mod link;
-pub mod pass;
-pub mod pipeline;
-pub mod repack;
-pub mod select;
 pub mod target;
+pub mod pipeline;
+pub mod pass;
+pub mod select;
+mod link;
+pub mod repack;
 
 use ingot_ir::IrError;
 use ingot_ir::graph::ValueId;

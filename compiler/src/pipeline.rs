@@ -209,6 +209,14 @@ impl<'a> Assembler<'a> {
                     Place::Slab(slab) => {
                         let range =
                             memory.ranges[slab].unwrap_or_else(|| unreachable!("{slab} is used, so it has memory"));
+                        if range.n_bytes > self.target.max_binding_bytes {
+                            return Err(CompileError::TooLarge {
+                                what: format!("the activation {slab} of {} tokens", bucket.bounds.tokens),
+                                needed: range.n_bytes,
+                                limit: self.target.max_binding_bytes,
+                                target: self.target.name.clone(),
+                            });
+                        }
                         Binding::Arena { arena: range.arena, offset: range.offset, n_bytes: range.n_bytes }
                     }
                 };

@@ -84,7 +84,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                         256,
                     ),
                     rule("K_SPLIT", ConstDefault::U32(2), 1, 8),
-                    rule("UNROLL", ConstDefault::Derived("4 for quantized weights, else 2"), 1, 8),
+                    rule("UNROLL", ConstDefault::U32(2), 1, 8),
                 ]
             }
         }
@@ -237,10 +237,6 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "ROPE_WGS") => {
             ((c.u32("N_HEADS") + 2 * c.u32("N_KV_HEADS")) * c.u32("HEAD_DIM") / 2).div_ceil(2 * c.u32("WG")).max(1)
         }
-        (_, "UNROLL") => match spec.weight {
-            Some(WeightFormat::Affine { .. }) => 4,
-            _ => 2,
-        },
         (_, "KV_BLOCK") => {
             if c.u32("Q_TILE") <= 2 {
                 c.u32("WG")

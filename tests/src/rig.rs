@@ -33,7 +33,7 @@ pub fn gpus() -> &'static [Device] {
     GPUS.get_or_init(|| {
         let name = adapters().into_iter().min_by_key(|info| info.kind == DeviceKind::Cpu).map(|info| info.name);
         let Some(adapter) = name.and_then(|name| find(&name).ok()) else {
-            println!("skipped: no Vulkan or Metal adapter, so nothing ran on a GPU");
+            crate::shared::skip("no Vulkan or Metal adapter, so kernels ran on the CPU alone");
             return Vec::new();
         };
         let open = |unified| Gpu::open(&adapter, &OpenOptions { unified }).expect("an adapter opens");

@@ -9,19 +9,19 @@
 //!
 //! Architecture invariant: this crate knows no file format, no shader and no device.
 
+pub mod handle;
+pub mod size;
+pub mod weight;
+pub mod kv;
+pub mod step;
+pub mod text;
 pub mod graph;
 mod graph_text;
-pub mod handle;
 pub mod kernel;
 mod kernel_text;
-pub mod kv;
 pub mod plan;
 mod plan_text;
 mod plan_verify;
-pub mod size;
-pub mod step;
-pub mod text;
-pub mod weight;
 
 use thiserror::Error;
 

@@ -1,15 +1,15 @@
 //! The passes, in the order in which `pipeline` runs them.
 
-pub mod alias;
+pub mod canonicalize;
+pub mod merge_matmuls;
+pub mod split_large;
 pub mod assign_layout;
 pub mod bucket;
-pub mod canonicalize;
 pub mod drop_unused_rows;
 pub mod group;
-pub mod merge_matmuls;
 pub mod order;
+pub mod alias;
 pub mod plan_memory;
-pub mod split_large;
 
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;

@@ -80,7 +80,12 @@ pub struct Answer {
 impl Model {
     /// Generates an answer to a prompt. `on_piece` sees every token as it comes and ends the answer by returning false.
     /// Without a tokenizer the text stays empty.
-    pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions, mut on_piece: impl FnMut(&Piece) -> bool) -> Result<Answer, Error> {
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        mut on_piece: impl FnMut(&Piece) -> bool,
+    ) -> Result<Answer, Error> {
         let stop_ids = if options.ignore_eos { Vec::new() } else { self.eos_ids().to_vec() };
         let started = Instant::now();
         let request = Request {
@@ -147,7 +152,9 @@ impl Model {
             first_token: first_at - started,
             generation: last_at - first_at,
             device: (device_ns > 0).then(|| Duration::from_nanos(device_ns)),
-            submit_per_step: Duration::from_nanos((self.world.submit_ns - submit_ns_before) / (self.world.n_steps - n_steps_before).max(1)),
+            submit_per_step: Duration::from_nanos(
+                (self.world.submit_ns - submit_ns_before) / (self.world.n_steps - n_steps_before).max(1),
+            ),
             memory: self.memory(),
         };
         Ok(Answer { text, ids, finish, stats })

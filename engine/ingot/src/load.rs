@@ -1,10 +1,10 @@
 //! From a checkpoint folder to a loaded model.
 
+use crate::Error;
 use crate::checkpoint::Mapped;
 use crate::device::{self, DeviceChoice};
 use crate::model::Model;
 use crate::random::{RandomShape, RandomWeights};
-use crate::Error;
 use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::graph::Graph;
 use ingot_ir::plan::{Plan, PlanWeight};
@@ -85,7 +85,13 @@ fn context(asked: Option<u32>, most: u32) -> Result<u32, Error> {
 
 type Fill = Box<dyn Fn(&PlanWeight, u64, &mut [u8])>;
 
-fn load_graph(graph: &Graph, max_context: u32, source: Arc<dyn WeightSource>, fill: Fill, options: LoadOptions) -> Result<(World, String), Error> {
+fn load_graph(
+    graph: &Graph,
+    max_context: u32,
+    source: Arc<dyn WeightSource>,
+    fill: Fill,
+    options: LoadOptions,
+) -> Result<(World, String), Error> {
     let adapter = device::resolve(&options.device)?;
     let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
     if let Some(adjust) = options.adjust_target {

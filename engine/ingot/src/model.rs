@@ -34,7 +34,13 @@ pub struct PlanFacts {
 }
 
 impl Model {
-    pub(crate) fn new(world: World, device: String, tokenizer: Result<Tokenizer, Error>, template: Result<Option<ChatTemplate>, Error>, eos_ids: Vec<u32>) -> Self {
+    pub(crate) fn new(
+        world: World,
+        device: String,
+        tokenizer: Result<Tokenizer, Error>,
+        template: Result<Option<ChatTemplate>, Error>,
+        eos_ids: Vec<u32>,
+    ) -> Self {
         Self { world, device, tokenizer, template, eos_ids }
     }
 

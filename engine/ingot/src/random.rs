@@ -39,10 +39,58 @@ const AFFINE4: Format = Format::Affine { bits: 4, group: 64, scales: ScaleType::
 
 /// The published shapes: SmolLM2 135M, Llama 3.2 1B, Llama 3.1 8B and 70B.
 const SHAPES: &[RandomShape] = &[
-    RandomShape { name: "smollm2-135m", hidden: 576, n_layers: 30, n_heads: 9, n_kv_heads: 3, head_dim: 64, intermediate: 1536, n_vocab: 49_152, tied: true, max_context: 8192, format: AFFINE4 },
-    RandomShape { name: "llama-1b", hidden: 2048, n_layers: 16, n_heads: 32, n_kv_heads: 8, head_dim: 64, intermediate: 8192, n_vocab: 128_256, tied: true, max_context: 131_072, format: AFFINE4 },
-    RandomShape { name: "llama-8b", hidden: 4096, n_layers: 32, n_heads: 32, n_kv_heads: 8, head_dim: 128, intermediate: 14_336, n_vocab: 128_256, tied: false, max_context: 131_072, format: AFFINE4 },
-    RandomShape { name: "llama-70b", hidden: 8192, n_layers: 80, n_heads: 64, n_kv_heads: 8, head_dim: 128, intermediate: 28_672, n_vocab: 128_256, tied: false, max_context: 131_072, format: AFFINE4 },
+    RandomShape {
+        name: "smollm2-135m",
+        hidden: 576,
+        n_layers: 30,
+        n_heads: 9,
+        n_kv_heads: 3,
+        head_dim: 64,
+        intermediate: 1536,
+        n_vocab: 49_152,
+        tied: true,
+        max_context: 8192,
+        format: AFFINE4,
+    },
+    RandomShape {
+        name: "llama-1b",
+        hidden: 2048,
+        n_layers: 16,
+        n_heads: 32,
+        n_kv_heads: 8,
+        head_dim: 64,
+        intermediate: 8192,
+        n_vocab: 128_256,
+        tied: true,
+        max_context: 131_072,
+        format: AFFINE4,
+    },
+    RandomShape {
+        name: "llama-8b",
+        hidden: 4096,
+        n_layers: 32,
+        n_heads: 32,
+        n_kv_heads: 8,
+        head_dim: 128,
+        intermediate: 14_336,
+        n_vocab: 128_256,
+        tied: false,
+        max_context: 131_072,
+        format: AFFINE4,
+    },
+    RandomShape {
+        name: "llama-70b",
+        hidden: 8192,
+        n_layers: 80,
+        n_heads: 64,
+        n_kv_heads: 8,
+        head_dim: 128,
+        intermediate: 28_672,
+        n_vocab: 128_256,
+        tied: false,
+        max_context: 131_072,
+        format: AFFINE4,
+    },
 ];
 
 impl RandomShape {
@@ -76,21 +124,34 @@ impl RandomShape {
         let freqs: Vec<f32> = (0..head_dim / 2).map(|i| 500_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
         let table = tensor(graph, n_vocab, hidden);
         let source = Source::Inline(freqs);
-        let freqs = graph.weights.push(Weight { n_rows: head_dim / 2, n_cols: 1, format: Format::F32, layout: Layout::Vector, source });
+        let freqs = graph.weights.push(Weight {
+            n_rows: head_dim / 2,
+            n_cols: 1,
+            format: Format::F32,
+            layout: Layout::Vector,
+            source,
+        });
         let mut x = graph.push(Op::Embed { parts: vec![table] })?;
         let linear = |graph: &mut Graph, x: ValueId, weight: WeightId| graph.push(Op::Linear { x, weight, bias: None });
         for _ in 0..self.n_layers {
             let weight = tensor(graph, hidden, 1);
             let normed = graph.push(Op::RmsNorm { x, weight, eps })?;
-            let (q, k, v) = (tensor(graph, n_heads * head_dim, hidden), tensor(graph, n_kv_heads * head_dim, hidden), tensor(graph, n_kv_heads * head_dim, hidden));
+            let (q, k, v) = (
+                tensor(graph, n_heads * head_dim, hidden),
+                tensor(graph, n_kv_heads * head_dim, hidden),
+                tensor(graph, n_kv_heads * head_dim, hidden),
+            );
             let (q, k, v) = (linear(graph, normed, q)?, linear(graph, normed, k)?, linear(graph, normed, v)?);
             let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0 };
             let q = graph.push(rope(q, n_heads))?;
             let k = graph.push(rope(k, n_kv_heads))?;
-            let layer = graph.kv.add_layer(KvShape { n_kv_heads, k_dim: head_dim, v_dim: head_dim, latent: false }, Window::FULL);
+            let layer = graph
+                .kv
+                .add_layer(KvShape { n_kv_heads, k_dim: head_dim, v_dim: head_dim, latent: false }, Window::FULL);
             let kv = graph.push(Op::KvWrite { k, v: Some(v), layer })?;
             let scale = 1.0 / (head_dim as f32).sqrt();
-            let attended = graph.push(Op::Attention { q, kv, layer, n_heads, scale, softcap: 0.0, window: Window::FULL })?;
+            let attended =
+                graph.push(Op::Attention { q, kv, layer, n_heads, scale, softcap: 0.0, window: Window::FULL })?;
             let o = tensor(graph, hidden, n_heads * head_dim);
             let o = linear(graph, attended, o)?;
             x = graph.push(Op::Add { a: x, b: o })?;

@@ -6,7 +6,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum RuntimeError {
     /// The plan was made for another kind of device.
-    #[error("the plan was compiled for target `{target}`, which does not run on {device}; compile the model for this device")]
+    #[error(
+        "the plan was compiled for target `{target}`, which does not run on {device}; compile the model for this device"
+    )]
     WrongTarget {
         /// The plan's target.
         target: String,
@@ -36,7 +38,9 @@ pub enum RuntimeError {
         budget: Bytes,
     },
     /// A layer's pages that no binding of the device can hold.
-    #[error("the KV cache of one layer needs {needed} for {context} tokens, but the device binds at most {limit}; lower --context")]
+    #[error(
+        "the KV cache of one layer needs {needed} for {context} tokens, but the device binds at most {limit}; lower --context"
+    )]
     PoolTooLarge {
         /// Bytes of one layer's pages.
         needed: Bytes,

@@ -11,6 +11,7 @@ pub mod world;
 pub mod system;
 pub mod kv;
 pub mod sample;
+mod budget;
 pub mod backend;
 pub mod cpu;
 pub mod gpu;

@@ -237,7 +237,10 @@ impl World {
         }
         let needs_room = u32::from(request.max_tokens > 0);
         if request.prompt.len() as u64 + u64::from(needs_room) > u64::from(self.plan.max_context) {
-            return Err(RuntimeError::PromptTooLong { n_prompt: request.prompt.len(), max_context: self.plan.max_context });
+            return Err(RuntimeError::PromptTooLong {
+                n_prompt: request.prompt.len(),
+                max_context: self.plan.max_context,
+            });
         }
         if let Some(&id) = request.prompt.iter().find(|id| **id >= self.plan.n_vocab) {
             return Err(RuntimeError::UnknownToken { id, n_vocab: self.plan.n_vocab });

@@ -8,6 +8,7 @@ mod golden_text;
 use ingot_models::formats::safetensors::{StoredType, TensorDecl, write};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A golden file or folder; prints why a test does nothing where the files are absent.
@@ -16,7 +17,7 @@ fn golden(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {} is absent", path.display());
+    let _ = writeln!(std::io::stderr(), "skipped: {} is absent", path.display());
     None
 }
 

@@ -4,7 +4,7 @@
 use super::support::{Device, adapter, devices, load, turn};
 use ingot::runtime::sample::log_softmax;
 use ingot::{GenerateOptions, Model};
-use ingot_tests::shared::{root, shared};
+use ingot_tests::shared::{root, shared, skip};
 use ingot_tests::tolerance::{SMOLLM2_CPU_LOGPROB, SMOLLM2_GPU_LOGPROB};
 use serde_json::Value;
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 use ingot::compiler::TargetProfile;
 use ingot::{DeviceChoice, DeviceInfo, LoadOptions, Model};
+use ingot_tests::shared::skip;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,7 +18,7 @@ pub(crate) fn devices() -> Vec<Device> {
     let mut list = vec![Device { choice: DeviceChoice::Cpu, is_cpu: true }];
     match adapter() {
         Some(name) => list.push(Device { choice: DeviceChoice::Named(name), is_cpu: false }),
-        None => println!("skipped: no Vulkan or Metal adapter, so nothing ran on a GPU"),
+        None => skip("no Vulkan or Metal adapter, so models ran on the CPU alone"),
     }
     list
 }

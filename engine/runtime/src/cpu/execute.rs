@@ -13,7 +13,8 @@ use super::step_view::{Rows as StepRows, StepView};
 use super::weight::{FloatType, Format as CpuFormat, Segment, Weight};
 use super::{EpilogueOp as CpuOp, Scratch, embed::embed, gather::gather_rows, map::map, norm::rms_norm};
 use crate::backend::{MemoryUse, StepInput, StepOutput};
-use crate::error::{Bytes, RuntimeError};
+use crate::budget;
+use crate::error::RuntimeError;
 use crate::world::Limits;
 use ingot_ir::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
 use ingot_ir::kv::KvGroupId;
@@ -168,19 +169,20 @@ impl Buffers {
 }
 
 impl CpuBackend {
-    /// Loads a plan. Fails before it allocates if `budget_bytes` does not suffice (mapped weights count as used).
-    pub fn load(plan: &Plan, source: Arc<dyn WeightSource>, limits: Limits, n_threads: usize, budget_bytes: Option<u64>) -> Result<Self, RuntimeError> {
+    /// Loads a plan. Fails before it allocates if `budget_bytes` (by default three quarters of the machine's memory) does not
+    /// suffice; mapped weights count as used.
+    pub fn load(
+        plan: &Plan,
+        source: Arc<dyn WeightSource>,
+        limits: Limits,
+        n_threads: usize,
+        budget_bytes: Option<u64>,
+    ) -> Result<Self, RuntimeError> {
         plan.verify()?;
         if !plan.is_cpu || plan.kv_type != KvType::F32 {
             return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: "the CPU".into() });
         }
-        let weights = plan.weight_bytes();
-        let kv: u64 = plan.kv.groups.ids().map(|g| plan.page_bytes_all_layers(g) * u64::from(limits.n_pages)).sum();
-        let needed = weights + kv + plan.transient_bytes();
-        if let Some(budget) = budget_bytes.filter(|budget| needed > *budget) {
-            let [needed, weights, kv, transient, budget] = [needed, weights, kv, plan.transient_bytes(), budget].map(Bytes);
-            return Err(RuntimeError::OverBudget { needed, weights, kv, context: plan.max_context, transient, budget });
-        }
+        let used = budget::check(plan, limits, budget_bytes.or_else(budget::ram_budget))?;
         let held = plan.weights.as_slice().iter().map(|weight| hold(weight, &source)).collect::<Result<_, _>>()?;
         let zeros = |n_bytes: u64| vec![0.0f32; n_bytes as usize / 4];
         let layer_bytes = |group| plan.page_bytes(group) * u64::from(limits.n_pages);
@@ -193,7 +195,8 @@ impl CpuBackend {
             kv: plan.kv.layers.as_slice().iter().map(|layer| zeros(layer_bytes(layer.group))).collect(),
             page_tables: vec![vec![0; table]; plan.kv.groups.len()],
         };
-        let launches = plan.dispatches.as_slice().iter().map(|dispatch| prepare(plan, dispatch)).collect::<Result<_, _>>()?;
+        let launches =
+            plan.dispatches.as_slice().iter().map(|dispatch| prepare(plan, dispatch)).collect::<Result<_, _>>()?;
         Ok(Self {
             pool: Pool::new(n_threads),
             scratch: Scratch::new(),
@@ -203,7 +206,7 @@ impl CpuBackend {
             finished: None,
             n_vocab: plan.n_vocab as usize,
             max_pages: plan.max_pages() as usize,
-            used: needed,
+            used,
             _source: source,
         })
     }
@@ -288,7 +291,8 @@ fn hold(weight: &ingot_ir::plan::PlanWeight, source: &Arc<dyn WeightSource>) -> 
     };
     let find = |segment: &ingot_ir::plan::Segment| {
         let found = source.tensor(&segment.tensor);
-        let tensor = found.ok_or_else(|| RuntimeError::Cpu(format!("the checkpoint has no tensor {}", segment.tensor)))?;
+        let tensor =
+            found.ok_or_else(|| RuntimeError::Cpu(format!("the checkpoint has no tensor {}", segment.tensor)))?;
         let rows = |bytes: &[u8], row_bytes: usize| -> Option<&'static [u8]> {
             let first = segment.first_row as usize * row_bytes;
             let part = bytes.get(first..first + segment.n_rows as usize * row_bytes)?;
@@ -313,7 +317,9 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
     let spec = &plan.kernels[dispatch.kernel].spec;
     let operands = plan.operands_of(dispatch);
     let bad = |what: &str| RuntimeError::Cpu(format!("a {} without {what}", spec.template));
-    let operand = |role: Role| operands.iter().find(|o: &&Bound| o.role == role).map(|o| o.binding).ok_or_else(|| bad(role.name()));
+    let operand = |role: Role| {
+        operands.iter().find(|o: &&Bound| o.role == role).map(|o| o.binding).ok_or_else(|| bad(role.name()))
+    };
     let n = |name: &str| spec.u32(name).map(|n| n as usize).ok_or_else(|| bad(name));
     let f = |name: &str| spec.f32(name).ok_or_else(|| bad(name));
     let kv = || match operand(Role::Kv)? {
@@ -379,7 +385,11 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
     Ok(Launch { work, rows: spec.rows, tail, out: operand(Role::Out)?, stride })
 }
 
-fn tail(spec: &KernelSpec, op: EpilogueOp, operand: &dyn Fn(Role) -> Result<Binding, RuntimeError>) -> Result<Tail, RuntimeError> {
+fn tail(
+    spec: &KernelSpec,
+    op: EpilogueOp,
+    operand: &dyn Fn(Role) -> Result<Binding, RuntimeError>,
+) -> Result<Tail, RuntimeError> {
     let nth = |ix: u8| {
         let role = EPILOGUE_ROLES.get(usize::from(ix)).copied();
         role.ok_or_else(|| RuntimeError::Cpu(format!("a {} with too many operands", spec.template))).and_then(operand)
@@ -424,8 +434,12 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
     }
     let epilogue = &ops[..launch.tail.len()];
     match &launch.work {
-        Work::Embed { weight, row_first } => embed(pool, &step, &memory.sampled, &memory.matrix(*weight), *row_first, out),
-        Work::RmsNorm { x, weight, eps } => rms_norm(pool, memory.read(*x), StepRows::All(n_rows), memory.read(*weight), *eps, out),
+        Work::Embed { weight, row_first } => {
+            embed(pool, &step, &memory.sampled, &memory.matrix(*weight), *row_first, out)
+        }
+        Work::RmsNorm { x, weight, eps } => {
+            rms_norm(pool, memory.read(*x), StepRows::All(n_rows), memory.read(*weight), *eps, out)
+        }
         Work::Linear { x, weight, norm, stride, at } => {
             let norm = norm.map(|(weight, eps)| NormPrologue { weight: memory.read(weight), eps });
             let (x, weight) = (memory.read(*x), memory.matrix(*weight));
@@ -434,7 +448,8 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
         }
         Work::RopeKv { q, k, v, freqs, kv, numbers } => {
             let mut pages = std::mem::take(&mut memory.kv[*kv]);
-            let columns = |binding: Binding, (stride, at): (usize, usize)| Columns { values: memory.read(binding), stride, at };
+            let columns =
+                |binding: Binding, (stride, at): (usize, usize)| Columns { values: memory.read(binding), stride, at };
             let args = RopeKv {
                 step,
                 n_heads: numbers.n_heads,

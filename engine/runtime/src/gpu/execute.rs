@@ -12,6 +12,7 @@ use super::readback::ReadBack;
 use super::timing::Timer;
 use super::upload::FillError;
 use crate::backend::{MAX_IN_FLIGHT, MemoryUse, StepInput, StepOutput};
+use crate::budget;
 use crate::error::{Bytes, RuntimeError};
 use crate::world::Limits;
 use ingot_ir::kernel::Access;
@@ -107,7 +108,12 @@ impl Buffers {
 
 impl GpuBackend {
     /// Loads a plan: checks the budget, uploads weights, allocates everything, creates pipelines.
-    pub fn load(gpu: Gpu, plan: &Plan, fill: &mut FillWeight<'_>, options: LoadOptions<'_>) -> Result<Self, RuntimeError> {
+    pub fn load(
+        gpu: Gpu,
+        plan: &Plan,
+        fill: &mut FillWeight<'_>,
+        options: LoadOptions<'_>,
+    ) -> Result<Self, RuntimeError> {
         plan.verify()?;
         let info = gpu.info();
         if plan.is_cpu || plan.max_binding_bytes > info.max_binding_bytes {
@@ -115,7 +121,7 @@ impl GpuBackend {
         }
         let Limits { max_sequences, n_pages } = options.limits;
         let mut memory = Memory::new(&gpu, &options.memory);
-        check_budget(plan, options.limits, memory.in_use().budget_bytes)?;
+        budget::check(plan, options.limits, memory.in_use().budget_bytes)?;
         for group in plan.kv.groups.ids() {
             let needed = plan.page_bytes(group) * u64::from(n_pages);
             if needed > info.max_binding_bytes {
@@ -152,9 +158,13 @@ impl GpuBackend {
             logits: storage("logits", plan.logits_bytes())?,
             arenas: plan.arenas.iter().map(|(id, n)| storage(&id.to_string(), *n)).collect::<Result<_, _>>()?,
             weights,
-            kv: layers.map(|(id, l)| storage(&format!("KV pages of {id}"), plan.page_bytes(l.group) * u64::from(n_pages))).collect::<Result<_, _>>()?,
+            kv: layers
+                .map(|(id, l)| storage(&format!("KV pages of {id}"), plan.page_bytes(l.group) * u64::from(n_pages)))
+                .collect::<Result<_, _>>()?,
             page_tables: (plan.kv.groups.ids())
-                .map(|id| storage(&format!("page table of {id}"), u64::from(max_sequences) * u64::from(plan.max_pages()) * 4))
+                .map(|id| {
+                    storage(&format!("page table of {id}"), u64::from(max_sequences) * u64::from(plan.max_pages()) * 4)
+                })
                 .collect::<Result<_, _>>()?,
         };
 
@@ -287,20 +297,6 @@ const POISON_WORDS: usize = 1 << 18;
 /// A step that takes longer is a hang: the slowest device of the tests needs some seconds for a chunk.
 const STEP_TIMEOUT: Duration = Duration::from_secs(300);
 
-fn check_budget(plan: &Plan, limits: Limits, budget: Option<u64>) -> Result<(), RuntimeError> {
-    let Some(budget) = budget else { return Ok(()) };
-    let weights = plan.weight_bytes();
-    let kv: u64 = plan.kv.groups.ids().map(|g| plan.page_bytes_all_layers(g) * u64::from(limits.n_pages)).sum();
-    let transient = plan.transient_bytes();
-    let needed = weights + kv + transient;
-    if needed <= budget {
-        return Ok(());
-    }
-    let context = plan.max_context;
-    let [needed, weights, kv, transient, budget] = [needed, weights, kv, transient, budget].map(Bytes);
-    Err(RuntimeError::OverBudget { needed, weights, kv, context, transient, budget })
-}
-
 fn create_pipelines(gpu: &Gpu, plan: &Plan, trusted: bool, n_threads: usize) -> Result<PipelineSet, GpuError> {
     let kernels = plan.kernels.iter();
     let bindings: Vec<Vec<BindingSpec>> = plan
@@ -308,7 +304,11 @@ fn create_pipelines(gpu: &Gpu, plan: &Plan, trusted: bool, n_threads: usize) -> 
         .as_slice()
         .iter()
         .map(|kernel| {
-            let spec = |slot: &ingot_ir::plan::Slot| BindingSpec { group: slot.group, binding: slot.binding, read_only: slot.access == Access::Read };
+            let spec = |slot: &ingot_ir::plan::Slot| BindingSpec {
+                group: slot.group,
+                binding: slot.binding,
+                read_only: slot.access == Access::Read,
+            };
             kernel.slots.iter().map(spec).collect()
         })
         .collect();
@@ -350,7 +350,13 @@ fn bind(gpu: &Gpu, plan: &Plan, pipelines: &PipelineSet, buffers: &Buffers) -> R
 }
 
 /// Encodes launches for a step's sizes.
-fn encode(pass: &mut wgpu::ComputePass<'_>, launches: &[Launch], pipelines: &PipelineSet, exprs: &ExprPool, dims: &Dims) {
+fn encode(
+    pass: &mut wgpu::ComputePass<'_>,
+    launches: &[Launch],
+    pipelines: &PipelineSet,
+    exprs: &ExprPool,
+    dims: &Dims,
+) {
     let mut current = usize::MAX;
     for launch in launches {
         let n = exprs.eval(launch.grid, dims);

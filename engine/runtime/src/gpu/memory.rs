@@ -7,6 +7,7 @@
 use super::error::show_bytes;
 use super::upload::Ring;
 use super::{DeviceKind, Gpu, GpuError};
+use crate::budget::ram_budget;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wgpu::BufferUsages;
@@ -18,8 +19,6 @@ pub const STORAGE: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY
 pub(super) const COPY_ALIGNMENT: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
 /// Share of the largest device heap that is ours by default: the rest is for the driver and the desktop.
 const HEAP_PERCENT: u64 = 90;
-/// Share of the machine's memory that is ours by default where device and processor share it.
-const RAM_PERCENT: u64 = 75;
 
 /// How a [`Memory`] is limited.
 #[derive(Clone, Copy, Debug)]
@@ -217,74 +216,11 @@ pub(super) fn round_up(value: u64, alignment: u64) -> u64 {
 
 fn default_budget(gpu: &Gpu) -> Option<u64> {
     let heap = || gpu.heap_bytes().map(|bytes| bytes / 100 * HEAP_PERCENT);
-    let ram = || ram_bytes().map(|bytes| bytes / 100 * RAM_PERCENT);
     match (gpu.info().kind, gpu.is_unified()) {
-        (DeviceKind::Cpu, _) => ram(),
+        (DeviceKind::Cpu, _) => ram_budget(),
         (_, false) => heap(),
-        (_, true) => [heap(), ram()].into_iter().flatten().min(),
+        (_, true) => [heap(), ram_budget()].into_iter().flatten().min(),
     }
-}
-
-/// The machine's memory, or the container's share of it.
-#[cfg(target_os = "linux")]
-fn ram_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
-    let container = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let container = container.and_then(|text| text.trim().parse::<u64>().ok());
-    Some(container.map_or(machine, |bytes| bytes.min(machine)))
-}
-
-/// The machine's memory.
-#[cfg(target_os = "macos")]
-fn ram_bytes() -> Option<u64> {
-    let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", "hw.memsize"]).output().ok()?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-}
-
-/// Unknown here: a budget has to be given.
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn ram_bytes() -> Option<u64> {
-    None
-}
-
-/// Where a tensor lies: a buffer of a list, and an offset in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Index of the buffer.
-    pub buffer_ix: usize,
-    /// Offset of the tensor's first byte.
-    pub offset_bytes: u64,
-}
-
-/// Places tensors in order into as few buffers of at most `max_bytes` as that order allows, each at a multiple of
-/// `alignment_bytes`. Returns a place a tensor and the sizes of the buffers.
-///
-/// # Errors
-/// [`GpuError::TooLarge`] if one tensor alone passes `max_bytes`.
-pub fn place(sizes_bytes: &[u64], alignment_bytes: u64, max_bytes: u64) -> Result<(Vec<Place>, Vec<u64>), GpuError> {
-    let mut places = Vec::with_capacity(sizes_bytes.len());
-    let mut buffers: Vec<u64> = Vec::new();
-    for (ix, &size) in sizes_bytes.iter().enumerate() {
-        if size > max_bytes {
-            return Err(GpuError::TooLarge {
-                what: format!("tensor {ix} ({})", show_bytes(size)),
-                wanted_bytes: size,
-                limit_bytes: max_bytes,
-            });
-        }
-        let offset = buffers.last().map_or(u64::MAX, |&end| round_up(end, alignment_bytes));
-        if offset > max_bytes || size > max_bytes - offset {
-            places.push(Place { buffer_ix: buffers.len(), offset_bytes: 0 });
-            buffers.push(size);
-        } else {
-            let buffer_ix = buffers.len() - 1;
-            places.push(Place { buffer_ix, offset_bytes: offset });
-            buffers[buffer_ix] = offset + size;
-        }
-    }
-    Ok((places, buffers))
 }
 
 #[cfg(test)]
@@ -322,14 +258,5 @@ mod tests {
         let Some(gpu) = testing::gpu() else { return };
         let budget = Memory::new(&gpu, &MemoryOptions::default()).in_use().budget_bytes;
         assert!(budget.is_some_and(|bytes| bytes > 64 << 20), "{budget:?}");
-    }
-
-    #[test]
-    fn tensors_are_placed_in_order_and_aligned() {
-        let (places, buffers) = place(&[10, 300, 600, 0, 1024], 256, 1024).unwrap();
-        let flat: Vec<_> = places.iter().map(|p| (p.buffer_ix, p.offset_bytes)).collect();
-        assert_eq!(flat, [(0, 0), (0, 256), (1, 0), (1, 768), (2, 0)]);
-        assert_eq!(buffers, [556, 768, 1024]);
-        assert!(matches!(place(&[1025], 256, 1024), Err(GpuError::TooLarge { .. })));
     }
 }

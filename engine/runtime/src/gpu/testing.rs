@@ -1,12 +1,13 @@
 //! The adapter that this module's tests run on: any real GPU, else lavapipe, else the test is skipped aloud.
 
 use super::{Adapter, Gpu, OpenOptions, adapters, find};
+use std::io::Write;
 
 /// The adapter to test on, if there is one.
 pub(crate) fn adapter() -> Option<Adapter> {
     let found = find("gpu").ok().or_else(|| find(&adapters().first()?.name).ok());
     if found.is_none() {
-        println!("skipped: no Vulkan adapter");
+        let _ = writeln!(std::io::stderr(), "skipped: no Vulkan adapter");
     }
     found
 }

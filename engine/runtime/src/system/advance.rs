@@ -15,7 +15,12 @@ pub fn advance(world: &mut World) {
         };
         let request = sequences.request[row];
         // Tokens in the cache once this step is done, those of newer steps aside.
-        let n_newer: u32 = in_flight.iter().flat_map(|s| s.sequences.iter().zip(&s.spans)).filter(|(other, _)| **other == row).map(|(_, span)| span.0).sum();
+        let n_newer: u32 = in_flight
+            .iter()
+            .flat_map(|s| s.sequences.iter().zip(&s.spans))
+            .filter(|(other, _)| **other == row)
+            .map(|(_, span)| span.0)
+            .sum();
         let n_cached = sequences.n_scheduled[row] - n_newer;
         if sequences.prompt_logits[row] {
             let rows = first_row as usize * n_vocab..(first_row + n_rows) as usize * n_vocab;

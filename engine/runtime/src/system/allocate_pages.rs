@@ -18,7 +18,8 @@ pub fn allocate_pages(world: &mut World) {
         });
         if short {
             world.sequences.n_step[row] = 0;
-            let alone = world.in_flight.is_empty() && world.sequences.live().all(|other| other == row || world.sequences.n_step[other] == 0);
+            let alone = world.in_flight.is_empty()
+                && world.sequences.live().all(|other| other == row || world.sequences.n_step[other] == 0);
             if alone {
                 world.sequences.state[row] = State::Done(FinishReason::Length);
             }

@@ -22,7 +22,8 @@ pub fn submit(world: &mut World) -> Result<(), RuntimeError> {
     for (&row, &(n, first_row, n_rows)) in record.sequences.iter().zip(&record.spans) {
         sequences.n_scheduled[row] += n;
         sequences.n_in_flight[row] += 1;
-        let ends_prompt = sequences.state[row] == State::Decode || sequences.n_scheduled[row] >= sequences.n_prompt[row];
+        let ends_prompt =
+            sequences.state[row] == State::Decode || sequences.n_scheduled[row] >= sequences.n_prompt[row];
         let samples = ends_prompt && sequences.max_tokens[row] > 0;
         if ends_prompt {
             sequences.state[row] = State::Decode;
