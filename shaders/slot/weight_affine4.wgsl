@@ -1,7 +1,7 @@
 // Affine quantization, 4 bits a code and W_GROUP columns a group: w = code * scale + bias. Interface: slot/weight_f32.
 //
-// A block is two words: neighbouring lanes are 64 bytes of x apart. On an H100 blocks of one word were 4 to 8 % slower,
-// and blocks of four 8 to 17 % in the best of their tiles.
+// A block is two words: neighbouring lanes are 64 bytes of x apart. On an H100 blocks of one word were 5 to 8 % slower,
+// and blocks of four 5 to 18 %, each in the best of the tiles tried.
 // Converting integers costs more than multiplying, so codes become floats by their bits: a code at bits 4i .. 4i + 3
 // under the exponent of 2^23 is the number 2^23 + 16^i * code; one exact multiply-add leaves the code.
 

@@ -240,9 +240,16 @@ fn grow(
         let op = &graph.values[user].op;
         let rule = RULES.iter().filter(|rule| target.takes(rule.fusion)).find_map(|rule| (rule.step)(op, at));
         let Some(step) = rule else { break };
-        // An absorbed value must not be wanted by anyone else, and after the pairs only sums follow.
+        // An absorbed value must not be wanted by anyone else. After the pairs only sums follow, and before them no
+        // values are read: an operand has the shape of the result.
         let pairs_done = steps.contains(&Step::SiluMulPairs);
-        let fits = n_operands < MAX_OPERANDS && (!pairs_done || matches!(step, Step::Add(_)));
+        let reads_values = steps.iter().any(|s| matches!(s, Step::Add(_) | Step::Mul(_)));
+        let in_order = match step {
+            Step::SiluMulPairs => !reads_values,
+            Step::Add(_) => true,
+            _ => !pairs_done,
+        };
+        let fits = n_operands < MAX_OPERANDS && in_order;
         // Of two products that meet in a sum, the first took it.
         if graph.outputs.contains(&at) || grouped[user] || !fits {
             break;

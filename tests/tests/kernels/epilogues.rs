@@ -222,3 +222,24 @@ fn gate_and_up_of_every_kind_of_format() {
         }
     }
 }
+
+/// Sums that are written into wider rows: their operands have rows of their own.
+#[test]
+fn sums_side_by_side() {
+    let mut b = GraphBuilder::new("concat");
+    let tables = [("embed.x", 34), ("embed.a", 5), ("embed.b", 12)];
+    let tables = tables.map(|(name, n_cols)| b.matrix(name, VOCAB, n_cols, Format::F32));
+    let [x, left, right] = tables.map(|table| b.op(Op::Embed { parts: vec![table] }));
+    let p = b.linear(x, "p", 5, Format::Bf16, true);
+    let p = b.op(Op::Add { a: left, b: p });
+    let q = b.linear(x, "q", 24, Format::Bf16, true);
+    let q = b.op(Op::SiluMulPairs { x: q });
+    let q = b.op(Op::Add { a: q, b: right });
+    let y = b.op(Op::Concat { parts: vec![p, q] });
+    let all_rows = b.op(Op::GatherRows { x: y });
+    let graph = b.finish(vec![all_rows]);
+    for device in devices() {
+        let batch = batch(&graph, &[11, 1]);
+        check(&graph, &device, &target(&device, &batch, 0), &batch, 3.0 * kernel(Arithmetic::F32, 34));
+    }
+}

@@ -100,7 +100,7 @@ struct Launch {
     rows: Rows,
     tail: Vec<Tail>,
     out: Binding,
-    /// Numbers a row of the result.
+    /// Numbers a row of the epilogue's operands.
     stride: usize,
 }
 
@@ -337,7 +337,10 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
                 Prologue::RmsNorm => Some((operand(Role::NormWeight)?, f("EPS")?)),
             };
             let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
-            (Work::Linear { x: operand(Role::X)?, weight: operand(Role::Weight)?, norm, stride, at }, stride)
+            let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
+            let n_out = if pairs { n("N")? / 2 } else { n("N")? };
+            // Operands have the result's columns alone, also where those are a part of wider rows.
+            (Work::Linear { x: operand(Role::X)?, weight: operand(Role::Weight)?, norm, stride, at }, n_out)
         }
         Template::RopeKv => {
             let numbers = RopeNumbers {

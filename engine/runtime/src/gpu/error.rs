@@ -1,5 +1,6 @@
 //! What can go wrong between the engine and a device.
 
+use crate::error::Bytes;
 use thiserror::Error;
 
 /// An error of the device layer; the message names the thing and says what to do.
@@ -41,7 +42,7 @@ pub enum GpuError {
     /// An allocation would pass the budget; nothing was allocated.
     #[error(
         "{what} needs {} but only {} of {} are free; use a shorter context, a smaller or more quantized model, or raise --memory-budget",
-        show_bytes(*.wanted_bytes), show_bytes(.budget_bytes.saturating_sub(*.active_bytes)), show_bytes(*.budget_bytes)
+        Bytes(*.wanted_bytes), Bytes(.budget_bytes.saturating_sub(*.active_bytes)), Bytes(*.budget_bytes)
     )]
     OverBudget {
         /// What the memory was for.
@@ -54,7 +55,7 @@ pub enum GpuError {
         budget_bytes: u64,
     },
     /// One buffer may not be that large on this adapter; the compiler splits such tensors.
-    #[error("{what} needs one buffer of {}, the adapter allows {}", show_bytes(*.wanted_bytes), show_bytes(*.limit_bytes))]
+    #[error("{what} needs one buffer of {}, the adapter allows {}", Bytes(*.wanted_bytes), Bytes(*.limit_bytes))]
     TooLarge {
         /// What the buffer was for.
         what: String,
@@ -64,7 +65,7 @@ pub enum GpuError {
         limit_bytes: u64,
     },
     /// The driver has no memory left although the budget had.
-    #[error("the device ran out of memory while allocating {what} ({}); close other programs or lower --memory-budget", show_bytes(*.wanted_bytes))]
+    #[error("the device ran out of memory while allocating {what} ({}); close other programs or lower --memory-budget", Bytes(*.wanted_bytes))]
     OutOfMemory {
         /// What the buffer was for.
         what: String,
@@ -118,15 +119,4 @@ pub enum GpuError {
         /// How long was waited.
         waited_ms: u128,
     },
-}
-
-/// Bytes in the unit that a person reads: `1.50 GiB`, `12.0 MiB`, `640 B`.
-pub(crate) fn show_bytes(bytes: u64) -> String {
-    const GIB: f64 = (1u64 << 30) as f64;
-    const MIB: f64 = (1u64 << 20) as f64;
-    match bytes as f64 {
-        b if b >= GIB => format!("{:.2} GiB", b / GIB),
-        b if b >= MIB => format!("{:.1} MiB", b / MIB),
-        b => format!("{b} B"),
-    }
 }

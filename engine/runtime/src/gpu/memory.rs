@@ -4,7 +4,6 @@
 //! second, so a context that is too long is an error with numbers and not a lost device. A [`GpuBuffer`] gives its
 //! bytes back when it is dropped. Filling a buffer with weights is [`upload`](super::upload)'s concern.
 
-use super::error::show_bytes;
 use super::upload::Ring;
 use super::{DeviceKind, Gpu, GpuError};
 use crate::budget::ram_budget;

@@ -195,7 +195,12 @@ mod tests {
                 let error = memory.upload("model.norm", 6 * 4096, fill).map(drop).unwrap_err();
                 assert_eq!(error.to_string(), "model.norm: the file ended");
             }
-            let buffer = memory.upload("w", 8192, &mut |_, dst| Ok(dst.fill(7))).unwrap();
+            let buffer = memory
+                .upload("w", 8192, &mut |_, dst| {
+                    dst.fill(7);
+                    Ok(())
+                })
+                .unwrap();
             assert!(read(&gpu, &memory, &buffer).iter().all(|&b| b == 7));
             gpu.check().unwrap();
         }
