@@ -2,6 +2,7 @@
 
 use crate::interpreter::{Interpreter, Matrix, State};
 use crate::random::Batch;
+use crate::shared::skip;
 use crate::stored::StoredTensors;
 use crate::tolerance::relative_l2;
 use ingot_compiler::{Options, TargetProfile, compile};
@@ -33,7 +34,7 @@ pub fn gpus() -> &'static [Device] {
     GPUS.get_or_init(|| {
         let name = adapters().into_iter().min_by_key(|info| info.kind == DeviceKind::Cpu).map(|info| info.name);
         let Some(adapter) = name.and_then(|name| find(&name).ok()) else {
-            crate::shared::skip("no Vulkan or Metal adapter, so kernels ran on the CPU alone");
+            skip("no Vulkan or Metal adapter, so kernels ran on the CPU alone");
             return Vec::new();
         };
         let open = |unified| Gpu::open(&adapter, &OpenOptions { unified }).expect("an adapter opens");
@@ -57,8 +58,17 @@ impl Device {
     pub fn target(&self) -> TargetProfile {
         let Self::Gpu(gpu) = self else { return TargetProfile::cpu() };
         let info = gpu.info();
-        let preset = if info.kind == DeviceKind::Cpu { TargetProfile::lavapipe() } else { TargetProfile::vulkan() };
+        let preset = match info.kind {
+            DeviceKind::Cpu => TargetProfile::lavapipe(),
+            _ if info.backend.eq_ignore_ascii_case("metal") => TargetProfile::apple(),
+            _ => TargetProfile::vulkan(),
+        };
         TargetProfile { max_binding_bytes: info.max_binding_bytes, subgroups: info.subgroup.is_some(), ..preset }
+    }
+
+    /// Whether it is an adapter that the processor plays.
+    pub fn is_software(&self) -> bool {
+        matches!(self, Self::Gpu(gpu) if gpu.info().kind == DeviceKind::Cpu)
     }
 
     /// Whether it is the processor.
@@ -174,6 +184,9 @@ impl<'a> Rig<'a> {
         if !self.graph.outputs.is_empty() && !self.narrows() {
             tables.rows = (0..tables.tokens.len() as u32).collect();
         }
+        if tables.rows.is_empty() {
+            tables.rows.push(tables.tokens.len() as u32 - 1);
+        }
         let dims = Dims { tiles: 0, ..tables.dims() };
         let variant = self.plan.variant_for(&dims).unwrap_or_else(|| panic!("no variant takes {dims:?}"));
         tables.tile(self.plan.variants[variant].q_tile);
@@ -214,7 +227,8 @@ impl<'a> Rig<'a> {
             let error = compared.error();
             if error > tolerance {
                 let wrong = compared.found.iter().zip(&compared.expected.numbers);
-                let wrong = wrong.enumerate().find(|(_, (a, b))| !((*a - *b).abs() <= 1e-3 * (1.0 + b.abs())));
+                let is_wrong = |a: f32, b: f32| !a.is_finite() || (a - b).abs() > 1e-3 * (1.0 + b.abs());
+                let wrong = wrong.enumerate().find(|(_, (a, b))| is_wrong(**a, **b));
                 let n_cols = compared.expected.n_cols;
                 let place = wrong.map_or(String::new(), |(at, (a, b))| {
                     format!("; first at row {} column {}: {a} for {b}", at / n_cols, at % n_cols)

@@ -30,7 +30,7 @@ pub use generate::{Answer, GenerateOptions, Piece, Stats};
 pub use ingot_runtime::Bytes;
 pub use ingot_runtime::sample::Sampling;
 pub use ingot_runtime::world::FinishReason;
-pub use load::{LoadOptions, Progress};
+pub use load::{AdjustTarget, LoadOptions, Progress};
 pub use model::{Model, PlanFacts};
 pub use random::RandomShape;
 

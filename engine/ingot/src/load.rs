@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// Told while weights are loaded: bytes done, bytes in all.
 pub type Progress = Box<dyn FnMut(u64, u64)>;
 
+/// Changes a target before compilation.
+pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
+
 /// How a model is loaded.
 #[derive(Default)]
 pub struct LoadOptions {
@@ -37,7 +40,7 @@ pub struct LoadOptions {
     /// Whether weights go to the GPU through mapped buffers; `None` decides by the kind of device.
     pub unified_memory: Option<bool>,
     /// Changes the target before compilation, e.g. for an adapter's feature to be left unused.
-    pub adjust_target: Option<Box<dyn FnOnce(&mut TargetProfile)>>,
+    pub adjust_target: Option<AdjustTarget>,
 }
 
 /// Longest sequence unless told otherwise.

@@ -17,10 +17,7 @@ fn folder() -> Option<PathBuf> {
     if folder.join("model.safetensors").exists() {
         return Some(folder);
     }
-    println!(
-        "skipped: {} is not there; fetch it with `python3 ../shared/models/fetch.py smollm2 target/models`",
-        folder.display()
-    );
+    skip(&format!("{} is not there; `bash tests/run` fetches it", folder.display()));
     None
 }
 

@@ -27,7 +27,13 @@ enum Work {
 const ALL: [Work; 9] =
     [Work::Norm, Work::Gather, Work::Silu, Work::Gelu, Work::Add, Work::Mul, Work::Square, Work::Double, Work::Pairs];
 
-fn check_rows(work: Work, n_cols: u32, n_tokens: &[u32], all_rows: bool, device: &ingot_tests::rig::Device) -> Result<(), String> {
+fn check_rows(
+    work: Work,
+    n_cols: u32,
+    n_tokens: &[u32],
+    all_rows: bool,
+    device: &ingot_tests::rig::Device,
+) -> Result<(), String> {
     let n_cols = if work == Work::Pairs { n_cols * 2 } else { n_cols };
     let mut b = GraphBuilder::new("rows");
     let tables = [b.matrix("embed.x", VOCAB, n_cols, Format::F32), b.matrix("embed.y", VOCAB, n_cols, Format::F32)];

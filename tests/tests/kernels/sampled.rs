@@ -54,7 +54,8 @@ fn sampled_ids_are_fed_back() {
     for device in devices() {
         let _turn = turn(&device);
         // Three sequences, then one token of each.
-        let mut batch = crate::support::ragged(&graph, &[vec![3, 7, 1], vec![1, 1, 1], vec![1, 1, 1], vec![0, 1, 0]], 9);
+        let mut batch =
+            crate::support::ragged(&graph, &[vec![3, 7, 1], vec![1, 1, 1], vec![1, 1, 1], vec![0, 1, 0]], 9);
         for step in &mut batch.steps {
             step.rows = step.sequences.iter().map(|sequence| sequence.q_start + sequence.q_len - 1).collect();
         }
@@ -67,7 +68,8 @@ fn sampled_ids_are_fed_back() {
             }
         }
         let mut rig = Rig::new(&graph, &stored, &device, &target(&device, &batch, 0), &batch);
-        let tolerance = if device.is_cpu() { ingot_tests::tolerance::CPU_LOGITS } else { ingot_tests::tolerance::GPU_LOGITS };
+        let tolerance =
+            if device.is_cpu() { ingot_tests::tolerance::CPU_LOGITS } else { ingot_tests::tolerance::GPU_LOGITS };
         for (ix, tables) in batch.steps.iter().enumerate() {
             let compared = rig.step(tables);
             let error = compared.error();

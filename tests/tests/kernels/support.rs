@@ -30,7 +30,13 @@ pub(crate) fn target(device: &Device, batch: &Batch, spare: u32) -> TargetProfil
 }
 
 /// A graph with random tensors on a device, every step of a batch.
-pub(crate) fn run(graph: &Graph, device: &Device, target: &TargetProfile, batch: &Batch, tolerance: f64) -> Result<(), String> {
+pub(crate) fn run(
+    graph: &Graph,
+    device: &Device,
+    target: &TargetProfile,
+    batch: &Batch,
+    tolerance: f64,
+) -> Result<(), String> {
     let _turn = turn(device);
     let stored = Arc::new(StoredTensors::random(graph, 7));
     let mut rig = Rig::new(graph, &stored, device, target, batch);
@@ -45,9 +51,9 @@ pub(crate) fn check(graph: &Graph, device: &Device, target: &TargetProfile, batc
     run(graph, device, target, batch, tolerance).unwrap_or_else(|why| panic!("{why}"));
 }
 
-/// Random cases: many on the processor, few on an adapter, which may be a software rasterizer.
-pub(crate) fn cases(device: &Device, on_cpu: u32, on_gpu: u32) -> ProptestConfig {
-    let cases = if device.is_cpu() { on_cpu } else { on_gpu };
+/// Random cases: few on a software rasterizer, which takes long to make pipelines.
+pub(crate) fn cases(device: &Device, on_hardware: u32, on_software: u32) -> ProptestConfig {
+    let cases = if device.is_software() { on_software } else { on_hardware };
     // A failure's graph says all; many rounds of pipelines to make it smaller would take minutes.
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 12, ..ProptestConfig::default() }
 }
@@ -57,7 +63,11 @@ pub(crate) fn formats() -> Vec<Format> {
     let mut all = vec![Format::F32, Format::F16, Format::Bf16];
     for bits in [2, 3, 4, 5, 6, 8] {
         for group in [32, 64, 128] {
-            all.extend([ScaleType::F16, ScaleType::Bf16, ScaleType::F32].map(|scales| Format::Affine { bits, group, scales }));
+            all.extend([ScaleType::F16, ScaleType::Bf16, ScaleType::F32].map(|scales| Format::Affine {
+                bits,
+                group,
+                scales,
+            }));
         }
     }
     all

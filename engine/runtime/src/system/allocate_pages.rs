@@ -5,17 +5,13 @@ use crate::world::{FinishReason, State, World};
 
 /// Runs the system.
 pub fn allocate_pages(world: &mut World) {
-    let page_tokens = world.plan.page_tokens;
     for row in 0..world.sequences.state.len() {
         let n_step = world.sequences.n_step[row];
         if n_step == 0 {
             continue;
         }
-        let wanted = (world.sequences.n_scheduled[row] + n_step).div_ceil(page_tokens) as usize;
-        let short = world.pools.iter().enumerate().any(|(group, pool)| {
-            let have = world.sequences.pages[row][group].len();
-            wanted.saturating_sub(have) > pool.n_free() as usize
-        });
+        let wanted = pages_for(world, row, n_step);
+        let short = is_short(world, row, n_step);
         if short {
             world.sequences.n_step[row] = 0;
             let alone = world.in_flight.is_empty()
@@ -38,4 +34,16 @@ pub fn allocate_pages(world: &mut World) {
             }
         }
     }
+}
+
+/// Pages that a sequence has once `n` more tokens are in the cache.
+fn pages_for(world: &World, row: usize, n: u32) -> usize {
+    (world.sequences.n_scheduled[row] + n).div_ceil(world.plan.page_tokens) as usize
+}
+
+/// Whether too few pages are free for `n` more tokens of a sequence.
+pub(super) fn is_short(world: &World, row: usize, n: u32) -> bool {
+    let wanted = pages_for(world, row, n);
+    let have = |group: usize| world.sequences.pages[row][group].len();
+    world.pools.iter().enumerate().any(|(group, pool)| wanted.saturating_sub(have(group)) > pool.n_free() as usize)
 }

@@ -1,12 +1,19 @@
 //! Decides how many tokens each sequence puts into the next step: decoding rows first, then chunks of prompts, under
 //! the largest variant's bounds.
 
+use super::allocate_pages::is_short;
 use crate::backend::MAX_IN_FLIGHT;
 use crate::world::{State, World};
 
-/// Whether another step could be packed now.
+/// Whether another step could be packed now. A sequence that waits for pages is not ready: whoever asks may as well
+/// wait for the steps in flight.
 pub fn can_schedule(world: &World) -> bool {
-    world.in_flight.len() < MAX_IN_FLIGHT && world.sequences.live().any(|row| ready(world, row) > 0)
+    let most = world.plan.max_bounds().tokens;
+    let goes_on = |row: usize| {
+        let n = ready(world, row).min(most);
+        n > 0 && !is_short(world, row, n)
+    };
+    world.in_flight.len() < MAX_IN_FLIGHT && world.sequences.live().any(goes_on)
 }
 
 /// Tokens that a sequence could put into a step now.

@@ -1,0 +1,8 @@
+//! The world and its tick with tiny random models: any order of arrivals and cancellations, few pages, steps in flight.
+
+#[path = "serving/gpu.rs"]
+mod gpu;
+#[path = "serving/random.rs"]
+mod random;
+#[path = "serving/support.rs"]
+mod support;
