@@ -6,9 +6,9 @@
 
 use super::attention::{Attention, attention};
 use super::linear::{Linear, NormPrologue, linear};
-use super::pool::{Pool, Shards};
+use super::pool::Pool;
 use super::rope_kv::{Columns, RopeKv, rope_kv};
-use super::simd::{dispatch, math::Argmax};
+use super::sample::{argmax_final, argmax_partial};
 use super::step_view::{Rows as StepRows, StepView};
 use super::weight::{FloatType, Format as CpuFormat, Segment, Weight};
 use super::{EpilogueOp as CpuOp, Scratch, embed::embed, gather::gather_rows, map::map, norm::rms_norm};
@@ -500,32 +500,4 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
         }
     }
     memory.put(launch.out, buffer);
-}
-
-/// For each block of each row the greatest number and the bits of its column.
-fn argmax_partial(pool: &Pool, x: &[f32], n_rows: usize, n: usize, block: usize, out: &mut [f32]) {
-    let n_blocks = n.div_ceil(block);
-    let out = Shards::new(&mut out[..n_rows * n_blocks * 2]);
-    pool.run(n_rows * n_blocks, |ix| {
-        let (row, first) = (ix / n_blocks, ix % n_blocks * block);
-        let numbers = &x[row * n + first..row * n + n.min(first + block)];
-        let best = dispatch(Argmax(numbers));
-        // SAFETY: two elements a chunk.
-        let pair = unsafe { out.part(ix * 2, 2) };
-        pair[0] = numbers[best];
-        pair[1] = f32::from_bits((first + best) as u32);
-    });
-}
-
-/// The column of each row's greatest number, the lowest on a tie.
-fn argmax_final(pairs: &[f32], n_rows: usize, n_blocks: usize, sampled: &mut [u32]) {
-    for (row, id) in pairs.chunks_exact(n_blocks * 2).take(n_rows).zip(sampled) {
-        let mut best = (row[0], row[1].to_bits());
-        for pair in row.chunks_exact(2) {
-            if pair[0] > best.0 {
-                best = (pair[0], pair[1].to_bits());
-            }
-        }
-        *id = best.1;
-    }
 }
