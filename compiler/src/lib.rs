@@ -13,10 +13,14 @@ pub mod pass;
 pub mod select;
 mod link;
 pub mod repack;
+pub mod artifact;
 
 use ingot_ir::IrError;
 use ingot_ir::graph::ValueId;
 use thiserror::Error;
+
+/// Tells builds of the compiler apart: a hash of its sources and the shaders'.
+pub const FINGERPRINT: &str = env!("INGOT_COMPILER_FINGERPRINT");
 
 pub use pipeline::{Options, Stage, compile, explain};
 pub use target::TargetProfile;

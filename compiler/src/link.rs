@@ -49,6 +49,13 @@ pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKern
     Ok(PlanKernel { spec: spec.clone(), slots, workgroup: linked.workgroup_size, wgsl: linked.wgsl })
 }
 
+/// Whether a kernel's text, bindings and workgroup are what its spec links to, for a target with subgroups or without.
+pub(crate) fn is_ours(kernel: &PlanKernel) -> bool {
+    [TargetProfile::vulkan(), TargetProfile::webgpu()]
+        .iter()
+        .any(|target| link(&kernel.spec, target).is_ok_and(|linked| linked == *kernel))
+}
+
 fn failed(spec: &KernelSpec, why: &dyn std::fmt::Display) -> CompileError {
     CompileError::Link { kernel: format!("{} {:?}", spec.template, spec.consts), why: why.to_string() }
 }

@@ -50,6 +50,39 @@ pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>)
     numbers
 }
 
+/// Whether the checkpoint's tensors have all the bytes that a weight takes from them. [`fill`] and [`vector`] rely on it.
+///
+/// # Errors
+/// What is missing, by the tensor's name.
+pub fn check<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Option<TensorBytes<'a>>) -> Result<(), String> {
+    for segment in &weight.segments {
+        let name = &segment.tensor;
+        let found = tensor(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
+        let rows = u64::from(segment.first_row) + u64::from(segment.n_rows);
+        let (n_codes, n_scales) = row_parts(weight.format, weight.n_cols);
+        let needs =
+            [("values", found.values, n_codes), ("scales", found.scales, n_scales), ("biases", found.biases, n_scales)];
+        for (part, bytes, row_bytes) in needs {
+            let needed = rows.checked_mul(row_bytes).ok_or_else(|| format!("tensor `{name}` is absurdly large"))?;
+            if (bytes.len() as u64) < needed {
+                return Err(format!("tensor `{name}` has {} bytes of {part}, {needed} are needed", bytes.len()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a row's values or codes, and of its scales, which are as many as those of its biases.
+fn row_parts(format: Format, n_cols: u32) -> (u64, u64) {
+    let n_cols_wide = u64::from(n_cols);
+    match format {
+        Format::Affine { bits, group, scales } => {
+            (n_cols_wide * u64::from(bits) / 8, n_cols_wide / u64::from(group) * scales.n_bytes())
+        }
+        format => (format.row_bytes(n_cols), 0),
+    }
+}
+
 fn widen(format: Format, values: &[u8], ix: usize) -> f32 {
     let half = |at: usize| u16::from_le_bytes([values[at], values[at + 1]]);
     match format {
@@ -95,13 +128,9 @@ fn row_source(weight: &PlanWeight, row: u32) -> (usize, u32) {
 
 fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
     let parts: Vec<TensorBytes<'a>> = weight.segments.iter().map(|segment| tensor(&segment.tensor)).collect();
-    let n_cols = u64::from(weight.n_cols);
-    let (code_bytes, scale_bytes) = match weight.format {
-        Format::Affine { bits, group, scales } => {
-            (n_cols * u64::from(bits) / 8, n_cols / u64::from(group) * 2 * scales.n_bytes())
-        }
-        format => (format.row_bytes(weight.n_cols), 0),
-    };
+    let (code_bytes, scale_bytes) = row_parts(weight.format, weight.n_cols);
+    // Scales and biases lie side by side.
+    let scale_bytes = 2 * scale_bytes;
     let codes_end = u64::from(weight.n_rows) * code_bytes;
     let scales_at = scales_at_bytes(weight.format, weight.n_rows, weight.n_cols);
     let scales_end = scales_at + u64::from(weight.n_rows) * scale_bytes;

@@ -6,7 +6,8 @@
 mod fields;
 mod quant;
 
-use crate::error::{Error, Result, read_json};
+use crate::error::{Error, Result};
+use crate::files::Files;
 use fields::Fields;
 use serde_json::Value;
 use std::path::Path;
@@ -124,13 +125,14 @@ impl ModelSpec {
     /// Reads `config.json` and, if there is one, `generation_config.json` of a checkpoint folder.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let Some(config) = read_json(&path)? else {
+        let files = Files::folder(folder);
+        let Some(config) = files.json("config.json")? else {
             let what = "no such file; a checkpoint folder needs config.json beside its weights";
             return Err(Error::Missing { path, what: what.into() });
         };
         let mut spec = Self::parse(&path, &config)?;
         let path = folder.join("generation_config.json");
-        if let Some(config) = read_json(&path)? {
+        if let Some(config) = files.json("generation_config.json")? {
             spec.eos_ids.extend(Fields::root(&path, &config)?.ids("eos_token_id")?);
             spec.eos_ids.sort_unstable();
             spec.eos_ids.dedup();

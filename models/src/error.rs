@@ -110,29 +110,3 @@ impl Error {
         Self::Tensor { path: path.to_path_buf(), tensor: tensor.into(), what: what.into() }
     }
 }
-
-/// Reads a JSON file. A missing file is `None`; files over 64 MiB are refused.
-pub(crate) fn read_json(path: &std::path::Path) -> Result<Option<serde_json::Value>> {
-    const LIMIT_BYTES: u64 = 64 << 20;
-    let text = match read_text(path, LIMIT_BYTES)? {
-        Some(text) => text,
-        None => return Ok(None),
-    };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| Error::malformed(path, format!("not valid JSON: {error}; fetch the file again")))
-}
-
-/// Reads a text file of at most `limit_bytes`. A missing file is `None`.
-pub(crate) fn read_text(path: &std::path::Path, limit_bytes: u64) -> Result<Option<String>> {
-    let n_bytes = match std::fs::metadata(path) {
-        Ok(meta) => meta.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, error)),
-    };
-    if n_bytes > limit_bytes {
-        return Err(Error::malformed(path, format!("{n_bytes} bytes; at most {limit_bytes} are read")));
-    }
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    String::from_utf8(bytes).map(Some).map_err(|_| Error::malformed(path, "not UTF-8 text; fetch the file again"))
-}

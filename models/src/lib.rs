@@ -8,6 +8,7 @@ pub mod arch;
 mod blocks;
 pub mod config;
 pub mod error;
+pub mod files;
 pub mod formats;
 pub mod model;
 pub mod rope;
@@ -15,4 +16,5 @@ pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use files::Files;
 pub use model::Model;

@@ -8,7 +8,7 @@ use crate::tolerance::relative_l2;
 use ingot_compiler::{Options, TargetProfile, compile};
 use ingot_ir::graph::Graph;
 use ingot_ir::kv::{KvGroupId, PAGE_TOKENS};
-use ingot_ir::plan::{Plan, PlanWeight};
+use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_ir::size::{Dim, Dims};
 use ingot_ir::step::StepTables;
 use ingot_runtime::backend::{Backend, StepInput, StepOutput};
@@ -84,14 +84,15 @@ impl Device {
                 CpuBackend::load(plan, source, limits, 2, None).map(|cpu| Backend::Cpu(Box::new(cpu)))
             }
             Self::Gpu(gpu) => {
-                let mut fill = |weight: &PlanWeight, offset: u64, out: &mut [u8]| {
+                let mut fill = |_: BlobId, weight: &PlanWeight, offset: u64, out: &mut [u8]| {
                     stored.fill(weight, offset, out);
                     Ok(())
                 };
                 // Small pieces, so that weights are uploaded in several.
                 let memory = MemoryOptions { piece_bytes: 64 << 10, ..MemoryOptions::default() };
                 let progress = &mut |_, _| {};
-                let options = LoadOptions { limits, memory, trusted: true, n_threads: 2, progress };
+                let options =
+                    LoadOptions { limits, memory, trusted: true, n_threads: 2, pipeline_cache: None, progress };
                 GpuBackend::load(gpu.clone(), plan, &mut fill, options).map(|gpu| Backend::Gpu(Box::new(gpu)))
             }
         };

@@ -3,7 +3,7 @@
 use crate::{progress, shipped};
 use anyhow::Result;
 use clap::Args;
-use ingot::{DeviceChoice, LoadOptions, Model, RandomShape, Sampling};
+use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Sampling};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
@@ -22,10 +22,16 @@ pub(crate) struct DeviceArgs {
     /// Threads of the processor [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Do not compare an artifact's weights with their hashes
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Keep nothing for the next start, and use nothing that was kept (see `ingot cache`)
+    #[arg(long)]
+    pub no_cache: bool,
 }
 
 impl DeviceArgs {
-    /// Loads the checkpoint in a folder.
+    /// Loads the checkpoint in a folder, or an artifact.
     pub(crate) fn load(&self, folder: &Path) -> Result<Model> {
         Ok(Model::load(folder, self.options())?)
     }
@@ -41,7 +47,9 @@ impl DeviceArgs {
             context: self.context,
             memory_budget: self.memory_budget,
             n_threads: self.threads.map(usize::from),
-            progress: progress::bar(),
+            progress: progress::bar("loading"),
+            skip_verification: self.no_verify,
+            cache: if self.no_cache { Cache::Off } else { Cache::User },
             ..LoadOptions::default()
         }
     }
@@ -50,7 +58,7 @@ impl DeviceArgs {
 /// A checkpoint.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
+    /// Folder of a checkpoint, an artifact (.ingot), or the name of a shipped model [default: ingot-tales-14m]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 }
@@ -86,6 +94,9 @@ impl SamplingArgs {
         Sampling { temperature: self.temp, top_p: self.top_p, top_k: self.top_k, seed }
     }
 }
+
+/// What a model can be compiled for.
+pub(crate) const TARGETS: [&str; 6] = ["this", "apple", "vulkan", "cpu", "lavapipe", "webgpu"];
 
 /// Token ids on the command line.
 #[derive(Clone, Debug)]

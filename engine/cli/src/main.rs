@@ -1,4 +1,4 @@
-//! The `ingot` command: generate text, look at devices and plans, measure.
+//! The `ingot` command: generate text, compile models, look at devices and plans, measure.
 //!
 //! Each subcommand has one file under `commands/`; flags that several share are in [`args`].
 //! Exit codes: 0 done, 1 failed, 2 misused (seen from the command line alone), 130 stopped by a second Ctrl-C.
@@ -32,6 +32,12 @@ enum Command {
     Devices(commands::devices::DevicesArgs),
     /// Print what the compiler makes of a model
     Explain(commands::explain::ExplainArgs),
+    /// Compile a model ahead of time into one file that loads with nothing left to decide
+    Compile(commands::compile::CompileArgs),
+    /// Print what a compiled file holds
+    Inspect(commands::inspect::InspectArgs),
+    /// List or clear what is kept between runs: compiled plans and the driver's pipelines
+    Cache(commands::cache::CacheArgs),
     /// Measure prefill and decode speed
     Bench(commands::bench::BenchArgs),
 }
@@ -43,6 +49,9 @@ fn main() -> ExitCode {
         Command::Logits(args) => commands::logits::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
+        Command::Compile(args) => commands::compile::run(&args, started),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Cache(args) => commands::cache::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };
     match result {

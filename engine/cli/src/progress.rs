@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A bar on standard error, if that is a terminal.
-pub(crate) fn bar() -> Option<Progress> {
+pub(crate) fn bar(verb: &'static str) -> Option<Progress> {
     if !std::io::stderr().is_terminal() {
         return None;
     }
@@ -19,14 +19,15 @@ pub(crate) fn bar() -> Option<Progress> {
         if started.elapsed() < PATIENCE {
             return;
         }
-        let bar = shown.get_or_insert_with(|| new_bar(started));
+        let bar = shown.get_or_insert_with(|| new_bar(verb, started));
         bar.set_length(total);
         bar.set_position(done);
     }))
 }
 
-fn new_bar(started: Instant) -> ProgressBar {
-    let style = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes} ({bytes_per_sec})");
+fn new_bar(verb: &str, started: Instant) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template(&format!("{verb} {{wide_bar}} {{bytes}}/{{total_bytes}} ({{bytes_per_sec}})"));
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     // The closure is dropped when loading ends, however it ends, and the line goes with it.
     let bar = ProgressBar::new(0).with_elapsed(started.elapsed()).with_finish(ProgressFinish::AndClear);

@@ -2,7 +2,9 @@
 
 use crate::Error;
 use ingot_compiler::TargetProfile;
+use ingot_ir::plan::Plan;
 use ingot_runtime::gpu::{self, Adapter, AdapterInfo, DeviceKind};
+use std::path::Path;
 use std::str::FromStr;
 
 /// What `--device` says.
@@ -61,6 +63,58 @@ pub(crate) fn resolve(choice: &DeviceChoice) -> Result<Option<Adapter>, Error> {
         DeviceChoice::Gpu => Ok(Some(gpu::find("gpu")?)),
         DeviceChoice::Named(name) => Ok(Some(gpu::find(name)?)),
     }
+}
+
+/// What the compiler is told of the device that a choice means.
+///
+/// # Errors
+/// As opening the device.
+pub fn target(choice: &DeviceChoice) -> Result<TargetProfile, Error> {
+    Ok(resolve(choice)?.as_ref().map_or_else(TargetProfile::cpu, |adapter| target_of(adapter.info())))
+}
+
+/// The adapter that is to run an artifact's plan, `None` for the processor.
+///
+/// # Errors
+/// [`Error::OtherTarget`] if the plan was not compiled for the choice.
+pub(crate) fn resolve_for(choice: &DeviceChoice, plan: &Plan, path: &Path) -> Result<Option<Adapter>, Error> {
+    let other = |device: String, advice: String| {
+        Err(Error::OtherTarget { path: path.to_path_buf(), target: plan.target.clone(), device, advice })
+    };
+    let advice = |target: &str| format!("compile the model with `--target {target}`");
+    let adapter = match choice {
+        DeviceChoice::Auto if plan.is_cpu => None,
+        // The plan says what is wanted, so a software rasterizer is not too slow to be found.
+        DeviceChoice::Auto if plan.target == TargetProfile::lavapipe().name => {
+            let found = gpu::adapters().into_iter().find(|info| info.kind == DeviceKind::Cpu);
+            match found {
+                Some(info) => Some(gpu::find(&info.name)?),
+                None => return other("this machine, which has no software rasterizer".into(), advice("cpu")),
+            }
+        }
+        DeviceChoice::Auto => match gpu::find("gpu") {
+            Ok(adapter) => Some(adapter),
+            Err(_) => return other("this machine, which has no GPU".into(), advice("cpu")),
+        },
+        other => resolve(other)?,
+    };
+    match &adapter {
+        None if plan.is_cpu => Ok(adapter),
+        None => other("the CPU".into(), format!("choose another --device, or {}", advice("cpu"))),
+        Some(found) => {
+            let target = target_of(found.info());
+            let fits = !plan.is_cpu
+                && runs(&target.name, &plan.target)
+                && plan.max_binding_bytes <= target.max_binding_bytes
+                && (target.subgroups || !plan.kernels.as_slice().iter().any(|kernel| kernel.wgsl.contains("subgroup")));
+            if fits { Ok(adapter) } else { other(found.info().name.clone(), advice("this")) }
+        }
+    }
+}
+
+/// Whether a device of one target runs plans of another: its own, and those of the families that it belongs to.
+fn runs(device: &str, plan: &str) -> bool {
+    device == plan || plan == "webgpu" || (plan == "vulkan" && device != "apple")
 }
 
 /// What the compiler is told of an adapter.

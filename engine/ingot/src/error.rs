@@ -12,6 +12,43 @@ pub enum Error {
     /// Compilation.
     #[error(transparent)]
     Compile(#[from] ingot_compiler::CompileError),
+    /// Reading or writing an artifact.
+    #[error(transparent)]
+    Artifact(#[from] ingot_compiler::artifact::ArtifactError),
+    /// The system refused to read or write a file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// An artifact for another kind of device.
+    #[error("{}: compiled for target `{target}`, which does not run on {device}; {advice}", path.display())]
+    OtherTarget {
+        /// The artifact.
+        path: std::path::PathBuf,
+        /// What it was compiled for.
+        target: String,
+        /// The device that was to run it.
+        device: String,
+        /// What to run instead.
+        advice: String,
+    },
+    /// A plan that was kept without weights.
+    #[error("{}: holds a plan without weights; compile the model with `ingot compile`", path.display())]
+    NoWeights {
+        /// The artifact.
+        path: std::path::PathBuf,
+    },
+    /// Weights that are not what the artifact's plan takes.
+    #[error("{}: {why}; compile the model again with `ingot compile`", path.display())]
+    BadWeights {
+        /// The artifact.
+        path: std::path::PathBuf,
+        /// What is missing.
+        why: String,
+    },
     /// Loading or running the plan.
     #[error(transparent)]
     Runtime(#[from] ingot_runtime::RuntimeError),
@@ -40,4 +77,10 @@ pub enum Error {
         /// The known names.
         known: String,
     },
+}
+
+impl Error {
+    pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_path_buf(), source }
+    }
 }

@@ -18,13 +18,18 @@
 
 mod error;
 mod device;
-mod checkpoint;
+mod weights;
 mod random;
+mod lower;
+mod cache;
 mod load;
+mod compile;
 mod model;
 mod generate;
 
-pub use device::{DeviceChoice, DeviceInfo, devices};
+pub use cache::{Cache, CacheEntry};
+pub use compile::{CompileOptions, compile, compile_random};
+pub use device::{DeviceChoice, DeviceInfo, devices, target};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Piece, Stats};
 pub use ingot_runtime::Bytes;

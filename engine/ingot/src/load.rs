@@ -1,21 +1,25 @@
-//! From a checkpoint folder to a loaded model.
+//! From a checkpoint folder or an artifact to a loaded model.
 
 use crate::Error;
-use crate::checkpoint::Mapped;
+use crate::cache::Cache;
 use crate::device::{self, DeviceChoice};
+use crate::lower::Lowered;
 use crate::model::Model;
-use crate::random::{RandomShape, RandomWeights};
+use crate::random::RandomShape;
+use crate::weights::Weights;
+use ingot_compiler::artifact::{Artifact, WeightsAt};
 use ingot_compiler::{Options, TargetProfile};
-use ingot_ir::graph::Graph;
-use ingot_ir::plan::{Plan, PlanWeight};
+use ingot_ir::plan::{BlobId, Plan, PlanWeight};
+use ingot_models::Files;
+use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::backend::Backend;
-use ingot_runtime::cpu::execute::{CpuBackend, WeightSource};
+use ingot_runtime::cpu::execute::CpuBackend;
 use ingot_runtime::gpu::execute::{GpuBackend, LoadOptions as GpuLoad};
 use ingot_runtime::gpu::{Adapter, Gpu, MemoryOptions, OpenOptions};
 use ingot_runtime::world::{Limits, World};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Told while weights are loaded: bytes done, bytes in all.
@@ -27,9 +31,9 @@ pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
 /// How a model is loaded.
 #[derive(Default)]
 pub struct LoadOptions {
-    /// What runs it.
+    /// What runs it. `Auto` takes what an artifact was compiled for.
     pub device: DeviceChoice,
-    /// Longest sequence in tokens; `None` takes the model's, at most 8192.
+    /// Longest sequence in tokens; `None` takes the model's, at most 8192, or the artifact's.
     pub context: Option<u32>,
     /// Bytes that may be used; `None` asks the device.
     pub memory_budget: Option<u64>,
@@ -41,104 +45,174 @@ pub struct LoadOptions {
     pub unified_memory: Option<bool>,
     /// Changes the target before compilation, e.g. for an adapter's feature to be left unused.
     pub adjust_target: Option<AdjustTarget>,
+    /// Where compiled plans and pipelines are kept for the next load.
+    pub cache: Cache,
+    /// Takes an artifact's weights without comparing them with their hashes.
+    pub skip_verification: bool,
 }
-
-/// Longest sequence unless told otherwise.
-pub(crate) const DEFAULT_CONTEXT: u32 = 8192;
 
 /// Sequences at one time.
 const MAX_SEQUENCES: u32 = 1;
 
+/// Everything that a device needs to begin.
+struct Prepared {
+    plan: Plan,
+    /// Whether every kernel is this compiler's own.
+    trusted: bool,
+    weights: Arc<Weights>,
+    /// The longest sequence that is wanted: the plan's or less.
+    context: u32,
+}
+
 impl Model {
-    /// Loads the checkpoint in a folder: Hugging Face or MLX layout.
-    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, Error> {
-        let opened = ingot_models::Model::open(folder)?;
-        let graph = opened.graph()?;
-        let spec = opened.spec.clone();
-        let context = context(options.context, spec.max_position_embeddings)?;
-        // A checkpoint without a tokenizer still runs on token ids.
-        let tokenizer = Tokenizer::load(folder, &spec.eos_ids);
-        let template = ChatTemplate::load(folder);
-        let mapped = Arc::new(Mapped(opened.checkpoint));
-        let filler = Arc::clone(&mapped);
-        let fill = move |weight: &PlanWeight, offset: u64, out: &mut [u8]| filler.fill(weight, offset, out);
-        let (world, device) = load_graph(&graph, context, mapped, Box::new(fill), options)?;
-        Ok(Self::new(world, device, tokenizer.map_err(Into::into), template.map_err(Into::into), spec.eos_ids))
+    /// Loads a checkpoint folder (Hugging Face or MLX layout) or an artifact (`.ingot`).
+    ///
+    /// # Errors
+    /// Those of the checkpoint or artifact, of the compiler, and of the device.
+    pub fn load(path: &Path, options: LoadOptions) -> Result<Self, Error> {
+        // Any file is taken for an artifact, so that its error says what it is not.
+        if path.is_file() {
+            Self::load_artifact(path, options)
+        } else {
+            Self::load_lowered(Lowered::folder(path)?, options)
+        }
     }
 
     /// Loads a model of a known shape with random weights, for measurements. It has no tokenizer.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
     pub fn load_random(shape: &RandomShape, options: LoadOptions) -> Result<Self, Error> {
-        let graph = shape.graph();
-        let context = context(options.context, shape.max_context)?;
-        let weights = Arc::new(RandomWeights::new(&graph));
-        let filler = Arc::clone(&weights);
-        let fill = move |weight: &PlanWeight, offset: u64, out: &mut [u8]| filler.fill(weight, offset, out);
-        let (world, device) = load_graph(&graph, context, weights, Box::new(fill), options)?;
-        Ok(Self::new(world, device, Err(Error::NoTokenizer), Ok(None), Vec::new()))
+        Self::load_lowered(Lowered::random(shape), options)
+    }
+
+    fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
+        let max_context = model.context(options.context)?;
+        let adapter = device::resolve(&options.device)?;
+        let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
+        if let Some(adjust) = options.adjust_target.take() {
+            adjust(&mut target);
+        }
+        let text = Text::read(model.files, &model.eos_ids);
+        let (plan, trusted) = options.cache.plan(&model.graph, &target, Options { max_context })?;
+        let prepared = Prepared { plan, trusted, weights: Arc::new(model.weights), context: max_context };
+        let (world, device) = start(prepared, adapter, options)?;
+        Ok(text.join(world, device, model.eos_ids))
+    }
+
+    fn load_artifact(path: &Path, options: LoadOptions) -> Result<Self, Error> {
+        let artifact = Arc::new(Artifact::open(path)?);
+        let adapter = device::resolve_for(&options.device, artifact.plan(), path)?;
+        let most = artifact.plan().max_context;
+        let context = match options.context {
+            Some(found) if found > most => {
+                let allowed =
+                    format!("this artifact was compiled for {most} tokens; compile it again with --context {found}");
+                return Err(Error::BadContext { found, allowed });
+            }
+            asked => asked.unwrap_or(most),
+        };
+        let files = artifact.files().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
+        let eos_ids = artifact.manifest().eos_ids.clone();
+        let text = Text::read(Some(Files::held(path, files)), &eos_ids);
+        let (plan, trusted) = (artifact.plan().clone(), artifact.is_trusted());
+        artifact.check_sources()?;
+        let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
+        let weights = match artifact.manifest().weights {
+            WeightsAt::Inside => Weights::Artifact(Arc::clone(&artifact)),
+            WeightsAt::Sources => {
+                let paths: Vec<PathBuf> =
+                    artifact.manifest().sources.iter().map(|source| source.path.clone()).collect();
+                Weights::Checkpoint(Checkpoint::open_files(path, &paths)?)
+            }
+            WeightsAt::Elsewhere => return Err(Error::NoWeights { path: path.to_path_buf() }),
+        };
+        weights.check(&plan).map_err(|why| Error::BadWeights { path: path.to_path_buf(), why })?;
+        let prepared = Prepared { plan, trusted, weights: Arc::new(weights), context };
+        let verify = !options.skip_verification;
+        // Hashing waits for memory, uploading for the bus: side by side they cost as much as the longer one.
+        let (checked, started) = std::thread::scope(|scope| {
+            let check = verify.then(|| scope.spawn(|| artifact.verify_weights(n_threads)));
+            let started = start(prepared, adapter, options);
+            let checked = check.map_or(Ok(Ok(())), |thread| thread.join());
+            (checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), started)
+        });
+        checked?;
+        let (world, device) = started?;
+        Ok(text.join(world, device, eos_ids))
     }
 }
 
-fn context(asked: Option<u32>, most: u32) -> Result<u32, Error> {
-    match asked {
-        None => Ok(most.min(DEFAULT_CONTEXT)),
-        Some(n) if (1..=most).contains(&n) => Ok(n),
-        Some(found) => Err(Error::BadContext { found, allowed: format!("this model takes 1 to {most} tokens") }),
+/// Tokenizer and chat template, read beside the weights: a large vocabulary takes as long as an upload.
+struct Text(Option<std::thread::JoinHandle<(Result<Tokenizer, Error>, Result<Option<ChatTemplate>, Error>)>>);
+
+impl Text {
+    fn read(files: Option<Files>, eos_ids: &[u32]) -> Self {
+        let eos_ids = eos_ids.to_vec();
+        Self(files.map(|files| {
+            std::thread::spawn(move || {
+                // A checkpoint without a tokenizer still runs on token ids.
+                let tokenizer = Tokenizer::load(&files, &eos_ids).map_err(Into::into);
+                (tokenizer, ChatTemplate::load(&files).map_err(Into::into))
+            })
+        }))
+    }
+
+    fn join(self, world: World, device: String, eos_ids: Vec<u32>) -> Model {
+        let none = || (Err(Error::NoTokenizer), Ok(None));
+        let read = self.0.map_or_else(|| Ok(none()), |thread| thread.join());
+        let (tokenizer, template) = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Model::new(world, device, tokenizer, template, eos_ids)
     }
 }
 
-type Fill = Box<dyn Fn(&PlanWeight, u64, &mut [u8])>;
-
-fn load_graph(
-    graph: &Graph,
-    max_context: u32,
-    source: Arc<dyn WeightSource>,
-    fill: Fill,
-    options: LoadOptions,
-) -> Result<(World, String), Error> {
-    let adapter = device::resolve(&options.device)?;
-    let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
-    if let Some(adjust) = options.adjust_target {
-        adjust(&mut target);
-    }
-    let plan = ingot_compiler::compile(graph, &target, Options { max_context })?;
-    let limits = Limits { max_sequences: MAX_SEQUENCES, n_pages: plan.max_pages() * MAX_SEQUENCES };
+/// Allocates, uploads and makes pipelines. Gives the device's name too.
+fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> Result<(World, String), Error> {
+    let Prepared { plan, trusted, weights, context } = prepared;
+    let n_pages = context.div_ceil(plan.page_tokens);
+    let limits = Limits { max_sequences: MAX_SEQUENCES, n_pages: n_pages * MAX_SEQUENCES };
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
     let (backend, name) = match adapter {
         None => {
-            let budget = options.memory_budget;
-            let backend = CpuBackend::load(&plan, source, limits, n_threads, budget)?;
+            let backend = CpuBackend::load(&plan, weights, limits, n_threads, options.memory_budget)?;
             (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads)"))
         }
         Some(adapter) => {
             let name = adapter.info().name.clone();
-            let memory = (options.memory_budget, options.unified_memory);
-            (Backend::Gpu(Box::new(load_gpu(&adapter, &plan, limits, &*fill, memory, options.progress)?)), name)
+            (Backend::Gpu(Box::new(start_gpu(&adapter, &plan, trusted, &weights, limits, options)?)), name)
         }
     };
     Ok((World::new(plan, backend, limits), name))
 }
 
-fn load_gpu(
+fn start_gpu(
     adapter: &Adapter,
     plan: &Plan,
+    trusted: bool,
+    weights: &Weights,
     limits: Limits,
-    fill: &dyn Fn(&PlanWeight, u64, &mut [u8]),
-    (budget_bytes, unified): (Option<u64>, Option<bool>),
-    progress: Option<Progress>,
+    options: LoadOptions,
 ) -> Result<GpuBackend, Error> {
-    let gpu = Gpu::open(adapter, &OpenOptions { unified })?;
-    let mut progress = progress.unwrap_or_else(|| Box::new(|_, _| {}));
+    let gpu = Gpu::open(adapter, &OpenOptions { unified: options.unified_memory })?;
+    let driver = format!("{} {} {}", adapter.info().name, adapter.info().backend, adapter.info().driver);
+    let kept = options.cache.pipelines(&driver);
+    let mut pipelines = kept.clone();
+    let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
     let load = GpuLoad {
         limits,
-        memory: MemoryOptions { budget_bytes, ..MemoryOptions::default() },
-        // The plan was compiled by this process from its own catalogue, so every kernel's source is ours.
-        trusted: true,
+        memory: MemoryOptions { budget_bytes: options.memory_budget, ..MemoryOptions::default() },
+        trusted,
         n_threads: device::n_threads(),
+        pipeline_cache: Some(&mut pipelines),
         progress: &mut *progress,
     };
-    let mut fill = |weight: &PlanWeight, offset: u64, out: &mut [u8]| {
-        fill(weight, offset, out);
+    let mut fill = |id: BlobId, weight: &PlanWeight, offset: u64, out: &mut [u8]| {
+        weights.fill(id, weight, offset, out);
         Ok(())
     };
-    Ok(GpuBackend::load(gpu, plan, &mut fill, load)?)
+    let backend = GpuBackend::load(gpu, plan, &mut fill, load)?;
+    if pipelines != kept {
+        options.cache.keep_pipelines(&driver, &pipelines);
+    }
+    Ok(backend)
 }

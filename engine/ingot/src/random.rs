@@ -1,12 +1,11 @@
 //! Models of known shapes with random weights, made on the spot: what a speed measurement needs and no download.
 
 use crate::Error;
-use ingot_compiler::repack::{self, TensorBytes};
+use ingot_compiler::repack::TensorBytes;
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::kv::{KvShape, Window};
-use ingot_ir::plan::PlanWeight;
 use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight, WeightId};
-use ingot_runtime::cpu::execute::{StoredTensor, WeightSource};
+use std::collections::BTreeMap;
 
 /// The shape of a Llama.
 #[derive(Clone, PartialEq, Debug)]
@@ -118,7 +117,8 @@ impl RandomShape {
         let mut tensor = |graph: &mut Graph, n_rows: u32, n_cols: u32| {
             let format = if n_cols == 1 { Format::F32 } else { self.format };
             n_tensors += 1;
-            let source = Source::Tensor(format!("t{n_tensors}"));
+            // RandomWeights tells vectors from matrices by their names.
+            let source = Source::Tensor(format!("{}{n_tensors}", if n_cols == 1 { "n" } else { "t" }));
             graph.weights.push(Weight { n_rows, n_cols, format, layout: Layout::Unassigned, source })
         };
         let freqs: Vec<f32> = (0..head_dim / 2).map(|i| 500_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
@@ -180,19 +180,28 @@ pub(crate) struct RandomWeights {
     scales: Vec<u8>,
     biases: Vec<u8>,
     ones: Vec<u8>,
+    /// Bytes of values and of scales by a tensor's name.
+    sizes: BTreeMap<String, (usize, usize)>,
 }
 
 impl RandomWeights {
     /// Bytes for the largest tensor of a graph.
     pub(crate) fn new(graph: &Graph) -> Self {
-        let weights = graph.weights.as_slice();
-        let most = |f: &dyn Fn(&Weight) -> u64| weights.iter().map(f).max().unwrap_or(0) as usize;
-        let codes = most(&|w| u64::from(w.n_rows) * w.format.row_bytes(w.n_cols));
-        let groups = most(&|w| match w.format {
-            Format::Affine { group, .. } => u64::from(w.n_rows) * u64::from(w.n_cols) / u64::from(group),
-            _ => 0,
-        });
-        let vector = most(&|w| if w.n_cols == 1 { u64::from(w.n_rows) } else { 0 });
+        let mut sizes = BTreeMap::new();
+        let (mut codes, mut scales, mut ones) = (0, 0, 0);
+        for weight in graph.weights.as_slice() {
+            let Source::Tensor(name) = &weight.source else { continue };
+            let n = u64::from(weight.n_rows) * u64::from(weight.n_cols);
+            let (values, n_scales) = match weight.format {
+                Format::Affine { bits, group, .. } => (n * u64::from(bits) / 8, n / u64::from(group)),
+                format => (u64::from(weight.n_rows) * format.row_bytes(weight.n_cols), 0),
+            };
+            let (values, n_scales) = (values as usize, n_scales as usize);
+            sizes.insert(name.clone(), (values, n_scales * SCALE_BYTES));
+            let most = if weight.n_cols == 1 { &mut ones } else { &mut codes };
+            *most = usize::max(*most, values);
+            scales = scales.max(n_scales);
+        }
         // A 64-bit linear congruential generator (Knuth's MMIX numbers), eight bytes a step.
         let mut state = 0x1234_5678_9abc_def0u64;
         let mut bytes = Vec::with_capacity(codes + 8);
@@ -201,26 +210,17 @@ impl RandomWeights {
             bytes.extend_from_slice(&(state ^ (state >> 29)).to_le_bytes());
         }
         // Codes 0..15 become roughly -0.03 .. 0.03 with scale 2^-8 (f16 0x1c00) and bias -7.5 * 2^-8 (f16 0xa780).
-        let scales = 0x1c00u16.to_le_bytes().repeat(groups);
-        let biases = 0xa780u16.to_le_bytes().repeat(groups);
-        Self { codes: bytes, scales, biases, ones: 1f32.to_le_bytes().repeat(vector) }
+        let biases = 0xa780u16.to_le_bytes().repeat(scales);
+        let scales = 0x1c00u16.to_le_bytes().repeat(scales);
+        Self { codes: bytes, scales, biases, ones: 1f32.to_le_bytes().repeat(ones / 4), sizes }
     }
 
-    fn bytes(&self, weight: &PlanWeight) -> TensorBytes<'_> {
-        let values = if weight.n_cols == 1 { &self.ones } else { &self.codes };
-        TensorBytes { values, scales: &self.scales, biases: &self.biases }
-    }
-
-    pub(crate) fn fill(&self, weight: &PlanWeight, offset: u64, out: &mut [u8]) {
-        repack::fill(weight, &|_| self.bytes(weight), offset, out);
+    pub(crate) fn find(&self, name: &str) -> Option<TensorBytes<'_>> {
+        let (values, scales) = *self.sizes.get(name)?;
+        let block = if name.starts_with('n') { &self.ones } else { &self.codes };
+        Some(TensorBytes { values: &block[..values], scales: &self.scales[..scales], biases: &self.biases[..scales] })
     }
 }
 
-impl WeightSource for RandomWeights {
-    fn tensor(&self, _name: &str) -> Option<StoredTensor<'_>> {
-        Some(StoredTensor { codes: &self.codes, scales: &self.scales, biases: &self.biases })
-    }
-    fn vector(&self, weight: &PlanWeight) -> Vec<f32> {
-        repack::vector(weight, &|_| self.bytes(weight))
-    }
-}
+/// Bytes of a scale of the known shapes' formats.
+const SCALE_BYTES: usize = 2;

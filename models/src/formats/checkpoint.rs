@@ -1,7 +1,8 @@
 //! A checkpoint folder: every `model*.safetensors` in it, merged into one table of tensors.
 
 use super::safetensors::{Safetensors, TensorView};
-use crate::error::{Error, Result, read_json};
+use crate::error::{Error, Result};
+use crate::files::Files;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -23,10 +24,16 @@ impl Checkpoint {
         Self::check_folder(folder)?;
         let names = weight_files(folder)?;
         check_index(folder)?;
-        let mut files = Vec::with_capacity(names.len());
+        let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+        Self::open_files(folder, &paths)
+    }
+
+    /// Maps the given files; `folder` is named in messages.
+    pub fn open_files(folder: &Path, paths: &[PathBuf]) -> Result<Self> {
+        let mut files = Vec::with_capacity(paths.len());
         let mut table = BTreeMap::new();
-        for name in names {
-            let file = Safetensors::open(&folder.join(name))?;
+        for path in paths {
+            let file = Safetensors::open(path)?;
             for (ix, tensor) in file.tensors().enumerate() {
                 if let Some((other, _)) = table.insert(tensor.name.to_owned(), (files.len() as u32, ix as u32)) {
                     let other: &Safetensors = &files[other as usize];
@@ -123,7 +130,7 @@ fn weight_files(folder: &Path) -> Result<Vec<String>> {
 
 fn check_index(folder: &Path) -> Result<()> {
     let path = folder.join(INDEX);
-    let Some(index) = read_json(&path)? else {
+    let Some(index) = Files::folder(folder).json(INDEX)? else {
         return Ok(());
     };
     let Some(weight_map) = index.get("weight_map").and_then(serde_json::Value::as_object) else {

@@ -6,12 +6,12 @@
 pub use super::python::DateTime;
 use super::python::tojson;
 use super::tokenizer::{SpecialTokens, special_tokens};
-use crate::error::{Error, Result, read_json, read_text};
+use crate::error::{Error, Result};
+use crate::files::Files;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value as JinjaValue;
 use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
-use std::path::Path;
 
 /// Work that one rendering may do: about an instruction or 64 bytes of text each, so some tenths of a second and 256 MB.
 const FUEL: u64 = 4_000_000;
@@ -60,14 +60,14 @@ impl ChatTemplate {
 
     /// Reads `chat_template.jinja`, else `chat_template.json`, else `chat_template` of `tokenizer_config.json`, which is a
     /// text or a list of `{name, template}`. `None` if the checkpoint has none (a base model).
-    pub fn load(folder: &Path) -> Result<Option<Self>> {
-        let special = special_tokens(folder)?;
-        if let Some(text) = read_text(&folder.join("chat_template.jinja"), MAX_TEMPLATE_BYTES)? {
+    pub fn load(files: &Files) -> Result<Option<Self>> {
+        let special = special_tokens(files)?;
+        if let Some(text) = files.text("chat_template.jinja", MAX_TEMPLATE_BYTES)? {
             return Ok(Some(Self::new(text, special)));
         }
         for file in ["chat_template.json", "tokenizer_config.json"] {
-            let path = folder.join(file);
-            let config = read_json(&path)?;
+            let path = files.path(file);
+            let config = files.json(file)?;
             let Some(found) = config.as_ref().and_then(|config| config.get("chat_template")).filter(|v| !v.is_null())
             else {
                 continue;

@@ -1,9 +1,9 @@
 //! Text to ids and back: `tokenizer.json`, and the special tokens of `tokenizer_config.json`.
 
-use crate::error::{Error, Result, read_json, read_text};
+use crate::error::{Error, Result};
+use crate::files::Files;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Tokens with a role, by the role's name (`bos_token`, `eos_token`, `unk_token` ...), as text.
 pub type SpecialTokens = BTreeMap<String, String>;
@@ -20,10 +20,10 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads `tokenizer.json` and, where they exist, `tokenizer_config.json` and `special_tokens_map.json`.
     /// `eos_ids` are the model configuration's, to which the tokenizer's own end token is added.
-    pub fn load(folder: &Path, eos_ids: &[u32]) -> Result<Self> {
+    pub fn load(files: &Files, eos_ids: &[u32]) -> Result<Self> {
         const LIMIT_BYTES: u64 = 1 << 30;
-        let path = folder.join("tokenizer.json");
-        let Some(text) = read_text(&path, LIMIT_BYTES)? else {
+        let path = files.path("tokenizer.json");
+        let Some(text) = files.text("tokenizer.json", LIMIT_BYTES)? else {
             let what =
                 "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
             return Err(Error::Missing { path, what: what.into() });
@@ -33,7 +33,7 @@ impl Tokenizer {
         // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
         inner.with_truncation(None).map_err(again)?;
         inner.with_padding(None);
-        let special = special_tokens(folder)?;
+        let special = special_tokens(files)?;
         let id = |role: &str| special.get(role).and_then(|token| inner.token_to_id(token));
         let mut eos_ids: Vec<u32> = eos_ids.iter().copied().chain(id("eos_token")).collect();
         eos_ids.sort_unstable();
@@ -85,11 +85,11 @@ impl Tokenizer {
 }
 
 /// The tokens with a role; `tokenizer_config.json` wins over `special_tokens_map.json`.
-pub(super) fn special_tokens(folder: &Path) -> Result<SpecialTokens> {
+pub(super) fn special_tokens(files: &Files) -> Result<SpecialTokens> {
     let mut tokens = SpecialTokens::new();
     for file in ["special_tokens_map.json", "tokenizer_config.json"] {
-        let path = folder.join(file);
-        let Some(config) = read_json(&path)? else {
+        let path = files.path(file);
+        let Some(config) = files.json(file)? else {
             continue;
         };
         let Some(config) = config.as_object() else {

@@ -2,6 +2,7 @@
 
 use crate::{assert_error, config};
 use ingot_models::Error;
+use ingot_models::Files;
 use ingot_models::config::{LayerQuant, ModelSpec};
 use ingot_models::text::chat_template::{ChatOptions, ChatTemplate};
 use ingot_models::text::tokenizer::{SpecialTokens, Tokenizer};
@@ -134,25 +135,25 @@ fn files_of_a_folder() {
     put("generation_config.json", r#"{"eos_token_id": "x"}"#);
     assert_error(ModelSpec::load(folder.path()), &["generation_config.json", "eos_token_id"]);
 
-    assert_error(Tokenizer::load(folder.path(), &[]), &["tokenizer.json", "no such file"]);
+    assert_error(Tokenizer::load(&Files::folder(folder.path()), &[]), &["tokenizer.json", "no such file"]);
     put("tokenizer.json", "{}");
-    assert_error(Tokenizer::load(folder.path(), &[]), &["tokenizer.json", "not a tokenizer"]);
+    assert_error(Tokenizer::load(&Files::folder(folder.path()), &[]), &["tokenizer.json", "not a tokenizer"]);
     put("tokenizer.json", "\u{0}");
-    assert_error(Tokenizer::load(folder.path(), &[]), &["tokenizer.json", "not a tokenizer"]);
+    assert_error(Tokenizer::load(&Files::folder(folder.path()), &[]), &["tokenizer.json", "not a tokenizer"]);
 
-    assert!(ChatTemplate::load(folder.path()).expect("no template is right").is_none());
+    assert!(ChatTemplate::load(&Files::folder(folder.path())).expect("no template is right").is_none());
     put("tokenizer_config.json", r#"{"chat_template": 3}"#);
-    assert_error(ChatTemplate::load(folder.path()), &["tokenizer_config.json", "chat_template"]);
+    assert_error(ChatTemplate::load(&Files::folder(folder.path())), &["tokenizer_config.json", "chat_template"]);
     put(
         "tokenizer_config.json",
         r#"{"bos_token": {"content": "<s>"}, "chat_template": [{"name": "default", "template": "{{ bos_token }}d"}, {"name": "tool_use", "template": "t"}]}"#,
     );
-    let template = ChatTemplate::load(folder.path()).expect("right").expect("there is one");
+    let template = ChatTemplate::load(&Files::folder(folder.path())).expect("right").expect("there is one");
     assert_eq!(template.render(&json!([]), &ChatOptions::default()).expect("renders"), "<s>d");
     let options = ChatOptions { tools: Some(json!([{}])), ..ChatOptions::default() };
     assert_eq!(template.render(&json!([]), &options).expect("renders"), "t");
     put("chat_template.jinja", "file");
-    let template = ChatTemplate::load(folder.path()).expect("right").expect("there is one");
+    let template = ChatTemplate::load(&Files::folder(folder.path())).expect("right").expect("there is one");
     assert_eq!(template.render(&json!([]), &options).expect("renders"), "file");
 }
 

@@ -1,6 +1,7 @@
 //! Tokenizer, streaming and chat templates against transformers.
 
 use crate::{golden, read_json};
+use ingot_models::Files;
 use ingot_models::text::chat_template::{ChatOptions, ChatTemplate, DateTime};
 use ingot_models::text::detokenizer::Detokenizer;
 use ingot_models::text::tokenizer::{SpecialTokens, Tokenizer};
@@ -16,7 +17,7 @@ fn tokenizer_encodes_and_decodes_as_transformers() {
     let Some(folder) = golden("tokenizer") else {
         return;
     };
-    let tokenizer = Tokenizer::load(&folder, &[2, 7]).expect("the golden tokenizer loads");
+    let tokenizer = Tokenizer::load(&Files::folder(&folder), &[2, 7]).expect("the golden tokenizer loads");
     assert_eq!(tokenizer.eos_ids(), [2, 7]);
     assert_eq!((tokenizer.bos_id(), tokenizer.vocab_size()), (Some(1), 320));
     for case in read_json(&folder.join("cases.json"))["cases"].as_array().expect("a list") {
@@ -37,7 +38,7 @@ fn streamed_text_is_the_decoded_text_and_never_broken() {
     let Some(folder) = golden("tokenizer") else {
         return;
     };
-    let tokenizer = Tokenizer::load(&folder, &[]).expect("the golden tokenizer loads");
+    let tokenizer = Tokenizer::load(&Files::folder(&folder), &[]).expect("the golden tokenizer loads");
     let cases = read_json(&folder.join("cases.json"));
     let cases = cases["cases"].as_array().expect("a list");
     let mut all_ids = Vec::new();

@@ -5,3 +5,6 @@ pub(crate) mod devices;
 pub(crate) mod explain;
 pub(crate) mod generate;
 pub(crate) mod logits;
+pub(crate) mod compile;
+pub(crate) mod inspect;
+pub(crate) mod cache;

@@ -7,7 +7,7 @@
 use super::device::Gpu;
 use super::error::GpuError;
 use super::memory::{GpuBuffer, Memory, MemoryOptions, STORAGE};
-use super::pipelines::{self, BindingSpec, PipelineSet, PipelineSpec};
+use super::pipelines::{self, BindingSpec, PipelineCache, PipelineSet, PipelineSpec};
 use super::readback::ReadBack;
 use super::timing::Timer;
 use super::upload::FillError;
@@ -17,7 +17,7 @@ use crate::error::{Bytes, RuntimeError};
 use crate::world::Limits;
 use ingot_ir::kernel::Access;
 use ingot_ir::kv::KvGroupId;
-use ingot_ir::plan::{Binding, Bound, PipelineId, Plan, PlanWeight};
+use ingot_ir::plan::{Binding, BlobId, Bound, PipelineId, Plan, PlanWeight};
 use ingot_ir::size::{Dims, ExprId, ExprPool};
 use ingot_ir::step::max_block_words;
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use std::time::Duration;
 const MAX_GROUPS: u32 = 65_535;
 
 /// Fills bytes `offset ..` of a weight in its layout.
-pub type FillWeight<'a> = dyn FnMut(&PlanWeight, u64, &mut [u8]) -> Result<(), FillError> + 'a;
+pub type FillWeight<'a> = dyn FnMut(BlobId, &PlanWeight, u64, &mut [u8]) -> Result<(), FillError> + 'a;
 
 /// How a plan is loaded onto a GPU.
 pub struct LoadOptions<'a> {
@@ -39,6 +39,9 @@ pub struct LoadOptions<'a> {
     pub trusted: bool,
     /// Threads that create pipelines.
     pub n_threads: usize,
+    /// What an earlier load on this adapter and driver left for faster creation of pipelines (empty: nothing);
+    /// replaced by what this load leaves. `None`, and where the backend has no such cache: all are made anew.
+    pub pipeline_cache: Option<&'a mut Vec<u8>>,
     /// Told the weight bytes loaded so far, and all.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -140,7 +143,7 @@ impl GpuBackend {
                 let inside = n_bytes.saturating_sub(offset).min(out.len() as u64) as usize;
                 let (weight_bytes, padding) = out.split_at_mut(inside);
                 padding.fill(0);
-                fill(weight, offset, weight_bytes)
+                fill(id, weight, offset, weight_bytes)
             };
             weights.push(memory.upload(&id.to_string(), size, &mut piece)?);
             done += n_bytes;
@@ -168,7 +171,7 @@ impl GpuBackend {
                 .collect::<Result<_, _>>()?,
         };
 
-        let pipelines = create_pipelines(&gpu, plan, options.trusted, options.n_threads)?;
+        let pipelines = create_pipelines(&gpu, plan, options.trusted, options.n_threads, options.pipeline_cache)?;
         let launches = bind(&gpu, plan, &pipelines, &buffers)?;
         let timer = Timer::new(&gpu, &memory, 1)?;
         let slot_bytes = u64::from(bounds.rows) * 4 + plan.logits_bytes() + 256;
@@ -297,7 +300,13 @@ const POISON_WORDS: usize = 1 << 18;
 /// A step that takes longer is a hang: the slowest device of the tests needs some seconds for a chunk.
 const STEP_TIMEOUT: Duration = Duration::from_secs(300);
 
-fn create_pipelines(gpu: &Gpu, plan: &Plan, trusted: bool, n_threads: usize) -> Result<PipelineSet, GpuError> {
+fn create_pipelines(
+    gpu: &Gpu,
+    plan: &Plan,
+    trusted: bool,
+    n_threads: usize,
+    cache: Option<&mut Vec<u8>>,
+) -> Result<PipelineSet, GpuError> {
     let kernels = plan.kernels.iter();
     let bindings: Vec<Vec<BindingSpec>> = plan
         .kernels
@@ -320,7 +329,12 @@ fn create_pipelines(gpu: &Gpu, plan: &Plan, trusted: bool, n_threads: usize) -> 
         .zip(labels.iter().zip(&bindings))
         .map(|(kernel, (label, bindings))| PipelineSpec { label, wgsl: &kernel.wgsl, entry: "main", trusted, bindings })
         .collect();
-    pipelines::create(gpu, &specs, n_threads)
+    let known = cache.as_ref().and_then(|data| PipelineCache::new(gpu, data));
+    let made = pipelines::create(gpu, &specs, n_threads, known.as_ref())?;
+    if let (Some(data), Some(known)) = (cache, known) {
+        *data = known.data();
+    }
+    Ok(made)
 }
 
 /// Binds every dispatch's operands.

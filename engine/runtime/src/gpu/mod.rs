@@ -25,7 +25,7 @@ pub mod execute;
 pub use device::{Adapter, AdapterInfo, DeviceKind, Gpu, OpenOptions, adapters, find};
 pub use error::GpuError;
 pub use memory::{GpuBuffer, Memory, MemoryOptions, MemoryUse};
-pub use pipelines::{BindingSpec, Pipeline, PipelineSet, PipelineSpec};
+pub use pipelines::{BindingSpec, Pipeline, PipelineCache, PipelineSet, PipelineSpec};
 pub use readback::ReadBack;
 pub use timing::Timer;
 

@@ -117,11 +117,39 @@ impl PipelineSet {
     }
 }
 
+/// The driver's compiled kernels, kept from one run of the program to the next.
+#[derive(Debug)]
+pub struct PipelineCache(wgpu::PipelineCache);
+
+impl PipelineCache {
+    /// A cache that begins with what [`PipelineCache::data`] gave before; data of another driver is ignored. `None` if
+    /// the backend has none (only Vulkan has).
+    #[allow(unsafe_code)]
+    pub fn new(gpu: &Gpu, data: &[u8]) -> Option<Self> {
+        if !gpu.info().pipeline_cache {
+            return None;
+        }
+        let data = (!data.is_empty()).then_some(data);
+        let descriptor = wgpu::PipelineCacheDescriptor { label: None, data, fallback: true };
+        // SAFETY: the caller passes what `data` gave; wgpu and the driver check the header with the driver's identity.
+        Some(Self(unsafe { gpu.device().create_pipeline_cache(&descriptor) }))
+    }
+    /// What is to be kept.
+    pub fn data(&self) -> Vec<u8> {
+        self.0.get_data().unwrap_or_default()
+    }
+}
+
 /// Compiles all kernels on up to `n_threads` threads, starting with the first ones.
 ///
 /// # Errors
 /// The first specification's [`GpuError::Kernel`] with the compiler's message; as [`Gpu::check`].
-pub fn create(gpu: &Gpu, specs: &[PipelineSpec], n_threads: usize) -> Result<PipelineSet, GpuError> {
+pub fn create(
+    gpu: &Gpu,
+    specs: &[PipelineSpec],
+    n_threads: usize,
+    cache: Option<&PipelineCache>,
+) -> Result<PipelineSet, GpuError> {
     let mut seen = HashMap::new();
     let mut unique: Vec<&PipelineSpec> = Vec::new();
     let of_spec = specs.iter().map(|spec| {
@@ -138,7 +166,7 @@ pub fn create(gpu: &Gpu, specs: &[PipelineSpec], n_threads: usize) -> Result<Pip
         while let Some(spec) = unique.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
             let ix = *seen.get(&PipelineSpec { label: "", ..*spec }).expect("every unique kernel was entered");
             // Each index is handed out once, so the cell is empty.
-            let _ = made[ix].set(compile(gpu, &layouts, spec));
+            let _ = made[ix].set(compile(gpu, &layouts, spec, cache));
         }
     };
     std::thread::scope(|scope| {
@@ -183,7 +211,12 @@ impl Layouts {
     }
 }
 
-fn compile(gpu: &Gpu, layouts: &Layouts, spec: &PipelineSpec) -> Result<Pipeline, GpuError> {
+fn compile(
+    gpu: &Gpu,
+    layouts: &Layouts,
+    spec: &PipelineSpec,
+    cache: Option<&PipelineCache>,
+) -> Result<Pipeline, GpuError> {
     if let Some(binding) = spec.bindings.iter().find(|b| b.group >= MAX_GROUPS) {
         let reason = format!("group {} of {MAX_GROUPS}", binding.group);
         return Err(GpuError::Kernel { kernel: spec.label.to_owned(), reason });
@@ -211,7 +244,7 @@ fn compile(gpu: &Gpu, layouts: &Layouts, spec: &PipelineSpec) -> Result<Pipeline
                 constants: &[],
                 zero_initialize_workgroup_memory: !spec.trusted,
             },
-            cache: None,
+            cache: cache.map(|cache| &cache.0),
         });
         Pipeline { raw, label: spec.label.to_owned(), layouts: groups }
     });
@@ -273,7 +306,7 @@ mod tests {
         let texts: Vec<String> = (0..20).map(|i| adder(i % 5)).collect();
         let names: Vec<String> = (0..20).map(|i| format!("k{i}")).collect();
         let specs: Vec<_> = (0..20).map(|i| PipelineSpec { trusted: i >= 10, ..spec(&names[i], &texts[i]) }).collect();
-        let set = create(&gpu, &specs, 4).unwrap();
+        let set = create(&gpu, &specs, 4, None).unwrap();
         assert_eq!(set.n_unique(), 10);
         assert_eq!(set.unique_ix(3), set.unique_ix(8));
         assert_ne!(set.unique_ix(3), set.unique_ix(13), "checked and unchecked are different kernels");
@@ -309,10 +342,11 @@ mod tests {
         let good = adder(1);
         let wrong_layout = good.replace("@group(2)", "@group(1)");
         let far = [BindingSpec { group: u32::MAX, binding: 0, read_only: true }];
-        let error = create(&gpu, &[PipelineSpec { bindings: &far, ..spec("far", &good) }], 1).map(drop).unwrap_err();
+        let error =
+            create(&gpu, &[PipelineSpec { bindings: &far, ..spec("far", &good) }], 1, None).map(drop).unwrap_err();
         assert!(matches!(&error, GpuError::Kernel { kernel, .. } if kernel == "far"), "{error}");
         for bad in ["not wgsl at all", &wrong_layout] {
-            let error = create(&gpu, &[spec("fine", &good), spec("bad", bad)], 2).map(drop).unwrap_err();
+            let error = create(&gpu, &[spec("fine", &good), spec("bad", bad)], 2, None).map(drop).unwrap_err();
             assert!(matches!(&error, GpuError::Kernel { kernel, .. } if kernel == "bad"), "{error}");
         }
         gpu.check().unwrap();
@@ -324,7 +358,7 @@ mod tests {
         let memory = Memory::new(&gpu, &MemoryOptions::default());
         let x = memory.allocate("x", 512, memory::STORAGE).unwrap();
         let text = adder(1);
-        let set = create(&gpu, &[spec("adder", &text)], 1).unwrap();
+        let set = create(&gpu, &[spec("adder", &text)], 1, None).unwrap();
         assert!(set.get(0).bind_group(&gpu, 1, &[]).is_err(), "no such group");
         assert!(set.get(0).bind_group(&gpu, 0, &[]).is_err(), "missing resource");
         assert!(set.get(0).bind_group(&gpu, 0, &[(0, x.binding(4, 8))]).is_err(), "misaligned");

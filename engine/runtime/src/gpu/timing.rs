@@ -119,7 +119,7 @@ mod tests {
         };
         let bindings = [BindingSpec { group: 0, binding: 0, read_only: false }];
         let spec = PipelineSpec { label: "work", wgsl: WORK, entry: "main", trusted: false, bindings: &bindings };
-        let set = pipelines::create(&gpu, &[spec], 1).unwrap();
+        let set = pipelines::create(&gpu, &[spec], 1, None).unwrap();
         let x = memory.allocate("x", 64 * 64 * 4, memory::STORAGE).unwrap();
         let group = set.get(0).bind_group(&gpu, 0, &[(0, x.binding(0, x.size_bytes()))]).unwrap();
         let mut ring = ReadBack::new(&memory, 64, 1).unwrap();

@@ -1,0 +1,79 @@
+//! `ingot compile`: a model becomes one file for a target.
+
+use crate::{args, output, progress, shipped};
+use anyhow::{Context, Result};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use ingot::compiler::TargetProfile;
+use ingot::ir::plan::VariantId;
+use ingot::{Bytes, CompileOptions, DeviceChoice, RandomShape};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Flags of `ingot compile`.
+#[derive(Args)]
+pub(crate) struct CompileArgs {
+    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
+    model: Option<PathBuf>,
+    /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b
+    #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with_all = ["model", "plan_only"])]
+    random: Option<RandomShape>,
+    /// What to compile for; `this` is the device that `ingot generate` would take
+    #[arg(long, value_name = "TARGET", default_value = "this", value_parser = PossibleValuesParser::new(args::TARGETS))]
+    target: String,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Longest sequence in tokens [default: the model's, at most 8192]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// Leave the weights where they are; the file names them by path, size and hash
+    #[arg(long)]
+    plan_only: bool,
+    /// Threads that repack weights [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+/// Runs the command. `started` is when the process started.
+pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
+    let target = target(&args.target)?;
+    let mut bar = progress::bar("writing");
+    let mut told = |done, total| {
+        if let Some(bar) = &mut bar {
+            bar(done, total);
+        }
+    };
+    let options = CompileOptions {
+        target,
+        context: args.context,
+        plan_only: args.plan_only,
+        n_threads: args.threads.map(usize::from),
+        progress: &mut told,
+    };
+    let plan = match &args.random {
+        Some(shape) => ingot::compile_random(shape, &args.output, options)?,
+        None => ingot::compile(&shipped::folder(args.model.as_deref())?, &args.output, options)?,
+    };
+    drop(bar);
+    let n_bytes = std::fs::metadata(&args.output).with_context(|| args.output.display().to_string())?.len();
+    output::println(&format!(
+        "{}: {}, {} for {} in {:.1} s\n{} kernels, {} dispatches and {} of weights a token, {} tokens of context",
+        args.output.display(),
+        Bytes(n_bytes),
+        plan.model,
+        plan.target,
+        started.elapsed().as_secs_f64(),
+        plan.kernels.len(),
+        plan.dispatches_of(VariantId(0)).len(),
+        Bytes(plan.weight_bytes_of(VariantId(0))),
+        plan.max_context,
+    ))
+}
+
+fn target(name: &str) -> Result<TargetProfile> {
+    if name == "this" {
+        return Ok(ingot::target(&DeviceChoice::Auto)?);
+    }
+    TargetProfile::preset(name).with_context(|| format!("unknown target `{name}`"))
+}

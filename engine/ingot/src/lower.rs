@@ -1,0 +1,63 @@
+//! A model before compilation: its graph, and where everything else of it is.
+
+use crate::Error;
+use crate::random::{RandomShape, RandomWeights};
+use crate::weights::Weights;
+use ingot_compiler::artifact::{SourceFile, hash_file};
+use ingot_ir::graph::Graph;
+use ingot_models::Files;
+use std::path::{Path, PathBuf};
+
+/// Longest sequence unless told otherwise.
+const DEFAULT_CONTEXT: u32 = 8192;
+
+/// A model, lowered to its graph. Nothing but headers has been read.
+pub(crate) struct Lowered {
+    pub graph: Graph,
+    pub weights: Weights,
+    /// Configuration, tokenizer and chat template; `None` for a model of random weights.
+    pub files: Option<Files>,
+    /// Ids that end a text.
+    pub eos_ids: Vec<u32>,
+    /// Longest sequence that the model was made for.
+    pub max_positions: u32,
+}
+
+impl Lowered {
+    /// The checkpoint in a folder: Hugging Face or MLX layout.
+    pub(crate) fn folder(folder: &Path) -> Result<Self, Error> {
+        let opened = ingot_models::Model::open(folder)?;
+        let graph = opened.graph()?;
+        let (eos_ids, max_positions) = (opened.spec.eos_ids, opened.spec.max_position_embeddings);
+        let (weights, files) = (Weights::Checkpoint(opened.checkpoint), Some(Files::folder(folder)));
+        Ok(Self { graph, weights, files, eos_ids, max_positions })
+    }
+
+    /// A model of a known shape with random weights.
+    pub(crate) fn random(shape: &RandomShape) -> Self {
+        let graph = shape.graph();
+        let weights = Weights::Random(RandomWeights::new(&graph));
+        Self { graph, weights, files: None, eos_ids: Vec::new(), max_positions: shape.max_context }
+    }
+
+    /// The longest sequence that is asked for, if the model takes it.
+    pub(crate) fn context(&self, asked: Option<u32>) -> Result<u32, Error> {
+        let most = self.max_positions;
+        match asked {
+            None => Ok(most.min(DEFAULT_CONTEXT)),
+            Some(n) if (1..=most).contains(&n) => Ok(n),
+            Some(found) => Err(Error::BadContext { found, allowed: format!("this model takes 1 to {most} tokens") }),
+        }
+    }
+
+    /// The files of the weights, with their hashes.
+    pub(crate) fn sources(&self) -> Result<Vec<SourceFile>, Error> {
+        let Weights::Checkpoint(checkpoint) = &self.weights else { return Ok(Vec::new()) };
+        let source = |path: &Path| -> std::io::Result<SourceFile> {
+            let path: PathBuf = std::fs::canonicalize(path)?;
+            Ok(SourceFile { n_bytes: std::fs::metadata(&path)?.len(), blake3: hash_file(&path)?, path })
+        };
+        let files = checkpoint.files().iter();
+        files.map(|file| source(file.path()).map_err(|error| Error::io(file.path(), error))).collect()
+    }
+}

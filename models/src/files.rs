@@ -1,0 +1,90 @@
+//! A checkpoint's small files (configuration, tokenizer, chat template): in a folder, or held by name.
+
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The files that [`Files::read_all`] takes along: everything that this crate reads of a checkpoint but its weights.
+const NAMES: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Larger JSON files are refused, but for the tokenizer.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+
+/// Where a checkpoint's small files are.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// A folder, or the file that holds them; for messages.
+    place: PathBuf,
+    /// `None`: they are read from the folder.
+    held: Option<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Files {
+    /// Those of a folder.
+    pub fn folder(folder: &Path) -> Self {
+        Self { place: folder.to_path_buf(), held: None }
+    }
+    /// Those of a table; `place` is named in messages.
+    pub fn held(place: &Path, files: BTreeMap<String, Vec<u8>>) -> Self {
+        Self { place: place.to_path_buf(), held: Some(files) }
+    }
+    /// All small files of the model that are there, by name.
+    pub fn read_all(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        const LIMIT_BYTES: u64 = 1 << 30;
+        let mut found = Vec::new();
+        for name in NAMES {
+            if let Some(bytes) = self.bytes(name, LIMIT_BYTES)? {
+                found.push((name.to_owned(), bytes));
+            }
+        }
+        Ok(found)
+    }
+    /// A file's path, for messages.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.place.join(name)
+    }
+    /// A JSON file. A missing file is `None`; files over 64 MiB are refused.
+    pub(crate) fn json(&self, name: &str) -> Result<Option<Value>> {
+        let Some(bytes) = self.bytes(name, MAX_JSON_BYTES)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            Error::malformed(&self.path(name), format!("not valid JSON: {error}; fetch the file again"))
+        })
+    }
+    /// A text file of at most `limit_bytes`. A missing file is `None`.
+    pub(crate) fn text(&self, name: &str, limit_bytes: u64) -> Result<Option<String>> {
+        let Some(bytes) = self.bytes(name, limit_bytes)? else { return Ok(None) };
+        let text = String::from_utf8(bytes);
+        text.map(Some).map_err(|_| Error::malformed(&self.path(name), "not UTF-8 text; fetch the file again"))
+    }
+
+    fn bytes(&self, name: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        let n_bytes = match &self.held {
+            Some(files) => match files.get(name) {
+                Some(bytes) => bytes.len() as u64,
+                None => return Ok(None),
+            },
+            None => match std::fs::metadata(&path) {
+                Ok(meta) => meta.len(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(Error::io(&path, error)),
+            },
+        };
+        if n_bytes > limit_bytes {
+            return Err(Error::malformed(&path, format!("{n_bytes} bytes; at most {limit_bytes} are read")));
+        }
+        match &self.held {
+            Some(files) => Ok(files.get(name).cloned()),
+            None => std::fs::read(&path).map(Some).map_err(|error| Error::io(&path, error)),
+        }
+    }
+}
