@@ -27,7 +27,7 @@ fn compilation(c: &mut Criterion) {
 /// Sixteen greedy tokens of the shipped model on the processor, prompt of one token.
 fn decode(c: &mut Criterion) {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/ingot-tales-14m"));
-    let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    let options = LoadOptions { device: DeviceChoice::Cpu, cache: ingot::Cache::Off, ..LoadOptions::default() };
     let mut model = Model::load(folder, options).expect("the shipped model");
     let mut group = c.benchmark_group("cpu");
     group.throughput(Throughput::Elements(16)).sample_size(20);

@@ -53,7 +53,8 @@ impl StoredTensors {
         repack::fill(weight, &|name| self.bytes(name), offset, out);
     }
 
-    fn bytes(&self, name: &str) -> TensorBytes<'_> {
+    /// A tensor's bytes as a checkpoint has them.
+    pub fn bytes(&self, name: &str) -> TensorBytes<'_> {
         let Tensor { values, scales, biases, .. } = &self.0[name];
         TensorBytes { values, scales, biases }
     }

@@ -1,6 +1,7 @@
 //! Tests of the representations and the compiler. They need no device and no files.
 
 mod alias;
+mod artifact;
 mod assign_layout;
 mod bucket;
 mod canonicalize;
