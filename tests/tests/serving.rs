@@ -1,5 +1,7 @@
 //! The world and its tick with tiny random models: any order of arrivals and cancellations, few pages, steps in flight.
 
+#[path = "serving/artifact.rs"]
+mod artifact;
 #[path = "serving/gpu.rs"]
 mod gpu;
 #[path = "serving/random.rs"]

@@ -17,7 +17,8 @@ const AFFINE: Format = Format::Affine { bits: 4, group: 32, scales: ScaleType::F
 
 /// A small model compiled for a target, with its tensors.
 fn model(target: &TargetProfile, format: Format) -> (Plan, StoredTensors) {
-    let graph = Shape { hidden: 32, ffn: 64, n_heads: 2, n_kv_heads: 1, formats: [format; 8], ..Shape::llama() }.graph();
+    let graph =
+        Shape { hidden: 32, ffn: 64, n_heads: 2, n_kv_heads: 1, formats: [format; 8], ..Shape::llama() }.graph();
     let plan = compile(&graph, target, OPTIONS).expect("compiles");
     (plan, StoredTensors::random(&graph, 7))
 }
@@ -79,11 +80,13 @@ fn range_of(bytes: &[u8], name: &str) -> std::ops::Range<usize> {
 /// Writes the hashes anew, as a malicious program would.
 fn sign(bytes: &mut [u8]) {
     let (found, data_at) = tensors(bytes);
-    let of = |name: &str| found.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no {name}")).1.clone();
+    let of =
+        |name: &str| found.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no {name}")).1.clone();
     let (table, weights_at) = (of("hashes"), of("pad/weights").end);
     let at = bytes.windows(8).position(|text| text == b"\"root\":\"").expect("a root") + 8;
     bytes[at..at + 64].fill(b'0');
-    let mut leaves = vec![*blake3::hash(&bytes[..data_at]).as_bytes(), *blake3::hash(&bytes[table.end..weights_at]).as_bytes()];
+    let mut leaves =
+        vec![*blake3::hash(&bytes[..data_at]).as_bytes(), *blake3::hash(&bytes[table.end..weights_at]).as_bytes()];
     leaves.extend(bytes[weights_at..].chunks(64 << 20).map(|leaf| *blake3::hash(leaf).as_bytes()));
     let leaves = leaves.concat();
     bytes[table].copy_from_slice(&leaves);
@@ -135,7 +138,8 @@ fn an_artifact_for_the_cpu_holds_the_checkpoints_tensors() {
             let artifact = Artifact::open(&path).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(*artifact.plan(), plan);
             for segment in plan.weights.as_slice().iter().flat_map(|weight| &weight.segments) {
-                let (found, expected) = (artifact.tensor(&segment.tensor).expect("is there"), tensors.bytes(&segment.tensor));
+                let (found, expected) =
+                    (artifact.tensor(&segment.tensor).expect("is there"), tensors.bytes(&segment.tensor));
                 assert_eq!(
                     (found.values, found.scales, found.biases),
                     (expected.values, expected.scales, expected.biases),
@@ -182,7 +186,8 @@ fn every_part_is_under_the_hash_tree() {
     assert!(open(bytes).is_ok());
     // Both ends of every tensor, the length, the root, the header's padding.
     let root = bytes.windows(8).position(|text| text == b"\"root\":\"").expect("a root");
-    let mut places: Vec<usize> = found.iter().filter(|(_, r)| !r.is_empty()).flat_map(|(_, r)| [r.start, r.end - 1]).collect();
+    let mut places: Vec<usize> =
+        found.iter().filter(|(_, r)| !r.is_empty()).flat_map(|(_, r)| [r.start, r.end - 1]).collect();
     places.extend((0..8).chain([8, 9, 40, root, root + 8, root + 71, data_at - 1, data_at - 2, bytes.len() - 1]));
     for at in places {
         for bit in [0, 5, 7] {

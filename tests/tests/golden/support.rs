@@ -44,7 +44,11 @@ pub(crate) fn turn(device: &Device) -> Option<MutexGuard<'static, ()>> {
 
 /// Loads a checkpoint, the target changed by `adjust`.
 pub(crate) fn load(folder: &Path, device: &Device, adjust: fn(&mut TargetProfile)) -> Model {
-    let options =
-        LoadOptions { device: device.choice.clone(), adjust_target: Some(Box::new(adjust)), cache: ingot::Cache::Off, ..LoadOptions::default() };
+    let options = LoadOptions {
+        device: device.choice.clone(),
+        adjust_target: Some(Box::new(adjust)),
+        cache: ingot::Cache::Off,
+        ..LoadOptions::default()
+    };
     Model::load(folder, options).unwrap_or_else(|error| panic!("{} on {device:?}: {error}", folder.display()))
 }
