@@ -13,7 +13,8 @@ const STORY: &str = "Tell me a story about a dragon who loves pizza.";
 
 fn ingot(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ingot"));
-    command.args(args).stdin(Stdio::null());
+    // Each test binary has a home of its own, so that nothing kept by another build is used.
+    command.args(args).stdin(Stdio::null()).env("INGOT_HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
@@ -70,6 +71,60 @@ fn copy() -> TempDir {
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
     }
     folder
+}
+
+#[test]
+fn compiles_inspects_and_runs_an_artifact() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.ingot");
+    let path = path.to_str().unwrap();
+    let printed = succeed(ingot(&["compile", "ingot-tales-14m", "--target", "cpu", "-o", path]));
+    assert!(printed.contains("model.ingot: ") && printed.contains(" for cpu in "), "{printed}");
+    let prompt = ["generate", "-p", "What is the capital of France?", "--verbose", "false", "--model", path];
+    assert_eq!(succeed(ingot(&prompt)).trim_end(), "The capital of France is Paris.");
+    let told = succeed(ingot(&["inspect", path]));
+    for part in ["target      cpu", "every byte checked", "one token   ", "tokenizer.json", "at 400 GB/s at most"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    let object = json(ingot(&["inspect", path, "--json", "--bandwidth", "100"]));
+    assert_eq!((&object["target"], &object["weights"]), (&Value::from("cpu"), &Value::from("inside")));
+    assert_eq!(object["expected_speed"].as_array().unwrap().len(), 1);
+    fail(
+        ingot(&["generate", "-p", "x", "--model", path, "--context", "4096"]),
+        1,
+        &["--context is 4096", "compile it again"],
+    );
+
+    let mut bytes = std::fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(path, &bytes).unwrap();
+    fail(ingot(&["inspect", path]), 1, &["model.ingot", "is damaged", "ingot compile"]);
+    fail(ingot(&prompt), 1, &["model.ingot", "is damaged", "ingot compile"]);
+    succeed(ingot(&[&prompt[..], &["--no-verify"]].concat()));
+    std::fs::write(path, &bytes[..10_000]).unwrap();
+    fail(ingot(&prompt), 1, &["model.ingot", "the header should have"]);
+    std::fs::write(path, "{}").unwrap();
+    fail(ingot(&prompt), 1, &["model.ingot", "not an Ingot artifact"]);
+    fail(ingot(&["compile", "--target", "cpu", "-o", "/nowhere/x.ingot"]), 1, &["/nowhere/x.ingot"]);
+    fail(ingot(&["compile", "--target", "toaster", "-o", path]), 2, &["toaster"]);
+}
+
+#[test]
+fn the_cache_is_listed_and_cleared() {
+    let home = tempfile::tempdir().unwrap();
+    let at_home = |args: &[&str]| {
+        let mut command = ingot(args);
+        command.env("INGOT_HOME", home.path());
+        command
+    };
+    let run = ["generate", "--device", "cpu", "-p", "Hello", "-m", "1", "--model", "ingot-tales-1m"];
+    succeed(at_home(&[&run[..], &["--no-cache"]].concat()));
+    assert!(succeed(at_home(&["cache", "list"])).starts_with("0 files"));
+    succeed(at_home(&run));
+    let listed = succeed(at_home(&["cache", "list"]));
+    assert!(listed.contains("plan of llama") && listed.contains("for cpu") && listed.contains("1 files"), "{listed}");
+    assert!(succeed(at_home(&["cache", "clear"])).contains("removed"));
+    assert!(succeed(at_home(&["cache", "list"])).starts_with("0 files"));
 }
 
 fn generate(folder: &TempDir) -> Command {
