@@ -119,6 +119,7 @@ fn epilogue_op(op: &EpilogueOp) -> shaders::EpilogueOp {
         EpilogueOp::Silu => shaders::EpilogueOp::Silu,
         EpilogueOp::Gelu => shaders::EpilogueOp::Gelu,
         EpilogueOp::SiluMulPairs => shaders::EpilogueOp::SiluMulPairs,
+        EpilogueOp::RopeKv => shaders::EpilogueOp::RopeKv,
     }
 }
 

@@ -37,8 +37,8 @@ pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>)
         .iter()
         .map(|segment| {
             let values = tensor(&segment.tensor).values;
-            let number = |ix: u32| widen(weight.format, values, ix as usize);
-            (segment.first_row..segment.first_row + segment.n_rows).map(number).collect()
+            let number = |ix: u32| widen(weight.format, values, segment.source_row(ix) as usize);
+            (0..segment.n_rows).map(number).collect()
         })
         .collect();
     if weight.interleaved {
@@ -58,7 +58,9 @@ pub fn check<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Option<TensorByte
     for segment in &weight.segments {
         let name = &segment.tensor;
         let found = tensor(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
-        let rows = u64::from(segment.first_row) + u64::from(segment.n_rows);
+        // In another order a run of rows comes from anywhere within its heads.
+        let end = u64::from(segment.first_row) + u64::from(segment.n_rows);
+        let rows = segment.order.map_or(end, |order| end.next_multiple_of(u64::from(order.head_dim.max(1))));
         let (n_codes, n_scales) = row_parts(weight.format, weight.n_cols);
         let needs =
             [("values", found.values, n_codes), ("scales", found.scales, n_scales), ("biases", found.biases, n_scales)];
@@ -114,12 +116,12 @@ fn fill_vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
 fn row_source(weight: &PlanWeight, row: u32) -> (usize, u32) {
     if weight.interleaved {
         let segment = (row % 2) as usize;
-        return (segment, weight.segments[segment].first_row + row / 2);
+        return (segment, weight.segments[segment].source_row(row / 2));
     }
     let mut at = row;
     for (ix, segment) in weight.segments.iter().enumerate() {
         if at < segment.n_rows {
-            return (ix, segment.first_row + at);
+            return (ix, segment.source_row(at));
         }
         at -= segment.n_rows;
     }

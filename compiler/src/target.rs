@@ -16,6 +16,9 @@ pub enum Fusion {
     Multiply,
     /// Residual addition into the matrix product before it.
     Residual,
+    /// Rotation and cache write into the product that makes queries, keys and values; their rows are then in an order
+    /// in which rotary pairs are neighbours.
+    RopeKv,
 }
 
 /// A target: everything that may change the compiler's output but the model.
@@ -59,7 +62,8 @@ impl TargetProfile {
             prefill_q_tile: 16,
             kv_type: KvType::F32,
             page_tokens: PAGE_TOKENS,
-            declined: Vec::new(),
+            // Its kernels read the checkpoint's rows where they are mapped, so they cannot be put in another order.
+            declined: vec![Fusion::RopeKv],
         }
     }
 

@@ -116,7 +116,7 @@ pub(crate) fn attention(to: &mut Lowering<'_>, x: ValueId, path: &str, block: &A
     let q = linear(to, x, &format!("{path}.q_proj"), n_heads * head_dim, has_bias)?;
     let k = linear(to, x, &format!("{path}.k_proj"), n_kv_heads * head_dim, has_bias)?;
     let v = linear(to, x, &format!("{path}.v_proj"), n_kv_heads * head_dim, has_bias)?;
-    let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0 };
+    let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
     let q = to.push(rope(q, n_heads))?;
     let k = to.push(rope(k, n_kv_heads))?;
     let layer = to.graph.kv.add_layer(KvShape { n_kv_heads, k_dim: head_dim, v_dim: head_dim, latent: false }, window);

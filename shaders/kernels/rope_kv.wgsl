@@ -1,7 +1,7 @@
 // rope_kv: rotates queries and keys by their positions; writes keys and values to the tokens' pages.
 //
-// Of each head the numbers i and i + ROT_DIM/2 (i < ROT_DIM/2) turn by the angle position * freqs[i], cosine and sine
-// times ROPE_SCALE; numbers from ROT_DIM on stay. Queries go to q_out[t][N_HEADS * HEAD_DIM], keys and values to the
+// Of each head the numbers i and i + ROT_DIM/2 (i < ROT_DIM/2), or with NEIGHBOURS 2i and 2i + 1, turn by the angle
+// position * freqs[i], cosine and sine times ROPE_SCALE; numbers from ROT_DIM on stay. Queries go to q_out[t][N_HEADS * HEAD_DIM], keys and values to the
 // slot of KV group KV_GROUP. Inputs may lie side by side in one row: number c of token t is at t * *_STRIDE + *_AT + c.
 // ROPE_WGS workgroups a token share its work in items of two neighbouring numbers, so that each word of a page has one
 // writer. Workgroup memory: 8 bytes a rotated pair, for cosines and sines.
@@ -28,12 +28,16 @@ var<workgroup> turns: array<vec2<f32>, HALF>;
 // Number `d` of a rotated head, from it and its partner.
 fn rotate(d: u32, own: f32, partner: f32) -> f32 {
     if d >= ROT_DIM { return own; }
-    let turn = turns[d % HALF];
-    return own * turn.x + select(partner, -partner, d < HALF) * turn.y;
+    let turn = turns[select(d % HALF, d / 2u, NEIGHBOURS == 1u)];
+    let is_first = select(d < HALF, d % 2u == 0u, NEIGHBOURS == 1u);
+    return own * turn.x + select(partner, -partner, is_first) * turn.y;
 }
 
 // The number that `d` turns with.
-fn partner_of(d: u32) -> u32 { return select(d, select(d - HALF, d + HALF, d < HALF), d < ROT_DIM); }
+fn partner_of(d: u32) -> u32 {
+    let partner = select(select(d - HALF, d + HALF, d < HALF), d ^ 1u, NEIGHBOURS == 1u);
+    return select(d, partner, d < ROT_DIM);
+}
 
 @compute @workgroup_size(WG)
 fn main(

@@ -116,6 +116,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     at("V_AT"),
                     rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
                     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
+                    rule("NEIGHBOURS", ConstDefault::U32(0), 0, 1),
                     rule(
                         "ROPE_WGS",
                         ConstDefault::Derived("ceil((N_HEADS + 2 N_KV_HEADS) * HEAD_DIM / 2 / (2 * WG))"),
@@ -151,6 +152,22 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
         Template::ArgmaxPartial => const { &[size("N"), rule("BLOCK", ConstDefault::U32(4096), 1, MAX_SIZE), WG] },
         Template::ArgmaxFinal => const { &[size("N_PARTIAL"), WG] },
     }
+}
+
+/// The constants that [`EpilogueOp::RopeKv`] adds to its template's.
+pub const ROPE_KV_RULES: &[ConstRule] = &[
+    rule("N_HEADS", ConstDefault::Required, 1, 1024),
+    rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
+    rule("HEAD_DIM", ConstDefault::Required, 2, 1024),
+    rule("ROT_DIM", ConstDefault::Derived("HEAD_DIM"), 2, 1024),
+    rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
+    rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
+];
+
+/// Every constant of a spec.
+fn rules_of(spec: &KernelSpec) -> Vec<&'static ConstRule> {
+    let added = if spec.epilogue.contains(&EpilogueOp::RopeKv) { ROPE_KV_RULES } else { &[] };
+    const_rules(spec.template).iter().chain(added).collect()
 }
 
 /// A template's numbers, defaults filled in, in the order of its rules.
@@ -192,7 +209,7 @@ pub fn const_value(spec: &KernelSpec, name: &str) -> Option<u32> {
 
 /// Checks a spec's numbers and fills in defaults.
 pub(crate) fn resolve(spec: &KernelSpec) -> Result<Consts, LinkError> {
-    let rules = const_rules(spec.template);
+    let rules = rules_of(spec);
     for (name, value) in &spec.consts {
         let Some(rule) = rules.iter().find(|rule| rule.name == name) else {
             let known = rules.iter().map(|rule| rule.name).collect::<Vec<_>>().join(", ");
@@ -201,7 +218,7 @@ pub(crate) fn resolve(spec: &KernelSpec) -> Result<Consts, LinkError> {
         check_range(spec.template, rule, *value)?;
     }
     let mut consts = Consts(Vec::with_capacity(rules.len() + 8));
-    for rule in rules {
+    for rule in &rules {
         let set = spec.consts.iter().find(|(name, _)| name == rule.name).map(|(_, value)| *value);
         let value = match (set, rule.default) {
             (Some(value), _) => value,
@@ -225,6 +242,9 @@ pub(crate) fn resolve(spec: &KernelSpec) -> Result<Consts, LinkError> {
 fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
     let pairs = crate::epilogue::columns_per_out(&spec.epilogue);
     match (spec.template, name) {
+        (_, "OUT_STRIDE") if spec.epilogue.contains(&EpilogueOp::RopeKv) => {
+            (c.u32("N_HEADS") * c.u32("HEAD_DIM")).max(1)
+        }
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
         (_, "ROWS_PER_WG") => {
@@ -274,7 +294,17 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             Err(LinkError::BadConst { template, value: c.u32(&name).to_string(), name, expected: expected.into() })
         }
     };
-    let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
+    let pairs = crate::epilogue::columns_per_out(&spec.epilogue) == 2;
+    if spec.epilogue.contains(&EpilogueOp::RopeKv) {
+        let heads = c.u32("N_HEADS") + 2 * c.u32("N_KV_HEADS");
+        need(c.u32("HEAD_DIM").is_multiple_of(2), "HEAD_DIM", "even")?;
+        need(
+            c.u32("ROT_DIM").is_multiple_of(2) && c.u32("ROT_DIM") <= c.u32("HEAD_DIM"),
+            "ROT_DIM",
+            "even and at most HEAD_DIM",
+        )?;
+        need(c.u32("N") == heads * c.u32("HEAD_DIM"), "N", "(N_HEADS + 2 N_KV_HEADS) * HEAD_DIM")?;
+    }
     match spec.template {
         Template::Matvec => {
             need(

@@ -1,22 +1,49 @@
 //! Epilogues: a short list of element-wise ops becomes the module `package::slot::epilogue`.
 
 use crate::link::{LinkError, Source};
-use crate::spec::{Access, BindingInfo, EpilogueOp, KernelSpec, Role};
+use crate::spec::{Access, BindingInfo, EpilogueOp, KernelSpec, Role, Rows, Template};
 use std::fmt::Write;
 
 const OPERANDS: [Role; 3] = [Role::Operand0, Role::Operand1, Role::Operand2];
 
 /// Columns of the template's result that make one column of the output.
 pub(crate) fn columns_per_out(ops: &[EpilogueOp]) -> u32 {
-    if ops.contains(&EpilogueOp::SiluMulPairs) { 2 } else { 1 }
+    if ops.iter().any(|op| matches!(op, EpilogueOp::SiluMulPairs | EpilogueOp::RopeKv)) { 2 } else { 1 }
 }
 
 /// The epilogue's operands, by number.
 pub(crate) fn bindings(ops: &[EpilogueOp]) -> Vec<BindingInfo> {
     let used = |n: usize| ops.iter().any(|op| operand(*op).is_some_and(|other| usize::from(other) == n));
     let binding = |n: usize| BindingInfo { role: OPERANDS[n], group: 2, binding: 1 + n as u32, access: Access::Read };
-    (0..OPERANDS.len()).filter(|n| used(*n)).map(binding).collect()
+    let mut list: Vec<BindingInfo> = (0..OPERANDS.len()).filter(|n| used(*n)).map(binding).collect();
+    if ops.contains(&EpilogueOp::RopeKv) {
+        list.push(BindingInfo { role: Role::Freqs, group: 1, binding: 2, access: Access::Read });
+        list.push(BindingInfo { role: Role::Kv, group: 3, binding: 0, access: Access::ReadWrite });
+    }
+    list
 }
+
+/// What [`EpilogueOp::RopeKv`] does with the pair `v`, `w` of a row, and so the end of the store.
+const ROPE_KV: &str = "\
+    let head = 2u * column / HEAD_DIM; // queries', then keys', then values'
+    let d = 2u * column % HEAD_DIM;
+    if head < N_HEADS + N_KV_HEADS && d < ROT_DIM {
+        let turn = cos_sin(step_token(row).y, freqs[d / 2u]) * ROPE_SCALE;
+        let first_turned = v * turn.x - w * turn.y;
+        w = w * turn.x + v * turn.y;
+        v = first_turned;
+    }
+    if head < N_HEADS {
+        let at = row * OUT_STRIDE + OUT_AT + 2u * column;
+        out[at] = v;
+        out[at + 1u] = w;
+    } else {
+        let kv_head = (head - N_HEADS) % N_KV_HEADS;
+        let value_at = select(KV_VALUE_AT, 0u, head < N_HEADS + N_KV_HEADS);
+        kv[key_word(step_slot(KV_GROUP, row), kv_head) + value_at + d / 2u] = pack2x16float(vec2<f32>(v, w));
+    }
+}
+";
 
 fn operand(op: EpilogueOp) -> Option<u8> {
     match op {
@@ -38,14 +65,28 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     if spec.epilogue.contains(&EpilogueOp::Gelu) {
         text = format!("import package::lib::activation::gelu;\n{text}");
     }
+    let rotates = spec.epilogue.contains(&EpilogueOp::RopeKv);
+    if rotates {
+        let imports = "import package::lib::step::{step_token, step_slot};\nimport package::lib::angle::cos_sin;\n\
+                       import package::lib::pages::{KV_VALUE_AT, key_word};\n";
+        text = format!("{imports}{text}");
+    }
     text.push_str("\n@group(2) @binding(0) var<storage, read_write> out: array<f32>;\n");
     for info in bindings(&spec.epilogue) {
-        let _ = writeln!(text, "@group(2) @binding({}) var<storage, read> {}: array<f32>;", info.binding, info.role);
+        let (access, kind) = match info.access {
+            Access::Read => ("read", "f32"),
+            Access::ReadWrite => ("read_write", "u32"),
+        };
+        let BindingInfo { role, group, binding, .. } = info;
+        let _ = writeln!(text, "@group({group}) @binding({binding}) var<storage, {access}> {role}: array<{kind}>;");
     }
     let n_columns = columns_per_out(&spec.epilogue);
     let _ = writeln!(text, "\nconst COLUMNS_PER_OUT = {n_columns}u;\n");
     text.push_str("fn epilogue_store(row: u32, column: u32, first: f32, second: f32) {\n");
-    text.push_str("    let at = row * OUT_STRIDE + OUT_AT + column;\n    var v = first;\n");
+    if !rotates {
+        text.push_str("    let at = row * OUT_STRIDE + OUT_AT + column;\n");
+    }
+    text.push_str("    var v = first;\n");
     let mut pairs = n_columns == 2;
     if pairs {
         text.push_str("    var w = second;\n");
@@ -69,6 +110,10 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
                 pairs = false;
                 "v = silu(v) * w;".into()
             }
+            EpilogueOp::RopeKv => {
+                let _ = write!(text, "    // {op}\n{ROPE_KV}");
+                return Ok(Source::new(format!("epilogue({names})"), text));
+            }
         };
         let _ = writeln!(text, "    {line} // {op}");
     }
@@ -84,6 +129,12 @@ fn check(spec: &KernelSpec) -> Result<(), LinkError> {
         let bad = |why| Err(LinkError::BadEpilogue { template: spec.template, op: *op, why });
         if operand(*op).is_some_and(|n| usize::from(n) >= OPERANDS.len()) {
             return bad("operands are 0, 1 and 2");
+        }
+        if *op == EpilogueOp::RopeKv {
+            let alone = ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)));
+            if spec.template != Template::Matvec || spec.rows != Rows::Tokens || ix + 1 != ops.len() || !alone {
+                return bad("stands last, after biases alone, in a matvec on tokens");
+            }
         }
         match (op, pairs_at) {
             (EpilogueOp::SiluMulPairs, Some(at)) if at != ix => return bad("columns are paired once"),

@@ -20,7 +20,7 @@ pub mod reflect;
 mod spec;
 
 pub use catalog::{grid, link};
-pub use consts::{ConstDefault, ConstRule, const_rules, const_value};
+pub use consts::{ConstDefault, ConstRule, ROPE_KV_RULES, const_rules, const_value};
 pub use link::{Consumer, LinkError, wgsl_for};
 pub use spec::{
     Access, BindingInfo, Const, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows,

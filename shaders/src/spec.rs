@@ -183,6 +183,9 @@ pub enum EpilogueOp {
     Gelu,
     /// Column pairs `(2i, 2i + 1)` become column i, `silu(first) * second`.
     SiluMulPairs,
+    /// Columns are the heads of queries, keys and values: rotates pairs `(2i, 2i + 1)` of queries and keys by their
+    /// token's position, writes keys and values to its page; the queries remain. Matvec only, last, after `Bias` alone.
+    RopeKv,
 }
 
 impl fmt::Display for EpilogueOp {
@@ -195,6 +198,7 @@ impl fmt::Display for EpilogueOp {
             Self::Silu => f.write_str("silu"),
             Self::Gelu => f.write_str("gelu"),
             Self::SiluMulPairs => f.write_str("silu_mul_pairs"),
+            Self::RopeKv => f.write_str("rope_kv"),
         }
     }
 }

@@ -138,6 +138,22 @@ fn specs() -> Vec<KernelSpec> {
                 .with("HEAD_DIM", dim)
         };
         list.push(head(Template::RopeKv));
+        list.push(head(Template::RopeKv).with("NEIGHBOURS", 1).with("ROT_DIM", 2));
+        for (tier, m_max) in [(Tier::Plain, 1), (Tier::Subgroups, 1), (Tier::Subgroups, 8)] {
+            for (prologue, bias) in [(Prologue::None, false), (Prologue::RmsNorm, true)] {
+                let mut spec =
+                    KernelSpec { tier, prologue, weight: Some(WeightFormat::Bf16), ..head(Template::Matvec) }
+                        .with("K", 64)
+                        .with("N", (heads + 2 * kv_heads) * dim)
+                        .with("M_MAX", m_max)
+                        .with("ROT_DIM", dim.min(2 * m_max))
+                        .with("KV_GROUP", 1)
+                        .with_f32("ROPE_SCALE", 1.25);
+                spec.epilogue.extend(bias.then_some(EpilogueOp::Bias(0)));
+                spec.epilogue.push(EpilogueOp::RopeKv);
+                list.push(spec);
+            }
+        }
         let stride = (heads + 2 * kv_heads) * dim;
         let merged = head(Template::RopeKv)
             .with("Q_STRIDE", stride)

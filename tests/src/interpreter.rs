@@ -147,14 +147,14 @@ impl<'a> Interpreter<'a> {
                     }
                 }
             }
-            Op::Rope { x, freqs, head_dim, rot_dim, scale, .. } => {
+            Op::Rope { x, freqs, head_dim, rot_dim, scale, neighbours, .. } => {
                 let freqs = &self.weight(*freqs).numbers;
                 for (row, token) in tables.tokens.iter().enumerate() {
                     let x = values[*x].row(row);
                     let heads =
                         out.row_mut(row).chunks_exact_mut(*head_dim as usize).zip(x.chunks_exact(*head_dim as usize));
                     for (out, x) in heads {
-                        rotate(out, x, token.position, freqs, *rot_dim as usize, f64::from(*scale));
+                        rotate(out, x, token.position, freqs, (*rot_dim as usize, *neighbours), f64::from(*scale));
                     }
                 }
             }
@@ -258,6 +258,9 @@ fn resolve(
         Source::Interleave(a, b) => {
             (0..n_rows / 2).flat_map(|row| of(*a).row(row).iter().chain(of(*b).row(row))).copied().collect()
         }
+        Source::PairRows { of: id, order } => {
+            (0..weight.n_rows).flat_map(|row| of(*id).row(order.source_row(row) as usize)).copied().collect()
+        }
     };
     Matrix { n_rows, n_cols, numbers }
 }
@@ -281,15 +284,17 @@ fn zip(out: &mut Matrix, a: &Matrix, b: &Matrix, f: impl Fn(f32, f32) -> f32) {
     out.numbers.iter_mut().zip(a.numbers.iter().zip(&b.numbers)).for_each(|(out, (a, b))| *out = f(*a, *b));
 }
 
-/// Rotates pairs `(i, i + rot_dim / 2)` of one head; the numbers from `rot_dim` on stay.
-fn rotate(out: &mut [f32], x: &[f32], position: u32, freqs: &[f32], rot_dim: usize, scale: f64) {
+/// Rotates pairs `(i, i + rot_dim / 2)`, or `(2i, 2i + 1)` if they are neighbours, of one head; the numbers from
+/// `rot_dim` on stay.
+fn rotate(out: &mut [f32], x: &[f32], position: u32, freqs: &[f32], (rot_dim, neighbours): (usize, bool), scale: f64) {
     out.copy_from_slice(x);
     let half = rot_dim / 2;
     for i in 0..half {
         let (sin, cos) = (f64::from(position) * f64::from(freqs[i])).sin_cos();
-        let (a, b) = (f64::from(x[i]), f64::from(x[i + half]));
-        out[i] = ((a * cos - b * sin) * scale) as f32;
-        out[i + half] = ((b * cos + a * sin) * scale) as f32;
+        let (at, partner) = if neighbours { (2 * i, 2 * i + 1) } else { (i, i + half) };
+        let (a, b) = (f64::from(x[at]), f64::from(x[partner]));
+        out[at] = ((a * cos - b * sin) * scale) as f32;
+        out[partner] = ((b * cos + a * sin) * scale) as f32;
     }
 }
 

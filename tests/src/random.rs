@@ -91,7 +91,8 @@ impl Shape {
         let q = b.linear(x, &format!("{layer}.q"), n_heads * head_dim, self.formats[0], bias);
         let k = b.linear(x, &format!("{layer}.k"), n_kv_heads * head_dim, self.formats[1], bias);
         let v = b.linear(x, &format!("{layer}.v"), n_kv_heads * head_dim, self.formats[2], bias);
-        let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0 };
+        let rope =
+            |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
         let q = b.op(rope(q, n_heads));
         let k = b.op(rope(k, n_kv_heads));
         let window = if layer % 2 == 1 { self.odd_window } else { Window::FULL };
@@ -134,8 +135,8 @@ pub fn latent_graph(n_heads: u32, k_dim: u32, v_dim: u32) -> Graph {
     let x = b.norm(residual, "0.attention_norm");
     let q = b.linear(x, "0.q", n_heads * k_dim, Format::Bf16, false);
     let k = b.linear(x, "0.latent", k_dim, Format::Bf16, false);
-    let q = b.op(Op::Rope { x: q, freqs, n_heads, head_dim: k_dim, rot_dim: k_dim, scale: 1.0 });
-    let k = b.op(Op::Rope { x: k, freqs, n_heads: 1, head_dim: k_dim, rot_dim: k_dim, scale: 1.0 });
+    let q = b.op(Op::Rope { x: q, freqs, n_heads, head_dim: k_dim, rot_dim: k_dim, scale: 1.0, neighbours: false });
+    let k = b.op(Op::Rope { x: k, freqs, n_heads: 1, head_dim: k_dim, rot_dim: k_dim, scale: 1.0, neighbours: false });
     let layer = b.graph.kv.add_layer(KvShape { n_kv_heads: 1, k_dim, v_dim, latent: true }, Window::FULL);
     let kv = b.op(Op::KvWrite { k, v: None, layer });
     let x = b.op(Op::Attention { q, kv, layer, n_heads, scale: 0.25, softcap: 0.0, window: Window::FULL });

@@ -50,7 +50,8 @@ pub enum Op {
         /// `[outputs, 1]`.
         bias: Option<WeightId>,
     },
-    /// Rotates pairs `(i, i + rot_dim / 2)` of each head by `position * freqs[i]`; cos and sin are multiplied by `scale`.
+    /// Rotates pairs `(i, i + rot_dim / 2)` of each head, or `(2i, 2i + 1)` if they are neighbours, by
+    /// `position * freqs[i]`; cos and sin are multiplied by `scale`.
     Rope {
         /// `[tokens, n_heads * head_dim]`.
         x: ValueId,
@@ -64,6 +65,8 @@ pub enum Op {
         rot_dim: u32,
         /// Factor on cos and sin (yarn's attention factor).
         scale: f32,
+        /// Whether the numbers of a pair are neighbours.
+        neighbours: bool,
     },
     /// Stores the tokens' keys and values in a layer's cache. The result is an effect that `attention` takes.
     KvWrite {
@@ -208,8 +211,8 @@ impl Op {
             Self::Embed { parts } => Self::Embed { parts },
             Self::RmsNorm { x, weight, eps } => Self::RmsNorm { x: f(x), weight, eps },
             Self::Linear { x, weight, bias } => Self::Linear { x: f(x), weight, bias },
-            Self::Rope { x, freqs, n_heads, head_dim, rot_dim, scale } => {
-                Self::Rope { x: f(x), freqs, n_heads, head_dim, rot_dim, scale }
+            Self::Rope { x, freqs, n_heads, head_dim, rot_dim, scale, neighbours } => {
+                Self::Rope { x: f(x), freqs, n_heads, head_dim, rot_dim, scale, neighbours }
             }
             Self::KvWrite { k, v, layer } => Self::KvWrite { k: f(k), v: v.map(f), layer },
             Self::Attention { q, kv, layer, n_heads, scale, softcap, window } => {
@@ -349,6 +352,13 @@ impl Graph {
                 }
                 if rows != u64::from(weight.n_rows) {
                     return bad(format!("stacks {rows} rows into {}", weight.n_rows));
+                }
+            }
+            Source::PairRows { of, order } => {
+                let of = part(*of)?;
+                let from_tensor = matches!(of.source, Source::Tensor(_));
+                if !like(of) || of.n_rows != weight.n_rows || !from_tensor || !order.fits(weight.n_rows) {
+                    return bad("pairs the rows of no tensor of whole heads".into());
                 }
             }
             Source::Interleave(a, b) => {

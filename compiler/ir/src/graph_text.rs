@@ -6,7 +6,7 @@ use crate::handle::Handle;
 use crate::kv::{KvGroup, KvLayer, KvShape, Window};
 use crate::size::Dim;
 use crate::text::{Line, parse_lines};
-use crate::weight::{Format, Layout, Source, Weight};
+use crate::weight::{Format, Layout, RotaryPairs, Source, Weight};
 use std::fmt;
 
 impl fmt::Display for Shape {
@@ -65,6 +65,9 @@ fn weight_line(weight: &Weight) -> Line {
         Source::Rows { of, first, .. } => Line::new("rows").arg(of).attr("first", first),
         Source::Stack(parts) => Line::new("stack").args(parts),
         Source::Interleave(a, b) => Line::new("interleave").arg(a).arg(b),
+        Source::PairRows { of, order } => {
+            Line::new("pair_rows").arg(of).attr("head_dim", order.head_dim).attr("rot_dim", order.rot_dim)
+        }
     };
     let line = if weight.layout == Layout::Unassigned { line } else { line.attr("layout", weight.layout.name()) };
     line.kind(format_args!("{} x {} {}", weight.n_rows, weight.n_cols, weight.format))
@@ -88,6 +91,10 @@ fn parse_weight(line: &Line) -> Result<Weight, IrError> {
         "rows" => Source::Rows { of: line.handle(0)?, first: line.value("first")?, count: n_rows },
         "stack" => Source::Stack(line.handles()?),
         "interleave" => Source::Interleave(line.handle(0)?, line.handle(1)?),
+        "pair_rows" => {
+            let order = RotaryPairs { head_dim: line.value("head_dim")?, rot_dim: line.value("rot_dim")? };
+            Source::PairRows { of: line.handle(0)?, order }
+        }
         other => return Err(line.error(format!("unknown weight source `{other}`"))),
     };
     Ok(Weight { n_rows, n_cols, format, layout, source })
@@ -105,13 +112,14 @@ fn op_line(op: &Op) -> Line {
                 None => line,
             }
         }
-        Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale } => line
+        Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale, neighbours } => line
             .arg(x)
             .arg(freqs)
             .attr("heads", n_heads)
             .attr("head_dim", head_dim)
             .attr_unless("rot_dim", rot_dim, head_dim)
-            .attr_unless("scale", *scale, 1.0),
+            .attr_unless("scale", *scale, 1.0)
+            .attr_unless("neighbours", *neighbours, false),
         Op::KvWrite { k, v, layer } => line.arg(k).args(v).attr("layer", layer),
         Op::Attention { q, kv, layer, n_heads, scale, softcap, window } => line
             .arg(q)
@@ -147,6 +155,7 @@ fn parse_op(line: &Line, shape: Shape) -> Result<Op, IrError> {
                 head_dim,
                 rot_dim: line.value_or("rot_dim", head_dim)?,
                 scale: line.value_or("scale", 1.0)?,
+                neighbours: line.value_or("neighbours", false)?,
             }
         }
         "kv_write" => {

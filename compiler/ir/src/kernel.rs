@@ -151,6 +151,9 @@ pub enum EpilogueOp {
     Gelu,
     /// Column pairs `(2i, 2i + 1)` become `silu(first) * second`; last in its list but for `Add` and `AddOut`.
     SiluMulPairs,
+    /// Columns are the heads of queries, keys and values: rotates queries and keys, whose pairs are neighbours, writes
+    /// keys and values to their pages; the result is the queries. Last in its list, after `Bias` alone.
+    RopeKv,
 }
 
 impl EpilogueOp {
@@ -164,6 +167,7 @@ impl EpilogueOp {
             "silu" => Some(Self::Silu),
             "gelu" => Some(Self::Gelu),
             "silu_mul_pairs" => Some(Self::SiluMulPairs),
+            "rope_kv" => Some(Self::RopeKv),
             _ => match text.split_once('(')? {
                 ("bias", rest) => operand(rest).map(Self::Bias),
                 ("add", rest) => operand(rest).map(Self::Add),
@@ -184,6 +188,7 @@ impl fmt::Display for EpilogueOp {
             Self::Silu => f.write_str("silu"),
             Self::Gelu => f.write_str("gelu"),
             Self::SiluMulPairs => f.write_str("silu_mul_pairs"),
+            Self::RopeKv => f.write_str("rope_kv"),
         }
     }
 }

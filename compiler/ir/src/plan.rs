@@ -5,7 +5,7 @@ use crate::handle::{Arena, handle};
 use crate::kernel::{Access, KernelSpec, Role};
 use crate::kv::{KvGroupId, KvLayerId, KvSpec};
 use crate::size::{Dims, ExprId, ExprPool};
-use crate::weight::{Format, Layout};
+use crate::weight::{Format, Layout, RotaryPairs};
 use serde::{Deserialize, Serialize};
 
 handle! {
@@ -62,6 +62,17 @@ pub struct Segment {
     pub first_row: u32,
     /// Rows.
     pub n_rows: u32,
+    /// The order of the tensor's rows that `first_row` counts in; `None`: as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<RotaryPairs>,
+}
+
+impl Segment {
+    /// The checkpoint's row of the segment's row `ix`.
+    pub fn source_row(&self, ix: u32) -> u32 {
+        let row = self.first_row + ix;
+        self.order.map_or(row, |order| order.source_row(row))
+    }
 }
 
 /// A weight in memory.

@@ -12,7 +12,7 @@ use crate::plan::{
 };
 use crate::size::ExprPool;
 use crate::text::{Line, parse_lines};
-use crate::weight::{Format, Layout};
+use crate::weight::{Format, Layout, RotaryPairs};
 use std::fmt;
 
 impl fmt::Display for Binding {
@@ -63,7 +63,8 @@ fn slot_text(slot: &Slot) -> String {
 fn weight_line(weight: &PlanWeight) -> Line {
     let mut line = Line::new("weight");
     for segment in &weight.segments {
-        line = line.arg(format_args!("{}[{}+{}]", segment.tensor, segment.first_row, segment.n_rows));
+        let order = segment.order.map_or(String::new(), |order| format!("~{}/{}", order.rot_dim, order.head_dim));
+        line = line.arg(format_args!("{}[{}+{}{order}]", segment.tensor, segment.first_row, segment.n_rows));
     }
     if !weight.inline.is_empty() {
         line = line.attr("inline", numbers_text(&weight.inline));
@@ -83,7 +84,14 @@ fn parse_weight(line: &Line) -> Result<PlanWeight, IrError> {
     let segment = |text: &String| {
         let (tensor, range) = text.strip_suffix(']')?.rsplit_once('[')?;
         let (first, n) = range.split_once('+')?;
-        Some(Segment { tensor: tensor.into(), first_row: first.parse().ok()?, n_rows: n.parse().ok()? })
+        let (n, order) = match n.split_once('~') {
+            None => (n, None),
+            Some((n, order)) => {
+                let (rot_dim, head_dim) = order.split_once('/')?;
+                (n, Some(RotaryPairs { head_dim: head_dim.parse().ok()?, rot_dim: rot_dim.parse().ok()? }))
+            }
+        };
+        Some(Segment { tensor: tensor.into(), first_row: first.parse().ok()?, n_rows: n.parse().ok()?, order })
     };
     let segments =
         line.args.iter().map(|arg| segment(arg).ok_or_else(|| line.error(format!("{arg:?} is no TENSOR[FIRST+ROWS]"))));

@@ -26,7 +26,12 @@ impl Plan {
             } else {
                 weight.inline.len() as u64 * 4 == weight.n_bytes()
             };
-            if !filled || (weight.interleaved && weight.segments.len() != 2) {
+            // A segment's rows in another order are whole heads, so that they stay within the tensor.
+            let ordered = weight.segments.iter().all(|s| {
+                let end = s.first_row.checked_add(s.n_rows);
+                s.order.is_none_or(|order| order.fits(order.head_dim) && end.is_some())
+            });
+            if !filled || !ordered || (weight.interleaved && weight.segments.len() != 2) {
                 return bad(&id, "its segments do not fill it".into());
             }
             if !self.is_cpu && weight.n_bytes() > self.max_binding_bytes {
@@ -127,8 +132,16 @@ impl Plan {
             crate::kernel::Rows::Wanted => variant.bounds.rows,
         });
         // Pairs leave half the columns.
-        let n_out = n("N").max(n("N_COLS")) / if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) { 2 } else { 1 };
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
+        // Pairs leave half the columns, a rotation with cache write the queries'.
+        let n_out = match kernel.epilogue.last() {
+            Some(EpilogueOp::RopeKv) => heads("N_HEADS"),
+            _ if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) => n("N").max(n("N_COLS")) / 2,
+            _ => n("N").max(n("N_COLS")),
+        };
+        if operand.role == Role::Kv {
+            return self.verify_pages(id, operand);
+        }
         let (end, stride) = match (kernel.template, operand.role) {
             (Template::Matvec | Template::Matmul, Role::Out) => (n("OUT_AT") + n_out, n("OUT_STRIDE")),
             (Template::RopeKv, Role::Q) => (n("Q_AT") + heads("N_HEADS"), n("Q_STRIDE")),
@@ -183,6 +196,24 @@ impl Plan {
             ));
         }
         Ok(())
+    }
+
+    /// Checks that a kernel's heads are the layer's, so that what it makes of a slot lies within the slot's page.
+    fn verify_pages(&self, id: DispatchId, operand: &Bound) -> Result<(), IrError> {
+        let kernel = &self.kernels[self.dispatches[id].kernel].spec;
+        let Binding::Kv(layer) = operand.binding else {
+            return Err(IrError::invalid(id, "operand kv is bound to no pages"));
+        };
+        let shape = self.kv.shape(layer);
+        let (heads, head_dim) = (kernel.u32("N_KV_HEADS"), kernel.u32("HEAD_DIM"));
+        let like = heads == Some(shape.n_kv_heads) && head_dim == Some(shape.k_dim) && shape.k_dim == shape.v_dim;
+        let group =
+            kernel.template == Template::Attention || kernel.u32("KV_GROUP") == Some(self.kv.layers[layer].group.0);
+        let pages = kernel.u32("MAX_PAGES").is_none_or(|n| n == self.max_pages());
+        if like && group && pages {
+            return Ok(());
+        }
+        Err(IrError::invalid(id, format!("its heads or pages are not those of {layer}")))
     }
 
     fn verify_weight_extent(

@@ -141,6 +141,31 @@ impl Layout {
     }
 }
 
+/// An order of rows in which the two that a rotation turns together are neighbours: of each head's rows, `i` and
+/// `i + rot_dim / 2` become `2i` and `2i + 1`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct RotaryPairs {
+    /// Rows a head.
+    pub head_dim: u32,
+    /// Rows that are rotated, the first ones; even.
+    pub rot_dim: u32,
+}
+
+impl RotaryPairs {
+    /// Whether the numbers make sense for `n_rows` rows.
+    pub fn fits(self, n_rows: u32) -> bool {
+        self.head_dim > 0
+            && self.rot_dim <= self.head_dim
+            && self.rot_dim.is_multiple_of(2)
+            && n_rows.is_multiple_of(self.head_dim)
+    }
+    /// The checkpoint's row that stands at `row`.
+    pub fn source_row(self, row: u32) -> u32 {
+        let d = row % self.head_dim;
+        if d < self.rot_dim { row - d + d / 2 + d % 2 * (self.rot_dim / 2) } else { row }
+    }
+}
+
 /// Where a weight comes from.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Source {
@@ -162,6 +187,13 @@ pub enum Source {
     Stack(Vec<WeightId>),
     /// Rows of two weights in turn: row 2i of the first's row i, row 2i+1 of the second's.
     Interleave(WeightId, WeightId),
+    /// A checkpoint tensor's rows in another order, see [`RotaryPairs`].
+    PairRows {
+        /// The weight, a [`Source::Tensor`].
+        of: WeightId,
+        /// The order.
+        order: RotaryPairs,
+    },
 }
 
 /// A matrix `[n_rows, n_cols]`. A vector is one column, so that its numbers go with a matrix's rows when rows are stacked or split.

@@ -37,6 +37,15 @@ pub enum Step {
     Gelu,
     /// Activated pairs.
     SiluMulPairs,
+    /// Rotation and cache write, as of [`Kind::RopeKv`].
+    RopeKv {
+        /// The queries' `rope`.
+        q: ValueId,
+        /// The keys' `rope`.
+        k: ValueId,
+        /// The `kv_write`.
+        write: ValueId,
+    },
 }
 
 /// What a group computes.
@@ -93,8 +102,12 @@ pub struct Group {
 impl Group {
     /// The value that it leaves in memory.
     pub fn result(&self) -> ValueId {
-        match self.kind {
-            Kind::RopeKv { q, .. } => q,
+        match &self.kind {
+            Kind::RopeKv { q, .. } => *q,
+            Kind::Matrix { epilogue, .. } => match epilogue.last() {
+                Some(Step::RopeKv { q, .. }) => *q,
+                _ => self.members[self.members.len() - 1],
+            },
             _ => self.members[self.members.len() - 1],
         }
     }
@@ -169,11 +182,18 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             }
             Op::Linear { x, bias, .. } => {
                 let norm = absorbed[x].then_some(x);
-                let (epilogue, mut tail) = grow(graph, target, &users, &grouped, id, bias);
+                let template = matrix_template(graph, target, bucket, id);
+                let (mut epilogue, mut tail) = grow(graph, target, &users, &grouped, id, bias);
+                if template == Template::Matvec
+                    && target.takes(Fusion::RopeKv)
+                    && let Some((step, covered)) = rope_kv(graph, &users, id)
+                {
+                    epilogue.push(step);
+                    tail.extend(covered);
+                }
                 tail.iter().for_each(|v| grouped[*v] = true);
                 let mut members: Vec<_> = norm.into_iter().chain([id]).collect();
                 members.append(&mut tail);
-                let template = matrix_template(graph, target, bucket, id);
                 groups.push(Group { kind: Kind::Matrix { linear: id, template, norm, epilogue }, members });
                 continue;
             }
@@ -261,8 +281,35 @@ fn grow(
     (steps, tail)
 }
 
+/// The rotation and cache write that are all that reads a product of queries, keys and values side by side, and the
+/// values that they cover.
+fn rope_kv(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, linear: ValueId) -> Option<(Step, [ValueId; 3])> {
+    let [q_part, k_part, v_part] = users[linear][..] else { return None };
+    let only_user = |v: ValueId| match users[v][..] {
+        [user] if !graph.outputs.contains(&v) => Some(user),
+        _ => None,
+    };
+    let columns = |v: ValueId| match graph.values[v].op {
+        Op::Slice { at, n_cols, .. } => Some((at, n_cols)),
+        _ => None,
+    };
+    let ((q_at, q_cols), (k_at, k_cols), (v_at, v_cols)) = (columns(q_part)?, columns(k_part)?, columns(v_part)?);
+    let (q, k, write) = (only_user(q_part)?, only_user(k_part)?, only_user(v_part)?);
+    let Op::KvWrite { v, layer, .. } = graph.values[write].op else { return None };
+    let shape = graph.kv.shape(layer);
+    let neighbours = |rope: ValueId| match graph.values[rope].op {
+        Op::Rope { neighbours, head_dim, .. } => neighbours && head_dim == shape.k_dim && head_dim == shape.v_dim,
+        _ => false,
+    };
+    let in_order = q_at == 0 && k_at == q_cols && v_at == q_cols + k_cols;
+    let whole = v_at + v_cols == graph.values[linear].shape.n_cols && graph.values[linear].shape.rows == Dim::Tokens;
+    let joined = v == Some(v_part) && ropes(graph, write).ok() == Some((q, k)) && only_user(k) == Some(write);
+    let fits = in_order && whole && joined && neighbours(q) && neighbours(k) && !graph.outputs.contains(&linear);
+    fits.then_some((Step::RopeKv { q, k, write }, [q, k, write]))
+}
+
 /// The rotations of a cache write's keys and of its attention's queries.
-fn ropes(graph: &Graph, write: ValueId) -> Result<(ValueId, ValueId), CompileError> {
+pub(super) fn ropes(graph: &Graph, write: ValueId) -> Result<(ValueId, ValueId), CompileError> {
     let missing = |why: &str| CompileError::NoKernel { value: write, op: "kv_write", why: why.into() };
     let Op::KvWrite { k, v: Some(_), .. } = graph.values[write].op else {
         return Err(missing("a latent cache"));
@@ -277,7 +324,9 @@ fn ropes(graph: &Graph, write: ValueId) -> Result<(ValueId, ValueId), CompileErr
         .collect();
     let [q] = attentions[..] else { return Err(missing("not exactly one attention reads it")) };
     let rope = |v: ValueId| match &graph.values[v].op {
-        Op::Rope { freqs, head_dim, rot_dim, scale, .. } => Some((*freqs, *head_dim, *rot_dim, *scale)),
+        Op::Rope { freqs, head_dim, rot_dim, scale, neighbours, .. } => {
+            Some((*freqs, *head_dim, *rot_dim, *scale, *neighbours))
+        }
         _ => None,
     };
     match (rope(q), rope(k)) {
@@ -292,7 +341,7 @@ pub fn inputs(graph: &Graph, group: &Group) -> Vec<ValueId> {
     for &member in &group.members {
         for operand in graph.values[member].op.operands() {
             let base = base(graph, operand);
-            if !group.members.contains(&operand) && !inputs.contains(&base) {
+            if !group.members.contains(&operand) && !group.members.contains(&base) && !inputs.contains(&base) {
                 inputs.push(base);
             }
         }

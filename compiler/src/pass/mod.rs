@@ -1,6 +1,7 @@
 //! The passes, in the order in which `pipeline` runs them.
 
 pub mod canonicalize;
+pub mod pair_rotary;
 pub mod merge_matmuls;
 pub mod split_large;
 pub mod assign_layout;
@@ -81,6 +82,7 @@ pub(crate) fn sources(weight: &Weight) -> Vec<WeightId> {
         Source::Rows { of, .. } => vec![*of],
         Source::Stack(parts) => parts.clone(),
         Source::Interleave(a, b) => vec![*a, *b],
+        Source::PairRows { of, .. } => vec![*of],
     }
 }
 
@@ -89,6 +91,7 @@ fn map_sources(weight: Weight, f: impl Fn(WeightId) -> WeightId) -> Weight {
         Source::Rows { of, first, count } => Source::Rows { of: f(of), first, count },
         Source::Stack(parts) => Source::Stack(parts.into_iter().map(f).collect()),
         Source::Interleave(a, b) => Source::Interleave(f(a), f(b)),
+        Source::PairRows { of, order } => Source::PairRows { of: f(of), order },
         other => other,
     };
     Weight { source, ..weight }
@@ -99,8 +102,8 @@ fn map_weights(op: Op, f: impl Fn(WeightId) -> WeightId) -> Op {
         Op::Embed { parts } => Op::Embed { parts: parts.into_iter().map(f).collect() },
         Op::RmsNorm { x, weight, eps } => Op::RmsNorm { x, weight: f(weight), eps },
         Op::Linear { x, weight, bias } => Op::Linear { x, weight: f(weight), bias: bias.map(f) },
-        Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale } => {
-            Op::Rope { x, freqs: f(freqs), n_heads, head_dim, rot_dim, scale }
+        Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale, neighbours } => {
+            Op::Rope { x, freqs: f(freqs), n_heads, head_dim, rot_dim, scale, neighbours }
         }
         other => other,
     }

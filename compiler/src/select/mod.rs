@@ -13,7 +13,9 @@ use ingot_ir::handle::Column;
 use ingot_ir::kernel::{
     Access, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, Place, Prologue, Role, Template,
 };
+use ingot_ir::kv::KvLayerId;
 use ingot_ir::size::{Dim, Dims};
+use ingot_ir::weight::WeightId;
 
 /// Columns that one workgroup of the first argmax kernel compares.
 const ARGMAX_BLOCK: u32 = 1024;
@@ -165,6 +167,13 @@ fn epilogue(
         let place = match *step {
             Step::Bias(weight) => Some(Place::Weight(weight)),
             Step::Add(v) | Step::Mul(v) => Some(b.whole(v, result)?),
+            Step::RopeKv { q, k, write: kv } => {
+                let (_, freqs, layer) = rotation(b, spec, q, k, kv)?;
+                spec.epilogue.push(EpilogueOp::RopeKv);
+                operands.push(read(Role::Freqs, Place::Weight(freqs)));
+                operands.push(write(Role::Kv, Place::Kv(layer)));
+                continue;
+            }
             Step::Silu | Step::Gelu | Step::SiluMulPairs => None,
         };
         spec.epilogue.push(match step {
@@ -174,6 +183,7 @@ fn epilogue(
             Step::Silu => EpilogueOp::Silu,
             Step::Gelu => EpilogueOp::Gelu,
             Step::SiluMulPairs => EpilogueOp::SiluMulPairs,
+            Step::RopeKv { .. } => EpilogueOp::RopeKv,
         });
         if let Some(place) = place {
             operands.push(read(EPILOGUE_ROLES[usize::from(next)], place));
@@ -183,10 +193,19 @@ fn epilogue(
     Ok(())
 }
 
-fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: ValueId) -> Result<(), CompileError> {
+/// Sets the numbers of a rotation with cache write. Gives its values, frequencies and layer.
+fn rotation(
+    b: &Builder<'_>,
+    spec: &mut KernelSpec,
+    q: ValueId,
+    k: ValueId,
+    kv: ValueId,
+) -> Result<([ValueId; 3], WeightId, KvLayerId), CompileError> {
     let values = &b.graph.values;
-    let (Op::Rope { x: q_in, freqs, n_heads, head_dim, rot_dim, scale }, Op::Rope { x: k_in, n_heads: n_kv_heads, .. }) =
-        (&values[q].op, &values[k].op)
+    let (
+        Op::Rope { x: q_in, freqs, n_heads, head_dim, rot_dim, scale, .. },
+        Op::Rope { x: k_in, n_heads: n_kv_heads, .. },
+    ) = (&values[q].op, &values[k].op)
     else {
         unreachable!("a rope group")
     };
@@ -196,32 +215,43 @@ fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: Value
         let why = format!("keys of {} and values of {} numbers", shape.k_dim, shape.v_dim);
         return Err(CompileError::NoKernel { value: kv, op: "kv_write", why });
     }
-    let (q_at, k_at, v_at) = (b.spot_of(*q_in), b.spot_of(*k_in), b.spot_of(v_in));
-    let mut spec = b.spec(Template::RopeKv, q);
     for (name, number) in [
         ("N_HEADS", *n_heads),
         ("N_KV_HEADS", *n_kv_heads),
         ("HEAD_DIM", *head_dim),
         ("ROT_DIM", *rot_dim),
+        ("KV_GROUP", b.graph.kv.layers[layer].group.0),
+    ] {
+        spec.set(name, Const::U32(number));
+    }
+    spec.set("ROPE_SCALE", Const::F32(*scale));
+    Ok(([*q_in, *k_in, v_in], *freqs, layer))
+}
+
+fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: ValueId) -> Result<(), CompileError> {
+    let mut spec = b.spec(Template::RopeKv, q);
+    let ([q_in, k_in, v_in], freqs, layer) = rotation(b, &mut spec, q, k, kv)?;
+    let (q_at, k_at, v_at) = (b.spot_of(q_in), b.spot_of(k_in), b.spot_of(v_in));
+    for (name, number) in [
         ("Q_STRIDE", q_at.stride),
         ("Q_AT", q_at.at),
         ("K_STRIDE", k_at.stride),
         ("K_AT", k_at.at),
         ("V_STRIDE", v_at.stride),
         ("V_AT", v_at.at),
-        ("KV_GROUP", b.graph.kv.layers[layer].group.0),
     ] {
         spec.set(name, Const::U32(number));
     }
-    spec.set("ROPE_SCALE", Const::F32(*scale));
-    let freqs = Place::Weight(*freqs);
+    if matches!(b.graph.values[q].op, Op::Rope { neighbours: true, .. }) {
+        spec.set("NEIGHBOURS", Const::U32(1));
+    }
     let out = b.spot_for(q);
     let operands = vec![
         STEP,
         read(Role::Q, q_at.place),
         read(Role::K, k_at.place),
         read(Role::V, v_at.place),
-        read(Role::Freqs, freqs),
+        read(Role::Freqs, Place::Weight(freqs)),
         write(Role::Out, out.place),
         write(Role::Kv, Place::Kv(layer)),
     ];

@@ -142,7 +142,8 @@ impl RandomShape {
                 tensor(graph, n_kv_heads * head_dim, hidden),
             );
             let (q, k, v) = (linear(graph, normed, q)?, linear(graph, normed, k)?, linear(graph, normed, v)?);
-            let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0 };
+            let rope =
+                |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
             let q = graph.push(rope(q, n_heads))?;
             let k = graph.push(rope(k, n_kv_heads))?;
             let layer = graph

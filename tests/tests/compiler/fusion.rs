@@ -15,7 +15,7 @@ fn prefill(shape: &Shape, target: &TargetProfile) -> String {
 }
 
 fn without(fusion: Fusion) -> TargetProfile {
-    TargetProfile { declined: vec![fusion], ..TargetProfile::cpu() }
+    TargetProfile { declined: vec![Fusion::RopeKv, fusion], ..TargetProfile::cpu() }
 }
 
 #[test]
@@ -32,7 +32,72 @@ fn llama_decoding() {
     argmax_partial
     argmax_final
     ");
-    assert_eq!(decode(&Shape::llama(), &TargetProfile::cpu()), decode(&Shape::llama(), &TargetProfile::vulkan()));
+}
+
+/// Five kernels a layer.
+#[test]
+fn llama_decoding_on_a_gpu() {
+    for target in [TargetProfile::vulkan(), TargetProfile::apple(), TargetProfile::webgpu(), TargetProfile::lavapipe()]
+    {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(decode(&Shape::llama(), &target), @r"
+            embed bf16
+            rms_norm > matvec bf16 > rope_kv
+            attention
+            matvec bf16 > add_out
+            rms_norm > matvec bf16 > silu_mul_pairs
+            matvec bf16 > add_out
+            rms_norm > matvec bf16
+            argmax_partial
+            argmax_final
+            ");
+        }
+    }
+    let tied = Shape { tied: true, ..Shape::llama() };
+    assert_eq!(decode(&tied, &TargetProfile::vulkan()), decode(&Shape::llama(), &TargetProfile::vulkan()));
+}
+
+/// Biases of q, k and v, as Qwen 2 has them.
+#[test]
+fn qwen2_decoding_on_a_gpu() {
+    let shape = Shape { attention_bias: true, formats: [AFFINE4; 8], ..Shape::llama() };
+    insta::assert_snapshot!(decode(&shape, &TargetProfile::vulkan()), @r"
+    embed affine4g32_bf16
+    rms_norm > matvec affine4g32_bf16 > bias(0) > rope_kv
+    attention
+    matvec affine4g32_bf16 > bias(0) > add_out
+    rms_norm > matvec affine4g32_bf16 > silu_mul_pairs
+    matvec affine4g32_bf16 > add_out
+    rms_norm > matvec affine4g32_bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+/// The rotation needs q, k and v of one format.
+#[test]
+fn unlike_formats_on_a_gpu() {
+    let (a, b) = (AFFINE4, Format::Bf16);
+    let shape = Shape { formats: [a, a, b, a, a, a, a, b], ..Shape::llama() };
+    insta::assert_snapshot!(decode(&shape, &TargetProfile::vulkan()), @r"
+    embed bf16
+    rms_norm > matvec affine4g32_bf16
+    rms_norm > matvec bf16
+    rope_kv
+    attention
+    matvec affine4g32_bf16 > add_out
+    rms_norm > matvec affine4g32_bf16 > silu_mul_pairs
+    matvec affine4g32_bf16 > add_out
+    rms_norm > matvec bf16
+    argmax_partial
+    argmax_final
+    ");
+}
+
+#[test]
+fn declined_rope_kv() {
+    let target = TargetProfile { declined: vec![Fusion::RopeKv], ..TargetProfile::vulkan() };
+    assert_eq!(decode(&Shape::llama(), &target), decode(&Shape::llama(), &TargetProfile::cpu()));
 }
 
 #[test]
@@ -185,7 +250,8 @@ fn declined_gate_pairs() {
 
 #[test]
 fn declined_activation() {
-    let target = TargetProfile { declined: vec![Fusion::GatePairs, Fusion::Activation], ..TargetProfile::cpu() };
+    let target =
+        TargetProfile { declined: vec![Fusion::RopeKv, Fusion::GatePairs, Fusion::Activation], ..TargetProfile::cpu() };
     insta::assert_snapshot!(decode(&Shape::llama(), &target), @r"
     embed bf16
     rms_norm > matvec bf16
@@ -204,7 +270,8 @@ fn declined_activation() {
 
 #[test]
 fn declined_multiply() {
-    let target = TargetProfile { declined: vec![Fusion::GatePairs, Fusion::Multiply], ..TargetProfile::cpu() };
+    let target =
+        TargetProfile { declined: vec![Fusion::RopeKv, Fusion::GatePairs, Fusion::Multiply], ..TargetProfile::cpu() };
     insta::assert_snapshot!(decode(&Shape::llama(), &target), @r"
     embed bf16
     rms_norm > matvec bf16

@@ -115,7 +115,12 @@ fn unsafe_stands_where_it_may() {
     let mut files = Vec::new();
     sources(&root, &mut files);
     assert!(files.len() > 50, "only {} files", files.len());
-    let allowed = ["engine/runtime/src/gpu/", "engine/runtime/src/cpu/", "models/src/formats/safetensors.rs"];
+    let allowed = [
+        "engine/runtime/src/gpu/",
+        "engine/runtime/src/cpu/",
+        "models/src/formats/safetensors.rs",
+        "compiler/src/artifact/read.rs",
+    ];
     for file in files {
         let name = file.strip_prefix(&root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
         let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -13,6 +13,7 @@ mod house;
 mod interpreter;
 mod merge_matmuls;
 mod order;
+mod pair_rotary;
 mod plan_memory;
 mod repack;
 mod select;

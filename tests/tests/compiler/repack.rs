@@ -119,7 +119,7 @@ fn case() -> impl Strategy<Value = Case> {
                 let tensor =
                     Tensor { values: bytes(all * values), scales: bytes(all * scales), biases: bytes(all * scales) };
                 tensors.insert(format!("t{ix}"), tensor);
-                segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows });
+                segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows, order: None });
             }
             let n_rows = segments.iter().map(|s| s.n_rows).sum();
             let weight = PlanWeight {
@@ -162,7 +162,7 @@ proptest! {
             n_cols: 1,
             format,
             layout: Layout::Vector,
-            segments: vec![Segment { tensor: "t".into(), first_row: 1, n_rows: 1 }],
+            segments: vec![Segment { tensor: "t".into(), first_row: 1, n_rows: 1, order: None }],
             interleaved: false,
             inline: Vec::new(),
         };
@@ -178,7 +178,7 @@ fn vectors_come_from_runs_pairs_and_numbers() {
     let bytes = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
     let (a, b) = (bytes(&[1.0, 2.0, 3.0]), bytes(&[4.0, 5.0]));
     let tensor = |name: &str| TensorBytes { values: if name == "a" { &a } else { &b }, scales: &[], biases: &[] };
-    let segment = |tensor: &str, first_row| Segment { tensor: tensor.into(), first_row, n_rows: 2 };
+    let segment = |tensor: &str, first_row| Segment { tensor: tensor.into(), first_row, n_rows: 2, order: None };
     let mut weight = PlanWeight {
         n_rows: 4,
         n_cols: 1,

@@ -25,12 +25,25 @@ pub(crate) fn small_gpu() -> TargetProfile {
 
 /// The CPU with a GPU's limits: kernels need no sources, so that it shows what the compiler itself does.
 pub(crate) fn small_cpu() -> TargetProfile {
-    TargetProfile { name: "small-cpu".into(), is_cpu: true, kv_type: TargetProfile::cpu().kv_type, ..small_gpu() }
+    TargetProfile {
+        name: "small-cpu".into(),
+        is_cpu: true,
+        kv_type: TargetProfile::cpu().kv_type,
+        declined: TargetProfile::cpu().declined,
+        ..small_gpu()
+    }
 }
 
 /// Every target that the properties run for; half of them decline some fusions.
 pub(crate) fn targets() -> impl Strategy<Value = TargetProfile> {
-    let all = [Fusion::NormPrologue, Fusion::Activation, Fusion::GatePairs, Fusion::Multiply, Fusion::Residual];
+    let all = [
+        Fusion::RopeKv,
+        Fusion::NormPrologue,
+        Fusion::Activation,
+        Fusion::GatePairs,
+        Fusion::Multiply,
+        Fusion::Residual,
+    ];
     let declined = prop_oneof![Just(Vec::new()), prop::sample::subsequence(all.to_vec(), 0..=all.len())];
     let target =
         prop_oneof![Just(TargetProfile::cpu()), Just(small_cpu()), Just(TargetProfile::vulkan()), Just(small_gpu())];

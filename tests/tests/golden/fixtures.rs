@@ -118,8 +118,14 @@ fn a_tensor_larger_than_a_binding_is_split() {
 #[test]
 fn a_target_may_decline_every_fusion() {
     fixture("llama", |target| {
-        target.declined =
-            vec![Fusion::NormPrologue, Fusion::Activation, Fusion::GatePairs, Fusion::Multiply, Fusion::Residual];
+        target.declined = vec![
+            Fusion::NormPrologue,
+            Fusion::Activation,
+            Fusion::GatePairs,
+            Fusion::Multiply,
+            Fusion::Residual,
+            Fusion::RopeKv,
+        ];
     });
 }
 

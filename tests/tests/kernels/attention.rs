@@ -4,42 +4,70 @@ use crate::support::{cases, ragged, target};
 use ingot_ir::graph::{Graph, Op};
 use ingot_ir::kv::{KvShape, Window};
 use ingot_ir::plan::KvType;
-use ingot_ir::weight::Format;
+use ingot_ir::weight::{Format, ScaleType};
 use ingot_tests::random::{GraphBuilder, VOCAB};
 use ingot_tests::rig::{Device, devices};
-use ingot_tests::tolerance::attention;
+use ingot_tests::tolerance::{Arithmetic, attention, kernel};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+
+/// Where queries, keys and values come from.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum From {
+    /// Columns of an embedding.
+    Embedding,
+    /// Three linear layers of a normed embedding, with biases or without.
+    Products { format: Format, bias: bool },
+}
 
 /// An attention layer.
 #[derive(Clone, PartialEq, Debug)]
 struct Layer {
+    from: From,
     n_heads: u32,
     n_kv_heads: u32,
     head_dim: u32,
     rot_dim: u32,
+    neighbours: bool,
     window: Window,
     softcap: f32,
     /// Factor on sines and cosines.
     rope_scale: f32,
 }
 
-const PLAIN: Layer =
-    Layer { n_heads: 4, n_kv_heads: 2, head_dim: 32, rot_dim: 32, window: Window::FULL, softcap: 0.0, rope_scale: 1.0 };
+const PLAIN: Layer = Layer {
+    from: From::Embedding,
+    n_heads: 4,
+    n_kv_heads: 2,
+    head_dim: 32,
+    rot_dim: 32,
+    neighbours: false,
+    window: Window::FULL,
+    softcap: 0.0,
+    rope_scale: 1.0,
+};
 
 impl Layer {
-    /// Queries, keys and values are columns of an embedding.
     fn graph(&self) -> Graph {
-        let Self { n_heads, n_kv_heads, head_dim, rot_dim, window, softcap, rope_scale } = *self;
+        let Self { from, n_heads, n_kv_heads, head_dim, rot_dim, neighbours, window, softcap, rope_scale } = *self;
         let mut b = GraphBuilder::new("attention");
         let [q_cols, kv_cols] = [n_heads * head_dim, n_kv_heads * head_dim];
-        let table = b.matrix("embed", VOCAB, q_cols + 2 * kv_cols, Format::F32);
         let freqs = b.freqs(rot_dim);
-        let x = b.op(Op::Embed { parts: vec![table] });
-        let q = b.op(Op::Slice { x, at: 0, n_cols: q_cols });
-        let k = b.op(Op::Slice { x, at: q_cols, n_cols: kv_cols });
-        let v = b.op(Op::Slice { x, at: q_cols + kv_cols, n_cols: kv_cols });
-        let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale: rope_scale };
+        let [q, k, v] = match from {
+            From::Embedding => {
+                let table = b.matrix("embed", VOCAB, q_cols + 2 * kv_cols, Format::F32);
+                let x = b.op(Op::Embed { parts: vec![table] });
+                [(0, q_cols), (q_cols, kv_cols), (q_cols + kv_cols, kv_cols)]
+                    .map(|(at, n_cols)| b.op(Op::Slice { x, at, n_cols }))
+            }
+            From::Products { format, bias } => {
+                let table = b.matrix("embed", VOCAB, WIDTH, Format::F32);
+                let x = b.op(Op::Embed { parts: vec![table] });
+                let x = b.norm(x, "norm");
+                [("q", q_cols), ("k", kv_cols), ("v", kv_cols)].map(|(name, n)| b.linear(x, name, n, format, bias))
+            }
+        };
+        let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale: rope_scale, neighbours };
         let q = b.op(rope(q, n_heads));
         let k = b.op(rope(k, n_kv_heads));
         let layer =
@@ -58,9 +86,13 @@ impl Layer {
         target.prefill_q_tile = q_tile;
         let longest = (0..q_lens[0].len()).map(|s| q_lens.iter().map(|step| step[s]).sum()).max().unwrap_or(0);
         let kv_type = if device.is_cpu() { KvType::F32 } else { KvType::F16 };
-        crate::support::run(&graph, device, &target, &batch, attention(kv_type, longest))
+        let product = if self.from == From::Embedding { 0.0 } else { 3.0 * kernel(Arithmetic::F32, WIDTH) };
+        crate::support::run(&graph, device, &target, &batch, attention(kv_type, longest) + product)
     }
 }
+
+/// Columns of the embedding under [`From::Products`].
+const WIDTH: u32 = 64;
 
 fn each_device(layer: &Layer, q_lens: &[Vec<u32>], q_tile: u32) {
     for device in devices() {
@@ -90,8 +122,25 @@ fn every_head_size() {
 #[test]
 fn odd_head_sizes_and_partial_rotation() {
     for (head_dim, rot_dim) in [(2, 2), (6, 4), (20, 10), (34, 34), (64, 16)] {
-        let layer = Layer { head_dim, rot_dim, rope_scale: 1.25, ..PLAIN };
-        each_device(&layer, &[vec![5, 18], vec![1, 1]], 16);
+        for neighbours in [false, true] {
+            let layer = Layer { head_dim, rot_dim, neighbours, rope_scale: 1.25, ..PLAIN };
+            each_device(&layer, &[vec![5, 18], vec![1, 1]], 16);
+        }
+    }
+}
+
+/// Rotated where queries and keys are made (few tokens), and from neighbours in a kernel of its own (more).
+#[test]
+fn rotation_in_the_product() {
+    let formats = [Format::F32, Format::Bf16, Format::Affine { bits: 4, group: 32, scales: ScaleType::F16 }];
+    for (ix, (n_heads, n_kv_heads, head_dim, rot_dim)) in
+        [(4, 2, 32, 32), (1, 1, 2, 2), (3, 1, 6, 4), (9, 3, 20, 10), (5, 5, 34, 34), (8, 1, 64, 16), (6, 2, 80, 80)]
+            .into_iter()
+            .enumerate()
+    {
+        let from = From::Products { format: formats[ix % 3], bias: ix % 2 == 1 };
+        let layer = Layer { from, n_heads, n_kv_heads, head_dim, rot_dim, rope_scale: 1.25, ..PLAIN };
+        each_device(&layer, &[vec![5, 18], vec![1, 1], vec![1, 0], vec![3, 5], vec![7, 1]], 16);
     }
 }
 
@@ -135,9 +184,24 @@ fn random_layers_and_batches() {
     let head_dims = prop::sample::select(vec![(16u32, 16u32), (32, 32), (48, 32), (64, 64), (80, 80), (128, 128)]);
     let window =
         prop_oneof![Just(Window::FULL), (1u32..40, 0u32..20).prop_map(|(window, keep)| Window { window, keep })];
-    let layer = (heads, head_dims, window, any::<bool>()).prop_map(|(heads, (head_dim, rot_dim), window, capped)| {
+    let from = prop_oneof![
+        Just(From::Embedding),
+        any::<bool>().prop_map(|bias| From::Products { format: Format::Bf16, bias }),
+    ];
+    let layer = (from, heads, head_dims, window, any::<bool>());
+    let layer = layer.prop_map(|(from, heads, (head_dim, rot_dim), window, capped)| {
         let softcap = if capped { 2.0 } else { 0.0 };
-        Layer { n_heads: heads.0, n_kv_heads: heads.1, head_dim, rot_dim, window, softcap, rope_scale: 1.0 }
+        Layer {
+            from,
+            n_heads: heads.0,
+            n_kv_heads: heads.1,
+            head_dim,
+            rot_dim,
+            neighbours: false,
+            window,
+            softcap,
+            rope_scale: 1.0,
+        }
     });
     let q_len = prop_oneof![1 => Just(0u32), 3 => Just(1), 2 => 2u32..20, 1 => 20u32..70];
     let q_lens = (1usize..6, 1usize..5).prop_flat_map(move |(n_seqs, n_steps)| {

@@ -212,6 +212,7 @@ fn name(op: EpilogueOp) -> &'static str {
         EpilogueOp::Silu => "silu",
         EpilogueOp::Gelu => "gelu",
         EpilogueOp::SiluMulPairs => "silu_mul_pairs",
+        EpilogueOp::RopeKv => "rope_kv",
     }
 }
 

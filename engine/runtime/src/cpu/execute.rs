@@ -77,6 +77,7 @@ struct RopeNumbers {
     n_kv_heads: usize,
     head_dim: usize,
     rot_dim: usize,
+    neighbours: bool,
     /// Stride and first column of q, k and v.
     columns: [(usize, usize); 3],
     kv_group: usize,
@@ -290,6 +291,9 @@ fn hold(weight: &ingot_ir::plan::PlanWeight, source: &Arc<dyn WeightSource>) -> 
         CpuFormat::Float(_) => (format.row_bytes(n_cols), 0),
     };
     let find = |segment: &ingot_ir::plan::Segment| {
+        if segment.order.is_some() {
+            return Err(RuntimeError::Cpu(format!("it reads the rows of {} in their own order", segment.tensor)));
+        }
         let found = source.tensor(&segment.tensor);
         let tensor =
             found.ok_or_else(|| RuntimeError::Cpu(format!("the checkpoint has no tensor {}", segment.tensor)))?;
@@ -348,6 +352,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
                 n_kv_heads: n("N_KV_HEADS")?,
                 head_dim: n("HEAD_DIM")?,
                 rot_dim: n("ROT_DIM")?,
+                neighbours: spec.u32("NEIGHBOURS") == Some(1),
                 columns: [(n("Q_STRIDE")?, n("Q_AT")?), (n("K_STRIDE")?, n("K_AT")?), (n("V_STRIDE")?, n("V_AT")?)],
                 kv_group: n("KV_GROUP")?,
                 scale: f("ROPE_SCALE")?,
@@ -405,6 +410,7 @@ fn tail(
         EpilogueOp::Silu => Tail::Silu,
         EpilogueOp::Gelu => Tail::Gelu,
         EpilogueOp::SiluMulPairs => Tail::SiluMulPairs,
+        EpilogueOp::RopeKv => return Err(RuntimeError::Cpu("it does not rotate in a product's epilogue".into())),
     })
 }
 
@@ -459,6 +465,7 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
                 n_kv_heads: numbers.n_kv_heads,
                 head_dim: numbers.head_dim,
                 rot_dim: numbers.rot_dim,
+                neighbours: numbers.neighbours,
                 inv_freq: memory.read(*freqs),
                 rope_scale: numbers.scale,
                 kv_group: numbers.kv_group,

@@ -42,8 +42,10 @@ pub struct RopeKv<'a> {
     pub n_kv_heads: usize,
     /// Values of a head.
     pub head_dim: usize,
-    /// Rotated values of a head, the first ones; pairs are (i, i + rot_dim / 2).
+    /// Rotated values of a head, the first ones.
     pub rot_dim: usize,
+    /// Whether pairs are (2i, 2i + 1) instead of (i, i + rot_dim / 2).
+    pub neighbours: bool,
     /// rot_dim / 2 frequencies: radians a position.
     pub inv_freq: &'a [f32],
     /// Factor on cosine and sine.
@@ -133,6 +135,7 @@ pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
     let rotation = scratch.rope.prepare(&step, inv_freq, rope_scale);
     let (n_tokens, half) = (step.n_tokens(), rot_dim / 2);
     let slots = step.slots(args.kv_group);
+    let rotate = if args.neighbours { rotate_neighbours } else { rotate_halves };
     let q_out = Shards::new(&mut args.q_out[..n_tokens * n_heads * head_dim]);
     let kv = Shards::new(args.kv);
     let (q, k, v) = (args.q, args.k, args.v);
@@ -160,7 +163,17 @@ pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
     if n_tokens < MIN_PARALLEL_TOKENS { (0..n_heads_in_all).for_each(head) } else { pool.run(n_heads_in_all, head) }
 }
 
-fn rotate(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+fn rotate_neighbours(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+    let rot_dim = 2 * cos.len();
+    let turns = cos.iter().zip(sin);
+    for ((out, x), (cos, sin)) in out.chunks_exact_mut(2).zip(x.chunks_exact(2)).zip(turns) {
+        out[0] = x[0] * cos - x[1] * sin;
+        out[1] = x[1] * cos + x[0] * sin;
+    }
+    out[rot_dim..].copy_from_slice(&x[rot_dim..]);
+}
+
+fn rotate_halves(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
     let half = cos.len();
     let (first, second) = x[..2 * half].split_at(half);
     let (out_first, rest) = out.split_at_mut(half);
@@ -206,6 +219,7 @@ mod tests {
                     rot_dim,
                     inv_freq: &inv_freq,
                     rope_scale: 1.5,
+                    neighbours: false,
                     kv_group: 1,
                     q: columns(1),
                     k: columns(50),
