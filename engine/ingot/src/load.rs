@@ -144,7 +144,9 @@ impl Model {
 }
 
 /// Tokenizer and chat template, read beside the weights: a large vocabulary takes as long as an upload.
-struct Text(Option<std::thread::JoinHandle<(Result<Tokenizer, Error>, Result<Option<ChatTemplate>, Error>)>>);
+struct Text(Option<std::thread::JoinHandle<ReadText>>);
+
+type ReadText = (Result<Tokenizer, Error>, Result<Option<ChatTemplate>, Error>);
 
 impl Text {
     fn read(files: Option<Files>, eos_ids: &[u32]) -> Self {
