@@ -289,8 +289,8 @@ fn zip(out: &mut Matrix, a: &Matrix, b: &Matrix, f: impl Fn(f32, f32) -> f32) {
 fn rotate(out: &mut [f32], x: &[f32], position: u32, freqs: &[f32], (rot_dim, neighbours): (usize, bool), scale: f64) {
     out.copy_from_slice(x);
     let half = rot_dim / 2;
-    for i in 0..half {
-        let (sin, cos) = (f64::from(position) * f64::from(freqs[i])).sin_cos();
+    for (i, &freq) in freqs[..half].iter().enumerate() {
+        let (sin, cos) = (f64::from(position) * f64::from(freq)).sin_cos();
         let (at, partner) = if neighbours { (2 * i, 2 * i + 1) } else { (i, i + half) };
         let (a, b) = (f64::from(x[at]), f64::from(x[partner]));
         out[at] = ((a * cos - b * sin) * scale) as f32;
