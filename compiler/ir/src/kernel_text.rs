@@ -138,6 +138,16 @@ impl Place {
     }
 }
 
+impl KernelGraph {
+    /// A node's line in text.
+    pub fn node_line(&self, id: KernelId) -> String {
+        let node = &self.nodes[id];
+        let line = Line::new(node.spec.template.name()).args(&node.operands).result(id);
+        let line = spec_attrs(line, &node.spec).attr("grid", self.exprs.show(node.grid));
+        line.attr("origin", list(&node.origin)).to_string()
+    }
+}
+
 impl fmt::Display for KernelGraph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Line::new("kernels").attr("bucket", dims_text(&self.bucket)))?;
@@ -149,12 +159,8 @@ impl fmt::Display for KernelGraph {
             };
             writeln!(f, "{line}")?;
         }
-        for (id, node) in self.nodes.iter() {
-            let line = Line::new(node.spec.template.name()).args(&node.operands).result(id);
-            let line = spec_attrs(line, &node.spec)
-                .attr("grid", self.exprs.show(node.grid))
-                .attr("origin", list(&node.origin));
-            writeln!(f, "{line}")?;
+        for id in self.nodes.ids() {
+            writeln!(f, "{}", self.node_line(id))?;
         }
         Ok(())
     }

@@ -115,6 +115,25 @@ fn parse_kernel(line: &Line) -> Result<PlanKernel, IrError> {
     })
 }
 
+impl Plan {
+    /// A kernel's line in text, without its source.
+    pub fn kernel_line(&self, id: PipelineId) -> String {
+        kernel_line(id, &self.kernels[id]).to_string()
+    }
+    /// A dispatch's line in text.
+    pub fn dispatch_line(&self, id: DispatchId) -> String {
+        let dispatch = &self.dispatches[id];
+        let line = Line::new("dispatch").arg(dispatch.kernel).args(self.operands_of(dispatch).iter().map(bound_text));
+        let line = line.result(id).attr("grid", self.exprs.show(dispatch.grid));
+        line.attr("origin", list(&dispatch.origin)).to_string()
+    }
+}
+
+fn kernel_line(id: PipelineId, kernel: &PlanKernel) -> Line {
+    let line = Line::new(kernel.spec.template.name()).args(kernel.slots.iter().map(slot_text)).result(id);
+    spec_attrs(line, &kernel.spec).attr("workgroup", list(&kernel.workgroup))
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = Line::new("plan")
@@ -141,8 +160,7 @@ impl fmt::Display for Plan {
             writeln!(f, "{}", weight_line(weight).result(id))?;
         }
         for (id, kernel) in self.kernels.iter() {
-            let line = Line::new(kernel.spec.template.name()).args(kernel.slots.iter().map(slot_text)).result(id);
-            let mut line = spec_attrs(line, &kernel.spec).attr("workgroup", list(&kernel.workgroup));
+            let mut line = kernel_line(id, kernel);
             if f.alternate() && !kernel.wgsl.is_empty() {
                 line = line.attr("wgsl", &kernel.wgsl);
             }
@@ -155,14 +173,8 @@ impl fmt::Display for Plan {
                 .attr("q_tile", variant.q_tile);
             let line = line.attr_unless("all_rows", variant.all_rows, false);
             writeln!(f, "{line}")?;
-            for (at, dispatch) in (variant.first..).zip(self.dispatches_of(id)) {
-                let line = Line::new("dispatch")
-                    .arg(dispatch.kernel)
-                    .args(self.operands_of(dispatch).iter().map(bound_text))
-                    .result(DispatchId(at))
-                    .attr("grid", self.exprs.show(dispatch.grid))
-                    .attr("origin", list(&dispatch.origin));
-                writeln!(f, "  {line}")?;
+            for at in variant.first..variant.first + variant.n_dispatches {
+                writeln!(f, "  {}", self.dispatch_line(DispatchId(at)))?;
             }
         }
         Ok(())

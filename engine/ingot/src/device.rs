@@ -63,6 +63,12 @@ pub(crate) fn resolve(choice: &DeviceChoice) -> Result<Option<Adapter>, Error> {
     }
 }
 
+/// The target of the device that [`DeviceChoice::Auto`] takes.
+pub fn this_target() -> TargetProfile {
+    let adapter = resolve(&DeviceChoice::Auto).ok().flatten();
+    adapter.map_or_else(TargetProfile::cpu, |adapter| target_of(adapter.info()))
+}
+
 /// What the compiler is told of an adapter.
 pub(crate) fn target_of(info: &AdapterInfo) -> TargetProfile {
     let preset = if info.kind == DeviceKind::Cpu {
