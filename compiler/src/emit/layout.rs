@@ -121,7 +121,7 @@ pub fn layered(sizes: &[(i64, i64)], edges: &[(usize, usize)]) -> Layout {
         points.push((centres[to], boxes[to].y));
         points
     });
-    let right = items.iter().zip(&centres).map(|(item, centre)| centre + item.width).max().unwrap_or(0);
+    let right = items.iter().zip(&centres).map(|(item, centre)| centre + item.width / 2).max().unwrap_or(0);
     let right = boxes.iter().map(|r| r.x + r.width).max().unwrap_or(0).max(right);
     Layout { routes: routes.collect(), boxes, width: right + MARGIN, height: y - GAP_Y.min(y) + MARGIN }
 }

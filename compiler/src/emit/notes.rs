@@ -6,14 +6,14 @@ use ingot_ir::plan::{DispatchId, PipelineId, Plan};
 use ingot_ir::weight::WeightId;
 use std::fmt::Write;
 
-/// Characters of a line of IR; inline numbers would fill pages.
+/// Characters of a weight; inline numbers would fill pages.
 const MAX_CHARS: usize = 160;
 
 /// The comment of a kernel; `graphs` are those of the plan's variants. Each line begins with `//`.
 pub(super) fn of(plan: &Plan, graphs: &[Graph], id: PipelineId) -> String {
     let mut note = String::new();
     let mut line = |indent: usize, text: &str| {
-        let _ = writeln!(note, "// {:indent$}{}", "", cut(text));
+        let _ = writeln!(note, "// {:indent$}{}", "", plain(text));
     };
     line(0, &plan.kernel_line(id));
     let mut first: Option<(usize, DispatchId)> = None;
@@ -41,19 +41,22 @@ pub(super) fn of(plan: &Plan, graphs: &[Graph], id: PipelineId) -> String {
         for weight in graph.values[*value].op.weights() {
             if !told.contains(&weight) {
                 told.push(weight);
-                line(4, &graph.weight_line(weight));
+                line(4, &cut(&graph.weight_line(weight)));
             }
         }
     }
     note
 }
 
-/// A line of a comment. A name from a checkpoint may hold anything: line ends of any alphabet become spaces, and so does
-/// a backslash at the end, which in C++ would draw the next line into the comment.
-fn cut(text: &str) -> String {
+/// A line of a comment. A name from a checkpoint may hold anything: line ends of any alphabet become spaces, and a
+/// backslash at the end goes, which in C++ would draw the next line into the comment.
+fn plain(text: &str) -> String {
     let blank = |c: char| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c };
     let text: String = text.chars().map(blank).collect();
-    let text = text.trim_end_matches(['\\', ' ']);
+    text.trim_end_matches(['\\', ' ']).to_owned()
+}
+
+fn cut(text: &str) -> String {
     if text.chars().count() <= MAX_CHARS {
         return text.to_owned();
     }

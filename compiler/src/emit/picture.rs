@@ -7,7 +7,7 @@ use ingot_ir::kernel::{Access, KernelGraph, KernelId, Place, Role, Template};
 use ingot_ir::weight::{Source, WeightId};
 
 /// Names of a weight's tensors that a box has room for.
-const MAX_NAMES: usize = 3;
+const MAX_NAMES: usize = 4;
 /// Characters of a line.
 const MAX_CHARS: usize = 46;
 
@@ -26,11 +26,9 @@ pub fn layers(graph: &Graph) -> Column<ValueId, Option<u32>> {
     layers
 }
 
-/// N of a tensor name that contains `layers.N.` or `h.N.`.
+/// The first part of a tensor's name that is a number: 3 of `model.layers.3.mlp.experts.7.up_proj`.
 fn layer_of(name: &str) -> Option<u32> {
-    let mut parts = name.split('.');
-    parts.by_ref().find(|part| matches!(*part, "layers" | "h" | "blocks"))?;
-    parts.next()?.parse().ok()
+    name.split('.').find_map(|part| part.parse().ok())
 }
 
 /// Names of the checkpoint tensors that a weight is made of, in order, each once.

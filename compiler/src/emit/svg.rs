@@ -51,20 +51,24 @@ pub struct Shown {
     pub look: Look,
 }
 
+// Plain rules, no variables: many viewers know no more.
 const STYLE: &str = "\
-svg { color-scheme: light dark; --page: #ffffff; --ink: #1c2430; --edge: #7d8896;
-  --matrix: #dbe8fb; --attention: #fbe3d3; --norm: #e3f3dc; --rows: #efe4f8; --element: #f4f1d8; --outside: #eef0f2; }
-@media (prefers-color-scheme: dark) { svg { --page: #14181e; --ink: #e4e9f0; --edge: #77828f;
-  --matrix: #1f3a5f; --attention: #5a3620; --norm: #28452a; --rows: #432f57; --element: #4a4520; --outside: #23282f; } }
-.page { fill: var(--page); }
-text { font: 12px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; fill: var(--ink); text-anchor: middle; }
+svg { color-scheme: light dark; }
+text { font: 12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; text-anchor: middle; fill: #1c2430; }
 .head { font-weight: bold; }
-.box { stroke: var(--edge); }
-.matrix { fill: var(--matrix); } .attention { fill: var(--attention); } .norm { fill: var(--norm); }
-.rows { fill: var(--rows); } .element { fill: var(--element); }
-.outside { fill: var(--outside); stroke-dasharray: 4 3; }
-.edge { fill: none; stroke: var(--edge); stroke-width: 1.5; marker-end: url(#arrow); }
-.tip { fill: var(--edge); }
+.page { fill: #ffffff; }
+.box { stroke: #7d8896; }
+.matrix { fill: #dbe8fb; } .attention { fill: #fbe3d3; } .norm { fill: #e3f3dc; }
+.rows { fill: #efe4f8; } .element { fill: #f4f1d8; }
+.outside { fill: #eef0f2; stroke-dasharray: 4 3; }
+.edge { fill: none; stroke: #7d8896; stroke-width: 1.5; marker-end: url(#arrow); }
+.tip { fill: #7d8896; }
+@media (prefers-color-scheme: dark) {
+text { fill: #e4e9f0; }
+.page { fill: #14181e; }
+.matrix { fill: #1f3a5f; } .attention { fill: #5a3620; } .norm { fill: #28452a; }
+.rows { fill: #432f57; } .element { fill: #4a4520; } .outside { fill: #23282f; }
+}
 ";
 
 /// The picture of boxes and of edges (from, to) between them, `from < to`.

@@ -6,6 +6,7 @@ mod bucket;
 mod canonicalize;
 mod compile;
 mod drop_unused_rows;
+mod emit;
 mod fusion;
 mod group;
 mod house;
