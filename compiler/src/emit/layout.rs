@@ -206,11 +206,12 @@ fn place(items: &[Item], layers: &[Vec<usize>]) -> Vec<i64> {
         let downwards = sweep % 2 == 0;
         for step in 0..layers.len() {
             let layer = &layers[if downwards { step } else { layers.len() - 1 - step }];
+            // Neighbours on both sides: with those of one side alone a long chain drifts sidewards.
             let want = |&ix: &usize| {
-                let near = if downwards { &items[ix].above } else { &items[ix].below };
-                match near.len() as i64 {
+                let near = items[ix].above.iter().chain(&items[ix].below);
+                match (items[ix].above.len() + items[ix].below.len()) as i64 {
                     0 => centres[ix],
-                    n => near.iter().map(|&other| centres[other]).sum::<i64>().div_euclid(n),
+                    n => near.map(|&other| centres[other]).sum::<i64>().div_euclid(n),
                 }
             };
             let wanted: Vec<i64> = layer.iter().map(want).collect();
