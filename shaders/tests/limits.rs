@@ -1,5 +1,6 @@
 //! What reflection finds that a kernel uses, and what is said of kernels that use too much.
 
+use ingot_shaders::backend::to_msl;
 use ingot_shaders::limits::{CoopRole, CoopScalar, CoopShape, CoopType, LimitError, Limits, Uses, check};
 
 /// A kernel of an entry point's body and what stands before it.
@@ -113,5 +114,7 @@ fn errors_name_kernel_limit_and_value() {
 fn apple_takes_its_own_matrices() {
     for ab in ["f16", "f32"] {
         check("matmul", &coop(8, ab), &Limits::apple()).unwrap_or_else(|error| panic!("{error}"));
+        let msl = to_msl(&coop(8, ab)).unwrap_or_else(|error| panic!("{error}"));
+        assert!(msl.contains("simdgroup_"), "{msl}");
     }
 }

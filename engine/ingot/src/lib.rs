@@ -24,7 +24,7 @@ mod load;
 mod model;
 mod generate;
 
-pub use device::{DeviceChoice, DeviceInfo, devices, this_target};
+pub use device::{DeviceChoice, DeviceInfo, devices, target_of, this_target};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Piece, Stats};
 pub use ingot_runtime::Bytes;

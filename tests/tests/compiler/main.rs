@@ -19,5 +19,6 @@ mod select;
 mod split_large;
 mod step;
 mod support;
+mod target;
 mod text;
 mod verify;
