@@ -150,7 +150,8 @@ impl TargetProfile {
     /// buffers, 16 KiB of workgroup memory, 256 invocations, 65,535 workgroups, bindings of 128 MiB; no extensions.
     pub fn webgpu() -> Self {
         let limits = Limits { workgroup_bytes: 16 << 10, ..Limits::COMMON };
-        Self { limits, ..Self::gpu("webgpu", 128 << 20, false) }
+        // Half the usual tile, so that queries of 256 numbers fit.
+        Self { limits, prefill_q_tile: 8, ..Self::gpu("webgpu", 128 << 20, false) }
     }
 
     /// The presets by name.

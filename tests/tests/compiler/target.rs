@@ -48,7 +48,7 @@ fn large_heads() -> Shape {
 #[test]
 fn every_preset_takes_the_kernels_of_its_plans() {
     for target in TargetProfile::presets().into_iter().filter(|target| !target.is_cpu) {
-        for shape in [Shape::llama(), large_heads()] {
+        for shape in [Shape::llama(), large_heads(), Shape { head_dim: 256, ..large_heads() }] {
             let plan = compile(&shape.graph(), &target, OPTIONS).unwrap_or_else(|e| panic!("{}: {e}", target.name));
             let mut seen = BTreeSet::new();
             for (id, kernel) in plan.kernels.iter() {
