@@ -255,6 +255,7 @@ impl std::str::FromStr for Graph {
                     other => return Err(line.error(format!("unknown line `{other}`"))),
                 }
             }
+            line.finish()?;
         }
         graph.verify()?;
         Ok(graph)

@@ -54,7 +54,7 @@ pub(crate) fn parse_spec(line: &Line) -> Result<KernelSpec, IrError> {
     let rows =
         line.get("rows").and_then(Rows::parse).ok_or_else(|| line.error("expected rows=tokens or rows=wanted"))?;
     let mut spec = KernelSpec::new(template, rows);
-    for (key, text) in &line.attrs {
+    for (ix, (key, text)) in line.attrs.iter().enumerate() {
         let unknown = || line.error(format!("{key}={text} is no valid value"));
         match key.as_str() {
             "format" => spec.weight = Some(Format::parse(text).ok_or_else(unknown)?),
@@ -70,8 +70,10 @@ pub(crate) fn parse_spec(line: &Line) -> Result<KernelSpec, IrError> {
                 };
                 spec.set(name, value);
             }
-            _ => {}
+            // Not a spec's: the caller's or unknown.
+            _ => continue,
         }
+        line.mark(ix);
     }
     Ok(spec)
 }
@@ -81,9 +83,9 @@ pub(crate) fn dims_text(dims: &Dims) -> String {
 }
 
 pub(crate) fn parse_dims(line: &Line, text: &str) -> Result<Dims, IrError> {
-    let numbers: Vec<u32> = text.split(',').filter_map(|n| n.parse().ok()).collect();
-    match numbers[..] {
-        [tokens, sequences, rows, tiles] => Ok(Dims { tokens, sequences, rows, tiles }),
+    let numbers: Option<Vec<u32>> = text.split(',').map(|n| n.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[tokens, sequences, rows, tiles]) => Ok(Dims { tokens, sequences, rows, tiles }),
         _ => Err(line.error(format!("expected tokens,sequences,rows,tiles, found {text:?}"))),
     }
 }
@@ -201,6 +203,7 @@ impl std::str::FromStr for KernelGraph {
                     graph.nodes.push(KernelNode { spec: parse_spec(&line)?, operands, grid, origin });
                 }
             }
+            line.finish()?;
         }
         graph.verify()?;
         Ok(graph)

@@ -105,12 +105,13 @@ fn parse_kernel(line: &Line) -> Result<PlanKernel, IrError> {
         Some(Slot { role, access, group: group.parse().ok()?, binding: binding.parse().ok()? })
     };
     let slots = line.args.iter().map(|arg| slot(arg).ok_or_else(|| line.error(format!("{arg:?} is no binding"))));
-    let workgroup: Vec<u32> =
-        line.get("workgroup").unwrap_or("1,1,1").split(',').filter_map(|n| n.parse().ok()).collect();
+    let workgroup: Option<Vec<u32>> =
+        line.get("workgroup").unwrap_or("1,1,1").split(',').map(|n| n.parse().ok()).collect();
+    let workgroup: Option<[u32; 3]> = workgroup.and_then(|sides| sides.try_into().ok());
     Ok(PlanKernel {
         spec: parse_spec(line)?,
         slots: slots.collect::<Result<_, _>>()?,
-        workgroup: workgroup.try_into().map_err(|_| line.error("expected workgroup=X,Y,Z"))?,
+        workgroup: workgroup.ok_or_else(|| line.error("expected workgroup=X,Y,Z"))?,
         wgsl: line.get("wgsl").unwrap_or("").into(),
     })
 }
@@ -207,6 +208,7 @@ impl std::str::FromStr for Plan {
         };
         for line in parse_lines(text)? {
             plan.parse_line(&line)?;
+            line.finish()?;
         }
         plan.verify()?;
         Ok(plan)

@@ -18,6 +18,7 @@ mod repack;
 mod select;
 mod split_large;
 mod step;
+mod stranger;
 mod support;
 mod target;
 mod text;
