@@ -5,6 +5,7 @@ use crate::support::{OPTIONS, cases, small_cpu};
 use ingot_compiler::{TargetProfile, compile};
 use ingot_ir::plan::{MAX_BYTES, MAX_STEP, MAX_WORKGROUPS, Plan, PlanWeight, VariantId};
 use ingot_ir::size::{Dim, Dims, Expr, ExprId, ExprPool};
+use ingot_ir::weight::{Format, ScaleType};
 use ingot_tests::random::Shape;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -19,7 +20,8 @@ static GOOD: LazyLock<Vec<Value>> = LazyLock::new(|| {
         assert!(plan.verify().is_ok());
         serde_json::to_value(&plan).expect("tables are JSON")
     };
-    let biased = Shape { attention_bias: true, tied: true, ..Shape::llama() };
+    let affine = Format::Affine { bits: 4, group: 32, scales: ScaleType::F16 };
+    let biased = Shape { attention_bias: true, tied: true, formats: [affine; 8], ..Shape::llama() };
     vec![plan(Shape::llama(), &small_cpu()), plan(biased, &TargetProfile::vulkan())]
 });
 
@@ -119,6 +121,37 @@ proptest! {
         {
             sizes_hold(&plan)?;
         }
+    }
+}
+
+/// Every number of the tables' first rows, set to each extreme in turn.
+#[test]
+fn no_extreme_number_panics() {
+    for good in GOOD.iter() {
+        let mut paths = Vec::new();
+        places(good, &mut Vec::new(), &mut paths);
+        // Rows are alike: of each table the first six.
+        paths.retain(|path| path.iter().skip(1).all(|ix| *ix < 6));
+        let mut tree = good.clone();
+        let (mut n_numbers, mut n_refused) = (0, 0);
+        for path in &paths {
+            let place = path.iter().fold(&mut tree, |value, ix| child(value, *ix));
+            if !place.is_number() {
+                continue;
+            }
+            let before = place.clone();
+            n_numbers += 1;
+            for number in [0, 1, 3, 1 << 31, u64::from(u32::MAX), u64::MAX] {
+                *path.iter().fold(&mut tree, |value, ix| child(value, *ix)) = json!(number);
+                let Ok(plan) = serde_json::from_value::<Plan>(tree.clone()) else { continue };
+                match plan.verify() {
+                    Ok(()) => sizes_hold(&plan).expect("what passes has sizes"),
+                    Err(_) => n_refused += 1,
+                }
+            }
+            *path.iter().fold(&mut tree, |value, ix| child(value, *ix)) = before;
+        }
+        assert!(n_numbers > 100 && n_refused > 100, "{n_numbers} numbers, {n_refused} refused");
     }
 }
 
