@@ -14,6 +14,7 @@ pub mod select;
 mod link;
 pub mod repack;
 pub mod artifact;
+pub mod emit;
 
 use ingot_ir::IrError;
 use ingot_ir::graph::ValueId;
@@ -57,6 +58,20 @@ pub enum CompileError {
         kernel: String,
         /// The linker's message.
         why: String,
+    },
+    /// Source of kernels that have none.
+    #[error("target `{target}` runs native code, so its kernels have no source; choose another --target")]
+    NoSource {
+        /// The target.
+        target: String,
+    },
+    /// A decoder layer that the model does not have.
+    #[error("the model has no layer {layer}; it has {n_layers}, counted from 0")]
+    NoLayer {
+        /// The layer asked for.
+        layer: u32,
+        /// Layers of the model.
+        n_layers: u32,
     },
     /// A pass broke a rule of the representation: a fault of the compiler.
     #[error("after pass `{pass}`: {source}")]

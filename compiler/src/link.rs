@@ -36,6 +36,8 @@ pub(crate) fn grid(spec: &KernelSpec, target: &TargetProfile) -> Result<GridRule
 /// Links a kernel's source.
 pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKernel, CompileError> {
     let linked = shaders::link(&translate(spec, target)).map_err(|error| failed(spec, &error))?;
+    shaders::limits::check(spec.template.name(), &linked.wgsl, &target.limits)
+        .map_err(|error| failed(spec, &format_args!("{error} (target `{}`)", target.name)))?;
     let slot = |info: &shaders::BindingInfo| -> Result<Slot, CompileError> {
         let role = Role::parse(info.role.name())
             .ok_or_else(|| failed(spec, &format!("the plan knows no role {}", info.role)))?;

@@ -2,6 +2,7 @@
 
 use ingot_ir::kv::PAGE_TOKENS;
 use ingot_ir::plan::KvType;
+pub use ingot_shaders::limits::{CoopScalar, CoopShape, Limits};
 
 /// A fusion rule of the `group` pass. A target lists those that it declines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,12 @@ pub struct TargetProfile {
     pub max_binding_bytes: u64,
     /// Whether kernels may use subgroup operations.
     pub subgroups: bool,
+    /// What the platform takes of one kernel; every kernel of a plan is checked against it. (Nothing of it is for the CPU.)
+    pub limits: Limits,
+    /// Whether the device shares the processor's memory.
+    pub unified_memory: bool,
+    /// Memory bandwidth of a middling device of this kind in 10^9 bytes a second: a class for estimates, no promise.
+    pub bandwidth_gb_s: u32,
     /// Tokens of the largest prefill chunk.
     pub prefill_tokens: u32,
     /// Up to this many rows a matrix product reads its weights with the matrix-vector kernel.
@@ -48,6 +55,9 @@ pub struct TargetProfile {
     pub declined: Vec<Fusion>,
 }
 
+/// What wgpu binds at most on Vulkan, where drivers offer 4 GiB.
+const VULKAN_BINDING: u64 = (1 << 31) - 4;
+
 impl TargetProfile {
     /// The processor: weights as stored, f32 keys and values, coarse kernels.
     pub fn cpu() -> Self {
@@ -56,6 +66,9 @@ impl TargetProfile {
             is_cpu: true,
             max_binding_bytes: u64::MAX,
             subgroups: false,
+            limits: Limits::COMMON,
+            unified_memory: true,
+            bandwidth_gb_s: 50,
             prefill_tokens: 512,
             matvec_rows: 8,
             max_rows: 16,
@@ -67,13 +80,16 @@ impl TargetProfile {
         }
     }
 
-    /// A GPU of the given limits.
+    /// A GPU of which only this is known: what every GPU takes, and subgroups of any size if it has them.
     pub fn gpu(name: impl Into<String>, max_binding_bytes: u64, subgroups: bool) -> Self {
         Self {
             name: name.into(),
             is_cpu: false,
             max_binding_bytes,
             subgroups,
+            limits: Limits { subgroup: subgroups.then_some((1, 128)), ..Limits::COMMON },
+            unified_memory: false,
+            bandwidth_gb_s: 300,
             prefill_tokens: 512,
             matvec_rows: 8,
             max_rows: 16,
@@ -84,31 +100,72 @@ impl TargetProfile {
         }
     }
 
-    /// Any desktop Vulkan device: 2 GiB - 4 bindings, subgroups.
+    /// Any desktop Vulkan device: what the drivers of AMD, Intel and NVIDIA all report (`VkPhysicalDeviceLimits`,
+    /// `VkPhysicalDeviceSubgroupProperties`): 32 KiB of shared memory, 256 invocations, subgroups of 8 (Intel) to 64 (AMD).
+    /// wgpu binds at most 2 GiB - 4 there. No f16 and no cooperative matrices, which older ones lack.
     pub fn vulkan() -> Self {
-        Self::gpu("vulkan", (1 << 31) - 4, true)
+        let plain = Self::gpu("vulkan", VULKAN_BINDING, true);
+        Self { limits: Limits { subgroup: Some((8, 64)), ..plain.limits }, ..plain }
     }
 
-    /// Mesa's software rasterizer: 128 MiB bindings.
+    /// NVIDIA from Turing on through Vulkan: 48 KiB of shared memory, 1024 invocations, subgroups of 32 (the driver's
+    /// `VkPhysicalDeviceLimits`), f16, 4 x 8-bit dot products (`VK_KHR_shader_integer_dot_product`), matrices of
+    /// 16 x 16 x 16 from f16 to either type (`VK_KHR_cooperative_matrix`). Grids are kept to WebGPU's 65,535.
+    pub fn nvidia() -> Self {
+        use CoopScalar::{F16, F32};
+        let limits = Limits {
+            workgroup_bytes: 48 << 10,
+            max_invocations: 1024,
+            subgroup: Some((32, 32)),
+            f16: true,
+            integer_dot: true,
+            cooperative: vec![CoopShape::square(16, F16, F16), CoopShape::square(16, F16, F32)],
+            ..Limits::COMMON
+        };
+        Self { limits, bandwidth_gb_s: 900, ..Self::gpu("nvidia", VULKAN_BINDING, true) }
+    }
+
+    /// Mesa's software rasterizer, as Mesa 22.3's llvmpipe reports itself (`ingot devices --json`): bindings of 128 MiB,
+    /// 32 KiB of workgroup memory, 1024 invocations, subgroups of 8 (16 with AVX-512), f16.
     pub fn lavapipe() -> Self {
-        Self { prefill_tokens: 64, max_rows: 64, ..Self::gpu("lavapipe", 128 << 20, true) }
+        let limits = Limits { max_invocations: 1024, subgroup: Some((4, 16)), f16: true, ..Limits::COMMON };
+        Self {
+            limits,
+            unified_memory: true,
+            bandwidth_gb_s: 1,
+            prefill_tokens: 64,
+            max_rows: 64,
+            ..Self::gpu("lavapipe", 128 << 20, true)
+        }
     }
 
-    /// Apple silicon through Metal.
+    /// Apple silicon through Metal: see [`Limits::apple`] for a kernel's limits and their source; bindings of
+    /// less than 4 GiB, as naga passes a buffer's length to kernels in 32 bits.
     pub fn apple() -> Self {
-        Self::gpu("apple", 4 << 30, true)
+        Self {
+            limits: Limits::apple(),
+            unified_memory: true,
+            bandwidth_gb_s: 200,
+            ..Self::gpu("apple", (4 << 30) - 4, true)
+        }
     }
 
-    /// What every WebGPU implementation offers.
+    /// What every WebGPU implementation offers: the default limits of the specification (section "Limits"): 8 storage
+    /// buffers, 16 KiB of workgroup memory, 256 invocations, 65,535 workgroups, bindings of 128 MiB; no extensions.
     pub fn webgpu() -> Self {
-        Self::gpu("webgpu", 128 << 20, false)
+        let limits = Limits { workgroup_bytes: 16 << 10, ..Limits::COMMON };
+        // Half the usual tile, so that queries of 256 numbers fit.
+        Self { limits, prefill_q_tile: 8, ..Self::gpu("webgpu", 128 << 20, false) }
     }
 
     /// The presets by name.
     pub fn preset(name: &str) -> Option<Self> {
-        [Self::cpu(), Self::vulkan(), Self::lavapipe(), Self::apple(), Self::webgpu()]
-            .into_iter()
-            .find(|target| target.name == name)
+        Self::presets().into_iter().find(|target| target.name == name)
+    }
+
+    /// Every preset.
+    pub fn presets() -> Vec<Self> {
+        vec![Self::cpu(), Self::vulkan(), Self::nvidia(), Self::apple(), Self::lavapipe(), Self::webgpu()]
     }
 
     /// Whether a fusion is wanted.

@@ -14,6 +14,7 @@ mod catalog;
 mod consts;
 mod epilogue;
 mod files;
+pub mod limits;
 mod link;
 pub mod lint;
 pub mod reflect;

@@ -40,10 +40,13 @@ pub struct Reflection {
     pub bindings: Vec<Bound>,
 }
 
-/// Parses and validates; subgroup operations and (un)packing of f16 pairs are allowed.
+/// Parses and validates. Every extension that some target has is allowed here; [`crate::limits`] tells which are used.
 pub fn parse(wgsl: &str) -> Result<(naga::Module, naga::valid::ModuleInfo), ReflectError> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|error| ReflectError::Parse(error.emit_to_string(wgsl)))?;
-    let capabilities = naga::valid::Capabilities::SUBGROUP | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = naga::valid::Capabilities::SUBGROUP
+        | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | naga::valid::Capabilities::SHADER_FLOAT16
+        | naga::valid::Capabilities::COOPERATIVE_MATRIX;
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
     validator
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)

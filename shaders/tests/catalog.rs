@@ -1,6 +1,7 @@
 //! Every combination that the catalogue allows, at default and extreme numbers: through naga, reflection, lint, MSL,
 //! SPIR-V, and a selection through Tint. And what it must refuse.
 
+use ingot_shaders::limits::{Limits, Uses, check_uses, needs_cooperative, uses};
 use ingot_shaders::lint::{Lint, lint, lint_linked};
 use ingot_shaders::reflect::{parse, reflect};
 use ingot_shaders::{
@@ -205,19 +206,36 @@ fn check(spec: &KernelSpec) -> Option<String> {
     assert_eq!(link(spec).expect("linked a moment ago"), kernel, "linking is deterministic");
     let grid = grid(spec).expect("a spec that links has a grid");
     assert!(grid.unit_div > 0 && grid.times > 0);
-    let module = match parse(&kernel.wgsl) {
-        Ok((module, _)) => module,
+    let (module, info) = match parse(&kernel.wgsl) {
+        Ok(parsed) => parsed,
         Err(error) => return Some(format!("{spec:?}: {error}")),
     };
     let lints = lint_linked(&reflect(&module), &kernel);
     if !lints.is_empty() {
         return Some(format!("{spec:?}: {}", lints[0]));
     }
+    if let Some(why) = check_limits(spec, &uses(&module, &info)) {
+        return Some(format!("{spec:?}: {why}"));
+    }
     match (backend::to_msl(&kernel.wgsl), backend::to_spirv(&kernel.wgsl)) {
         (Ok(msl), Ok(spirv)) if !msl.is_empty() && spirv.first() == Some(&0x0723_0203) => None,
         (Err(error), _) | (_, Err(error)) => Some(format!("{spec:?}: {error}")),
         _ => Some(format!("{spec:?}: empty MSL or SPIR-V")),
     }
+}
+
+/// What a kernel uses that the target it is for does not have. Every kernel is for Apple's GPUs, but for those that say
+/// that they need a shape of cooperative matrix that Metal does not have; a plain one is for every GPU.
+fn check_limits(spec: &KernelSpec, used: &Uses) -> Option<String> {
+    let apple = Limits::apple();
+    let shape = needs_cooperative(spec);
+    let undeclared = used.cooperative.iter().find(|ty| !shape.is_some_and(|shape| ty.is_of(&shape)));
+    if let Some(ty) = undeclared {
+        return Some(format!("uses {ty:?}, but says that it needs {shape:?}"));
+    }
+    let mut limits = if spec.tier == Tier::Plain { Limits::COMMON } else { apple.clone() };
+    limits.cooperative.extend(shape.filter(|shape| !apple.cooperative.contains(shape)));
+    check_uses(spec.template.name(), used, &limits).err().map(|error| error.to_string())
 }
 
 #[test]

@@ -56,14 +56,10 @@ pub fn turn(device: &Device) -> Option<MutexGuard<'static, ()>> {
 impl Device {
     /// What the compiler is told of it.
     pub fn target(&self) -> TargetProfile {
-        let Self::Gpu(gpu) = self else { return TargetProfile::cpu() };
-        let info = gpu.info();
-        let preset = match info.kind {
-            DeviceKind::Cpu => TargetProfile::lavapipe(),
-            _ if info.backend.eq_ignore_ascii_case("metal") => TargetProfile::apple(),
-            _ => TargetProfile::vulkan(),
-        };
-        TargetProfile { max_binding_bytes: info.max_binding_bytes, subgroups: info.subgroup.is_some(), ..preset }
+        match self {
+            Self::Gpu(gpu) => ingot::target_of(gpu.info()),
+            Self::Cpu => TargetProfile::cpu(),
+        }
     }
 
     /// Whether it is an adapter that the processor plays.

@@ -7,7 +7,7 @@ use crate::IrError;
 use crate::handle::{Arena, handle};
 use crate::kv::{KvLayerId, KvSpec, Window};
 use crate::size::Dim;
-use crate::weight::{Format, Layout, Source, Weight, WeightId};
+use crate::weight::{Format, Layout, MAX_NUMBERS, Source, Weight, WeightId};
 use serde::{Deserialize, Serialize};
 
 handle! {
@@ -318,6 +318,9 @@ impl Graph {
         if weight.n_rows == 0 || weight.n_cols == 0 {
             return bad("has no rows or no columns".into());
         }
+        if u64::from(weight.n_rows) * u64::from(weight.n_cols) > MAX_NUMBERS {
+            return bad(format!("{} x {} numbers are too many", weight.n_rows, weight.n_cols));
+        }
         if matches!(weight.layout, Layout::Stored | Layout::Packed) && !weight.format.takes_cols(weight.n_cols) {
             return bad(format!("{} columns cannot be stored as {}", weight.n_cols, weight.format));
         }
@@ -473,7 +476,10 @@ impl Graph {
                 if parts.iter().any(|part| shape(*part).rows != rows) {
                     return bad("the parts' rows differ".into());
                 }
-                Ok(Shape { rows, n_cols: parts.iter().map(|part| shape(*part).n_cols).sum() })
+                match parts.iter().try_fold(0u32, |sum, part| sum.checked_add(shape(*part).n_cols)) {
+                    Some(n_cols) => Ok(Shape { rows, n_cols }),
+                    None => bad("the parts have more than 2^32 columns".into()),
+                }
             }
             Op::GatherRows { x } => match shape(*x).rows {
                 Dim::Tokens => Ok(Shape { rows: Dim::Rows, ..shape(*x) }),

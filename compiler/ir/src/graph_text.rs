@@ -6,7 +6,7 @@ use crate::handle::Handle;
 use crate::kv::{KvGroup, KvLayer, KvShape, Window};
 use crate::size::Dim;
 use crate::text::{Line, parse_lines};
-use crate::weight::{Format, Layout, RotaryPairs, Source, Weight};
+use crate::weight::{Format, Layout, RotaryPairs, Source, Weight, WeightId};
 use std::fmt;
 
 impl fmt::Display for Shape {
@@ -185,6 +185,18 @@ fn parse_op(line: &Line, shape: Shape) -> Result<Op, IrError> {
     Ok(op)
 }
 
+impl Graph {
+    /// A value's line in text: `v3 = linear v2 w5 : tokens x 960`.
+    pub fn value_line(&self, id: ValueId) -> String {
+        let value = &self.values[id];
+        op_line(&value.op).result(id).kind(value.shape).to_string()
+    }
+    /// A weight's line in text.
+    pub fn weight_line(&self, id: WeightId) -> String {
+        weight_line(&self.weights[id]).result(id).to_string()
+    }
+}
+
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Line::new("graph").arg(&self.name))?;
@@ -197,8 +209,8 @@ impl fmt::Display for Graph {
         for (id, weight) in self.weights.iter() {
             writeln!(f, "{}", weight_line(weight).result(id))?;
         }
-        for (id, value) in self.values.iter() {
-            writeln!(f, "{}", op_line(&value.op).result(id).kind(value.shape))?;
+        for id in self.values.ids() {
+            writeln!(f, "{}", self.value_line(id))?;
         }
         writeln!(f, "{}", Line::new("output").args(&self.outputs))
     }
@@ -221,8 +233,8 @@ impl std::str::FromStr for Graph {
         let mut graph = Self::default();
         for line in parse_lines(text)? {
             let result = line.result.as_deref().unwrap_or("");
-            if result.starts_with(crate::weight::WeightId::PREFIX) {
-                expect_next::<crate::weight::WeightId>(&line, graph.weights.len())?;
+            if result.starts_with(WeightId::PREFIX) {
+                expect_next::<WeightId>(&line, graph.weights.len())?;
                 graph.weights.push(parse_weight(&line)?);
             } else if result.starts_with(ValueId::PREFIX) {
                 expect_next::<ValueId>(&line, graph.values.len())?;
@@ -252,6 +264,7 @@ impl std::str::FromStr for Graph {
                     other => return Err(line.error(format!("unknown line `{other}`"))),
                 }
             }
+            line.finish()?;
         }
         graph.verify()?;
         Ok(graph)

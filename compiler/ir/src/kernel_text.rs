@@ -54,7 +54,7 @@ pub(crate) fn parse_spec(line: &Line) -> Result<KernelSpec, IrError> {
     let rows =
         line.get("rows").and_then(Rows::parse).ok_or_else(|| line.error("expected rows=tokens or rows=wanted"))?;
     let mut spec = KernelSpec::new(template, rows);
-    for (key, text) in &line.attrs {
+    for (ix, (key, text)) in line.attrs.iter().enumerate() {
         let unknown = || line.error(format!("{key}={text} is no valid value"));
         match key.as_str() {
             "format" => spec.weight = Some(Format::parse(text).ok_or_else(unknown)?),
@@ -70,8 +70,10 @@ pub(crate) fn parse_spec(line: &Line) -> Result<KernelSpec, IrError> {
                 };
                 spec.set(name, value);
             }
-            _ => {}
+            // Not a spec's: the caller's or unknown.
+            _ => continue,
         }
+        line.mark(ix);
     }
     Ok(spec)
 }
@@ -81,9 +83,9 @@ pub(crate) fn dims_text(dims: &Dims) -> String {
 }
 
 pub(crate) fn parse_dims(line: &Line, text: &str) -> Result<Dims, IrError> {
-    let numbers: Vec<u32> = text.split(',').filter_map(|n| n.parse().ok()).collect();
-    match numbers[..] {
-        [tokens, sequences, rows, tiles] => Ok(Dims { tokens, sequences, rows, tiles }),
+    let numbers: Option<Vec<u32>> = text.split(',').map(|n| n.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[tokens, sequences, rows, tiles]) => Ok(Dims { tokens, sequences, rows, tiles }),
         _ => Err(line.error(format!("expected tokens,sequences,rows,tiles, found {text:?}"))),
     }
 }
@@ -138,6 +140,16 @@ impl Place {
     }
 }
 
+impl KernelGraph {
+    /// A node's line in text.
+    pub fn node_line(&self, id: KernelId) -> String {
+        let node = &self.nodes[id];
+        let line = Line::new(node.spec.template.name()).args(&node.operands).result(id);
+        let line = spec_attrs(line, &node.spec).attr("grid", self.exprs.show(node.grid));
+        line.attr("origin", list(&node.origin)).to_string()
+    }
+}
+
 impl fmt::Display for KernelGraph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Line::new("kernels").attr("bucket", dims_text(&self.bucket)))?;
@@ -149,12 +161,8 @@ impl fmt::Display for KernelGraph {
             };
             writeln!(f, "{line}")?;
         }
-        for (id, node) in self.nodes.iter() {
-            let line = Line::new(node.spec.template.name()).args(&node.operands).result(id);
-            let line = spec_attrs(line, &node.spec)
-                .attr("grid", self.exprs.show(node.grid))
-                .attr("origin", list(&node.origin));
-            writeln!(f, "{line}")?;
+        for id in self.nodes.ids() {
+            writeln!(f, "{}", self.node_line(id))?;
         }
         Ok(())
     }
@@ -195,6 +203,7 @@ impl std::str::FromStr for KernelGraph {
                     graph.nodes.push(KernelNode { spec: parse_spec(&line)?, operands, grid, origin });
                 }
             }
+            line.finish()?;
         }
         graph.verify()?;
         Ok(graph)

@@ -92,8 +92,8 @@ impl KvSpec {
     pub fn verify(&self) -> Result<(), IrError> {
         for (id, group) in self.groups.iter() {
             let KvShape { n_kv_heads, k_dim, v_dim, latent } = group.shape;
-            let holds = |dim: u32| n_kv_heads.checked_mul(dim).is_some_and(|n| n > 0);
-            if !holds(k_dim) || !holds(v_dim) {
+            let fits = k_dim.checked_add(v_dim).and_then(|both| both.checked_mul(n_kv_heads)).is_some();
+            if !fits || n_kv_heads == 0 || k_dim == 0 || v_dim == 0 {
                 return Err(IrError::invalid(
                     id,
                     format!("{n_kv_heads} heads of {k_dim} and {v_dim} numbers are too few or too many"),

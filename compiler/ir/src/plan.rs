@@ -24,6 +24,18 @@ handle! {
 /// Version of the tables' meaning; a runtime refuses others.
 pub const PLAN_VERSION: u32 = 1;
 
+/// Workgroups a dimension of a dispatch; a larger grid is folded into the second dimension.
+pub const MAX_WORKGROUPS: u32 = 65_535;
+
+/// Tokens, sequences, rows and attention tiles of the largest step that a plan may be made for.
+pub const MAX_STEP: u32 = 1 << 20;
+
+/// Tokens of the longest sequence that a plan may be made for.
+pub const MAX_CONTEXT: u32 = 1 << 28;
+
+/// Bytes that everything in a plan may have together; no sum of its sizes overflows.
+pub const MAX_BYTES: u64 = 1 << 60;
+
 /// Bindings begin at a multiple of this many bytes (WebGPU's storage offset alignment).
 pub const BINDING_ALIGN: u64 = 256;
 
@@ -286,16 +298,17 @@ impl Plan {
     /// Weight bytes that one run of a variant reads, each weight once: what decoding is bound by.
     pub fn weight_bytes_of(&self, variant: VariantId) -> u64 {
         let mut seen = vec![false; self.weights.len()];
-        let mut bytes = 0;
+        let mut bytes = 0u64;
         for dispatch in self.dispatches_of(variant) {
             let by_row = self.kernels[dispatch.kernel].spec.template == crate::kernel::Template::Embed;
             for operand in self.operands_of(dispatch) {
                 let Binding::Weight(blob) = operand.binding else { continue };
                 let weight = &self.weights[blob];
                 if by_row {
-                    bytes += weight.format.row_bytes(weight.n_cols) * u64::from(self.variants[variant].bounds.tokens);
+                    let rows = u64::from(self.variants[variant].bounds.tokens);
+                    bytes = bytes.saturating_add(weight.format.row_bytes(weight.n_cols).saturating_mul(rows));
                 } else if !std::mem::replace(&mut seen[blob.0 as usize], true) {
-                    bytes += weight.n_bytes();
+                    bytes = bytes.saturating_add(weight.n_bytes());
                 }
             }
         }

@@ -113,14 +113,34 @@ fn parse_kernel(line: &Line) -> Result<PlanKernel, IrError> {
         Some(Slot { role, access, group: group.parse().ok()?, binding: binding.parse().ok()? })
     };
     let slots = line.args.iter().map(|arg| slot(arg).ok_or_else(|| line.error(format!("{arg:?} is no binding"))));
-    let workgroup: Vec<u32> =
-        line.get("workgroup").unwrap_or("1,1,1").split(',').filter_map(|n| n.parse().ok()).collect();
+    let workgroup: Option<Vec<u32>> =
+        line.get("workgroup").unwrap_or("1,1,1").split(',').map(|n| n.parse().ok()).collect();
+    let workgroup: Option<[u32; 3]> = workgroup.and_then(|sides| sides.try_into().ok());
     Ok(PlanKernel {
         spec: parse_spec(line)?,
         slots: slots.collect::<Result<_, _>>()?,
-        workgroup: workgroup.try_into().map_err(|_| line.error("expected workgroup=X,Y,Z"))?,
+        workgroup: workgroup.ok_or_else(|| line.error("expected workgroup=X,Y,Z"))?,
         wgsl: line.get("wgsl").unwrap_or("").into(),
     })
+}
+
+impl Plan {
+    /// A kernel's line in text, without its source.
+    pub fn kernel_line(&self, id: PipelineId) -> String {
+        kernel_line(id, &self.kernels[id]).to_string()
+    }
+    /// A dispatch's line in text.
+    pub fn dispatch_line(&self, id: DispatchId) -> String {
+        let dispatch = &self.dispatches[id];
+        let line = Line::new("dispatch").arg(dispatch.kernel).args(self.operands_of(dispatch).iter().map(bound_text));
+        let line = line.result(id).attr("grid", self.exprs.show(dispatch.grid));
+        line.attr("origin", list(&dispatch.origin)).to_string()
+    }
+}
+
+fn kernel_line(id: PipelineId, kernel: &PlanKernel) -> Line {
+    let line = Line::new(kernel.spec.template.name()).args(kernel.slots.iter().map(slot_text)).result(id);
+    spec_attrs(line, &kernel.spec).attr("workgroup", list(&kernel.workgroup))
 }
 
 impl fmt::Display for Plan {
@@ -149,8 +169,7 @@ impl fmt::Display for Plan {
             writeln!(f, "{}", weight_line(weight).result(id))?;
         }
         for (id, kernel) in self.kernels.iter() {
-            let line = Line::new(kernel.spec.template.name()).args(kernel.slots.iter().map(slot_text)).result(id);
-            let mut line = spec_attrs(line, &kernel.spec).attr("workgroup", list(&kernel.workgroup));
+            let mut line = kernel_line(id, kernel);
             if f.alternate() && !kernel.wgsl.is_empty() {
                 line = line.attr("wgsl", &kernel.wgsl);
             }
@@ -163,14 +182,8 @@ impl fmt::Display for Plan {
                 .attr("q_tile", variant.q_tile);
             let line = line.attr_unless("all_rows", variant.all_rows, false);
             writeln!(f, "{line}")?;
-            for (at, dispatch) in (variant.first..).zip(self.dispatches_of(id)) {
-                let line = Line::new("dispatch")
-                    .arg(dispatch.kernel)
-                    .args(self.operands_of(dispatch).iter().map(bound_text))
-                    .result(DispatchId(at))
-                    .attr("grid", self.exprs.show(dispatch.grid))
-                    .attr("origin", list(&dispatch.origin));
-                writeln!(f, "  {line}")?;
+            for at in variant.first..variant.first + variant.n_dispatches {
+                writeln!(f, "  {}", self.dispatch_line(DispatchId(at)))?;
             }
         }
         Ok(())
@@ -203,6 +216,7 @@ impl std::str::FromStr for Plan {
         };
         for line in parse_lines(text)? {
             plan.parse_line(&line)?;
+            line.finish()?;
         }
         plan.verify()?;
         Ok(plan)

@@ -2,12 +2,18 @@
 
 use crate::IrError;
 use crate::handle::Handle;
-use crate::kernel::{EpilogueOp, Role, Template};
-use crate::plan::{BINDING_ALIGN, Binding, Bound, DispatchId, PLAN_VERSION, Plan};
+use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, Role, Template};
+use crate::plan::{
+    BINDING_ALIGN, Binding, Bound, DispatchId, MAX_BYTES, MAX_CONTEXT, MAX_STEP, MAX_WORKGROUPS, PLAN_VERSION, Plan,
+    PlanKernel, PlanWeight, VariantId,
+};
+use crate::size::Dim;
+use crate::weight::{Layout, checked_bytes};
 
 impl Plan {
     /// Checks that every index, range and size is within bounds, that operands match their kernel's bindings, that no
-    /// dispatch binds one buffer both read and read_write, and that each binding covers what the template accesses.
+    /// dispatch binds one buffer both read and read_write, that each binding covers what the template accesses, and that
+    /// no grid or sum of sizes overflows. A plan may be a stranger's: whatever it holds, this ends with a value or an error.
     pub fn verify(&self) -> Result<(), IrError> {
         let bad = |item: &dyn std::fmt::Display, why: String| Err(IrError::Invalid { item: item.to_string(), why });
         if self.version != PLAN_VERSION {
@@ -16,34 +22,16 @@ impl Plan {
         if self.page_tokens == 0 || self.max_context == 0 || self.n_vocab == 0 {
             return bad(&"plan", "page size, context and vocabulary must be positive".into());
         }
+        if self.max_context > MAX_CONTEXT || self.page_tokens > MAX_CONTEXT {
+            return bad(&"plan", format!("a context or page of more than {MAX_CONTEXT} tokens"));
+        }
         self.exprs.verify()?;
         self.kv.verify()?;
         for (id, weight) in self.weights.iter() {
-            let rows: u64 = weight.segments.iter().map(|segment| u64::from(segment.n_rows)).sum();
-            let from_file = weight.inline.is_empty();
-            let filled = if from_file {
-                rows == u64::from(weight.n_rows)
-            } else {
-                weight.inline.len() as u64 * 4 == weight.n_bytes()
-            };
-            // A segment's rows in another order are whole heads, so that they stay within the tensor.
-            let ordered = weight.segments.iter().all(|s| {
-                let end = s.first_row.checked_add(s.n_rows);
-                s.order.is_none_or(|order| order.fits(order.head_dim) && end.is_some())
-            });
-            if !filled || !ordered || (weight.interleaved && weight.segments.len() != 2) {
-                return bad(&id, "its segments do not fill it".into());
-            }
-            if !self.is_cpu && weight.n_bytes() > self.max_binding_bytes {
-                return bad(
-                    &id,
-                    format!(
-                        "{} bytes exceed the target's binding limit of {}",
-                        weight.n_bytes(),
-                        self.max_binding_bytes
-                    ),
-                );
-            }
+            self.verify_weight(weight).or_else(|why| bad(&id, why))?;
+        }
+        for (id, kernel) in self.kernels.iter() {
+            self.verify_kernel(kernel).or_else(|why| bad(&id, why))?;
         }
         let mut next = 0;
         for (id, variant) in self.variants.iter() {
@@ -52,15 +40,105 @@ impl Plan {
             if variant.first != next || variant.q_tile == 0 || end.is_none() {
                 return bad(&id, "its dispatches are not the next ones".into());
             }
+            if let Some(dim) = Dim::ALL.into_iter().find(|dim| variant.bounds.get(*dim) > MAX_STEP) {
+                let n = variant.bounds.get(dim);
+                return bad(&id, format!("is for {n} {}, the most is {MAX_STEP}", dim.name()));
+            }
             next = variant.first + variant.n_dispatches;
         }
         if next as usize != self.dispatches.len() {
             return bad(&"plan", "a dispatch belongs to no variant".into());
         }
-        for (id, dispatch) in self.dispatches.iter() {
+        self.verify_sizes().or_else(|why| bad(&"plan", why))?;
+        for variant in self.variants.ids() {
+            self.verify_dispatches(variant)?;
+        }
+        Ok(())
+    }
+
+    fn verify_weight(&self, weight: &PlanWeight) -> Result<(), String> {
+        let PlanWeight { n_rows, n_cols, format, layout, .. } = *weight;
+        let Some(n_bytes) = checked_bytes(format, layout, n_rows, n_cols) else {
+            return Err(format!("{n_rows} x {n_cols} {format} cannot lie in memory as {}", layout.name()));
+        };
+        // Rows in another order come from anywhere within their heads.
+        let runs_end = weight.segments.iter().all(|run| {
+            run.first_row.checked_add(run.n_rows).is_some() && run.order.is_none_or(|order| order.fits(order.head_dim))
+        });
+        let rows: u128 = weight.segments.iter().map(|segment| u128::from(segment.n_rows)).sum();
+        let filled = if weight.inline.is_empty() {
+            rows == u128::from(n_rows) && runs_end
+        } else {
+            weight.inline.len() as u128 * 4 == u128::from(n_bytes)
+        };
+        let pairs = match &weight.segments[..] {
+            [a, b] => a.n_rows == b.n_rows,
+            _ => false,
+        };
+        if !filled || (weight.interleaved && !pairs) {
+            return Err("its segments do not fill it".into());
+        }
+        if !self.is_cpu && n_bytes > self.max_binding_bytes {
+            let limit = self.max_binding_bytes;
+            return Err(format!("{n_bytes} bytes exceed the target's binding limit of {limit}"));
+        }
+        Ok(())
+    }
+
+    fn verify_kernel(&self, kernel: &PlanKernel) -> Result<(), String> {
+        let operand = |op: &EpilogueOp| match *op {
+            EpilogueOp::Bias(n) | EpilogueOp::Add(n) | EpilogueOp::Mul(n) => n,
+            _ => 0,
+        };
+        if let Some(op) = kernel.spec.epilogue.iter().find(|op| usize::from(operand(op)) >= EPILOGUE_ROLES.len()) {
+            return Err(format!("epilogue op {op} has no operand"));
+        }
+        let places: Vec<_> = kernel.slots.iter().map(|slot| (slot.group, slot.binding)).collect();
+        if let Some(ix) = (1..places.len()).find(|ix| places[..*ix].contains(&places[*ix])) {
+            return Err(format!("binding {}.{} is declared twice", places[ix].0, places[ix].1));
+        }
+        Ok(())
+    }
+
+    /// Checks that the sizes of everything that is allocated have a sum.
+    fn verify_sizes(&self) -> Result<(), String> {
+        let sum = |items: &mut dyn Iterator<Item = u64>| items.map(u128::from).sum::<u128>();
+        let bounds = self.max_bounds();
+        let pages = u128::from(self.max_pages());
+        // Products of at most 32, 32 and 3 bits, and a number of layers.
+        let page_bytes = |group| {
+            let n_values = u128::from(self.kv.groups[group].shape.n_values()) * u128::from(self.page_tokens);
+            n_values * u128::from(self.kv_type.n_bytes()) * self.kv.n_layers_of(group) as u128
+        };
+        let kv: u128 = self.kv.groups.ids().map(page_bytes).sum();
+        for (what, n_bytes) in [
+            ("weights", sum(&mut self.weights.as_slice().iter().map(PlanWeight::n_bytes))),
+            ("transient buffers", sum(&mut self.arenas.as_slice().iter().copied())),
+            ("logits", u128::from(bounds.rows) * u128::from(self.n_vocab) * 4),
+            ("keys and values of one sequence", pages.saturating_mul(kv)),
+            ("page tables", pages * u128::from(bounds.sequences) * self.kv.groups.len() as u128 * 4),
+        ] {
+            if n_bytes > u128::from(MAX_BYTES) {
+                return Err(format!("the {what} have {n_bytes} bytes, more than {MAX_BYTES}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_dispatches(&self, variant: VariantId) -> Result<(), IrError> {
+        let most = u64::from(MAX_WORKGROUPS) * u64::from(MAX_WORKGROUPS);
+        let bounds = self.variants[variant].bounds;
+        let first = self.variants[variant].first;
+        for id in (first..first + self.variants[variant].n_dispatches).map(DispatchId) {
             self.verify_dispatch(id)?;
-            if dispatch.grid.ix() >= self.exprs.len() {
-                return bad(&id, format!("grid {} does not exist", dispatch.grid));
+            let grid = self.dispatches[id].grid;
+            if grid.ix() >= self.exprs.len() {
+                return Err(IrError::invalid(id, format!("grid {grid} does not exist")));
+            }
+            if self.exprs.checked(grid, &bounds).is_none_or(|n| n > most) {
+                let grid = self.exprs.show(grid);
+                let why = format!("grid {grid} exceeds {MAX_WORKGROUPS} x {MAX_WORKGROUPS} at the variant's bounds");
+                return Err(IrError::invalid(id, why));
             }
         }
         Ok(())
@@ -78,7 +156,10 @@ impl Plan {
             return bad("its operands do not exist".into());
         }
         let operands = self.operands_of(dispatch);
-        for operand in operands {
+        for (ix, operand) in operands.iter().enumerate() {
+            if operands[..ix].iter().any(|other| other.role == operand.role) {
+                return bad(format!("has two operands {}", operand.role));
+            }
             let exists = match operand.binding {
                 Binding::Step | Binding::Sampled | Binding::Logits => true,
                 Binding::Arena { arena, offset, n_bytes } => {
@@ -99,6 +180,9 @@ impl Plan {
             let clash = operands.iter().any(|other| other.access != operand.access && same_buffer(operand, other));
             if clash {
                 return bad(format!("binds the buffer of {} both read and read_write", operand.role));
+            }
+            if !may_bind(operand.role, kernel.spec.template, operand.binding) {
+                return bad(format!("operand {} cannot be bound to that", operand.role));
             }
             self.verify_extent(id, operand)?;
         }
@@ -187,6 +271,20 @@ impl Plan {
                     kernel.u32("K").or(kernel.u32("N_COLS")).unwrap_or(0).into(),
                 );
             }
+            Binding::Kv(layer) => {
+                let shape = self.kv.shape(layer);
+                let same = |dim: u32| n("HEAD_DIM") == u128::from(dim);
+                let fits = n("N_KV_HEADS") == u128::from(shape.n_kv_heads) && same(shape.k_dim) && same(shape.v_dim);
+                return if fits && !shape.latent {
+                    Ok(())
+                } else {
+                    Err(IrError::invalid(id, format!("{layer} does not fit operand {}", operand.role)))
+                };
+            }
+            Binding::PageTable(_) if n("MAX_PAGES") != u128::from(self.max_pages()) => {
+                let why = format!("reads page tables of {} pages, not {}", n("MAX_PAGES"), self.max_pages());
+                return Err(IrError::invalid(id, why));
+            }
             _ => return Ok(()),
         };
         if words * 4 > u128::from(bound) {
@@ -243,7 +341,12 @@ impl Plan {
             (Role::NormWeight, _) => u64::from(weight.n_rows) == n_cols && weight.n_cols == 1,
             _ => true,
         };
-        if fits {
+        // Matrices as the runtime reads them, everything else widened.
+        let laid_out = match operand.role {
+            Role::Weight => weight.layout != Layout::Vector && (weight.layout == Layout::Stored) == self.is_cpu,
+            _ => weight.layout == Layout::Vector,
+        };
+        if fits && laid_out {
             Ok(())
         } else {
             Err(IrError::invalid(
@@ -253,6 +356,24 @@ impl Plan {
                     weight.n_rows, weight.n_cols, weight.format, operand.role
                 ),
             ))
+        }
+    }
+}
+
+/// Whether an operand of a role may lie where it is bound.
+fn may_bind(role: Role, template: Template, binding: Binding) -> bool {
+    match role {
+        Role::Step => binding == Binding::Step,
+        Role::Sampled => binding == Binding::Sampled,
+        Role::Kv => matches!(binding, Binding::Kv(_)),
+        Role::PageTable => matches!(binding, Binding::PageTable(_)),
+        Role::Weight | Role::NormWeight | Role::Freqs => matches!(binding, Binding::Weight(_)),
+        Role::Operand0 | Role::Operand1 | Role::Operand2 => {
+            matches!(binding, Binding::Arena { .. } | Binding::Logits | Binding::Weight(_))
+        }
+        Role::Out if template == Template::ArgmaxFinal => binding == Binding::Sampled,
+        Role::X | Role::Q | Role::K | Role::V | Role::Out => {
+            matches!(binding, Binding::Arena { .. } | Binding::Logits)
         }
     }
 }

@@ -85,6 +85,9 @@ pub enum Expr {
     CeilDiv(ExprId, u32),
 }
 
+/// Steps that evaluating an expression may take.
+const MAX_TERMS: u32 = 256;
+
 /// Expressions, each stored once.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ExprPool {
@@ -136,7 +139,8 @@ impl ExprPool {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
-    /// Evaluates an expression. Operands refer backwards (the verifier checks it), so the recursion ends.
+    /// Evaluates an expression. Operands refer backwards and expressions are small (the verifier checks both), so the
+    /// recursion ends soon.
     pub fn eval(&self, id: ExprId, dims: &Dims) -> u32 {
         match self.items[id.ix()] {
             Expr::Const(n) => n,
@@ -146,24 +150,41 @@ impl ExprPool {
             Expr::CeilDiv(a, n) => self.eval(a, dims).div_ceil(n),
         }
     }
+    /// The same without saturation; `None` if it exceeds 64 bits. The pool must be verified.
+    pub fn checked(&self, id: ExprId, dims: &Dims) -> Option<u64> {
+        match *self.items.get(id.ix())? {
+            Expr::Const(n) => Some(n.into()),
+            Expr::Dim(dim) => Some(dims.get(dim).into()),
+            Expr::Add(a, b) => self.checked(a, dims)?.checked_add(self.checked(b, dims)?),
+            Expr::Mul(a, b) => self.checked(a, dims)?.checked_mul(self.checked(b, dims)?),
+            Expr::CeilDiv(a, n) => (n > 0).then_some(self.checked(a, dims)?.div_ceil(n.into())),
+        }
+    }
     /// The expression in infix form, e.g. `ceil(tokens / 64) * 9`.
     pub fn show(&self, id: ExprId) -> ShowExpr<'_> {
         ShowExpr { pool: self, id }
     }
-    /// Checks that operands refer backwards and that no divisor is zero.
+    /// Checks that operands refer backwards, that no divisor is zero, and that no expression takes long to evaluate: a
+    /// few that each use the one before twice would take for ever.
     pub fn verify(&self) -> Result<(), IrError> {
+        let mut costs: Vec<u32> = Vec::with_capacity(self.items.len());
         for (ix, expr) in self.items.iter().enumerate() {
-            let backwards = |id: ExprId| id.ix() < ix;
-            let ok = match *expr {
-                Expr::Const(_) | Expr::Dim(_) => true,
-                Expr::Add(a, b) | Expr::Mul(a, b) => backwards(a) && backwards(b),
-                Expr::CeilDiv(a, n) => backwards(a) && n > 0,
+            let cost = |id: ExprId| costs.get(id.ix()).copied();
+            let cost = match *expr {
+                Expr::Const(_) | Expr::Dim(_) => Some(1),
+                Expr::Add(a, b) | Expr::Mul(a, b) => cost(a).zip(cost(b)).map(|(a, b)| a.saturating_add(b + 1)),
+                Expr::CeilDiv(a, n) => cost(a).filter(|_| n > 0).map(|a| a + 1),
             };
-            if !ok {
-                return Err(IrError::invalid(
-                    ExprId::from_ix(ix),
-                    "an operand does not refer backwards, or the divisor is zero",
-                ));
+            match cost {
+                None => {
+                    let why = "an operand does not refer backwards, or the divisor is zero";
+                    return Err(IrError::invalid(ExprId::from_ix(ix), why));
+                }
+                Some(n) if n > MAX_TERMS => {
+                    let why = format!("takes more than {MAX_TERMS} steps to evaluate");
+                    return Err(IrError::invalid(ExprId::from_ix(ix), why));
+                }
+                Some(n) => costs.push(n),
             }
         }
         Ok(())

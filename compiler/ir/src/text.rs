@@ -9,6 +9,7 @@
 
 use crate::IrError;
 use crate::handle::Handle;
+use std::cell::Cell;
 use std::fmt;
 
 /// One line, as words.
@@ -26,7 +27,12 @@ pub struct Line {
     pub attrs: Vec<(String, String)>,
     /// What stands after `:`.
     pub kind: Option<String>,
+    /// The attributes that were asked for, a bit each: what is left over is unknown.
+    read: Cell<u128>,
 }
+
+/// Attributes that a line may have.
+const MAX_ATTRS: usize = u128::BITS as usize;
 
 impl Line {
     /// A line with an op.
@@ -78,7 +84,27 @@ impl Line {
     }
     /// An attribute's text, if present.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.attrs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        let ix = self.attrs.iter().position(|(name, _)| name == key)?;
+        self.mark(ix);
+        Some(&self.attrs[ix].1)
+    }
+    /// Notes that attribute `ix` is known.
+    pub fn mark(&self, ix: usize) {
+        if ix < MAX_ATTRS {
+            self.read.set(self.read.get() | 1 << ix);
+        }
+    }
+    /// Once a line is read: an error that names the first attribute that nothing asked for.
+    pub fn finish(&self) -> Result<(), IrError> {
+        for (ix, (key, _)) in self.attrs.iter().enumerate() {
+            if self.attrs[..ix].iter().any(|(other, _)| other == key) {
+                return Err(self.error(format!("{key}= stands twice")));
+            }
+            if ix >= MAX_ATTRS || self.read.get() >> ix & 1 == 0 {
+                return Err(self.error(format!("`{}` has no attribute {key}=", self.op)));
+            }
+        }
+        Ok(())
     }
     /// An attribute that parses, or an error.
     pub fn value<T: std::str::FromStr>(&self, key: &str) -> Result<T, IrError> {

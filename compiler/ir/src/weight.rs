@@ -218,6 +218,18 @@ impl Weight {
     }
 }
 
+/// Numbers that a weight may have: no product of a size's formula reaches 64 bits.
+pub const MAX_NUMBERS: u64 = 1 << 56;
+
+/// [`packed_bytes`] of numbers from a stranger: `None` if the format is none, cannot store such rows, or has no size.
+pub fn checked_bytes(format: Format, layout: Layout, n_rows: u32, n_cols: u32) -> Option<u64> {
+    let stored = matches!(layout, Layout::Stored | Layout::Packed);
+    let widened = layout == Layout::Vector && !matches!(format, Format::Affine { .. });
+    let fits = if stored { format.takes_cols(n_cols) } else { widened };
+    let small = u64::from(n_rows) * u64::from(n_cols) <= MAX_NUMBERS;
+    (fits && small && n_rows > 0 && n_cols > 0).then(|| packed_bytes(format, layout, n_rows, n_cols))
+}
+
 /// Bytes of a matrix in memory.
 pub fn packed_bytes(format: Format, layout: Layout, n_rows: u32, n_cols: u32) -> u64 {
     let rows = u64::from(n_rows);

@@ -1,8 +1,9 @@
 //! Flags that several subcommands share, and readers of their values.
 
 use crate::{progress, shipped};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use ingot::compiler::TargetProfile;
 use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Sampling};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -96,7 +97,18 @@ impl SamplingArgs {
 }
 
 /// What a model can be compiled for.
-pub(crate) const TARGETS: [&str; 6] = ["this", "apple", "vulkan", "cpu", "lavapipe", "webgpu"];
+pub(crate) const TARGETS: [&str; 7] = [THIS, "apple", "vulkan", "nvidia", "cpu", "lavapipe", "webgpu"];
+
+/// The device that `--device auto` would take.
+const THIS: &str = "this";
+
+/// The target of a name of [`TARGETS`].
+pub(crate) fn target(name: &str) -> Result<TargetProfile> {
+    if name == THIS {
+        return Ok(ingot::target(&DeviceChoice::Auto)?);
+    }
+    TargetProfile::preset(name).with_context(|| format!("unknown target `{name}`"))
+}
 
 /// Token ids on the command line.
 #[derive(Clone, Debug)]

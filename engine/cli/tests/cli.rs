@@ -285,8 +285,51 @@ fn explain_prints_every_stage_and_the_kernels() {
     }
     let kernels = succeed(ingot(&["explain", "ingot-tales-1m", "--target", "webgpu", "--emit", "wgsl"]));
     assert!(kernels.contains("@compute") && kernels.contains("fn main"), "{kernels}");
-    let plan = succeed(ingot(&["explain", "--random", "llama-8b", "--target", "apple"]));
-    assert!(plan.contains("target=apple"));
+    for target in ["apple", "nvidia"] {
+        let plan = succeed(ingot(&["explain", "--random", "llama-8b", "--target", target]));
+        assert!(plan.contains(&format!("target={target}")));
+    }
+    assert!(succeed(ingot(&["explain", "ingot-tales-1m", "--target", "this"])).starts_with("plan "));
+}
+
+#[test]
+fn explain_prints_kernels_and_pictures() {
+    let explain = |args: &[&str]| succeed(ingot(&[&["explain", "ingot-tales-1m"], args].concat()));
+    let wgsl = explain(&["--emit", "wgsl"]);
+    assert!(wgsl.starts_with("// p0 = embed ") && wgsl.contains("//   v0 = embed w0 : tokens x 128"), "{wgsl}");
+    let msl = explain(&["--emit", "msl", "--target", "apple"]);
+    assert!(msl.starts_with("// p0 = embed ") && msl.contains("kernel void main_"), "{msl}");
+    let picture = explain(&["--emit", "svg", "--layer", "1"]);
+    assert!(picture.starts_with("<svg ") && picture.contains("model.layers.1.self_attn.q_proj"), "{picture}");
+    assert!(!picture.contains("model.layers.0.") && picture.trim_end().ends_with("</svg>"), "{picture}");
+    assert!(explain(&["--emit", "svg", "--stop-after", "alias"]).contains("matvec"));
+    fail(ingot(&["explain", "ingot-tales-1m", "--emit", "svg", "--layer", "9"]), 1, &["no layer 9", "counted from 0"]);
+}
+
+#[test]
+fn explain_writes_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("a/b");
+    let explain = |args: &[&str]| {
+        succeed(ingot(&[&["explain", "ingot-tales-1m", "--output", output.to_str().unwrap()], args].concat()))
+    };
+    for (emit, first, n_others) in [("wgsl", "p0.wgsl", 0), ("msl", "p0.metal", 0), ("spirv", "p0.spv", 1)] {
+        let told = explain(&["--emit", emit]);
+        let n_kernels = explain(&[]).lines().count();
+        assert_eq!(n_kernels, 1, "the plan is one file");
+        let plan = std::fs::read_to_string(output.join("plan.txt")).unwrap();
+        let kernels = plan.lines().filter(|line| line.starts_with('p') && line.contains(" = ")).count();
+        assert_eq!(told.lines().count(), kernels + n_others, "{told}");
+        assert!(output.join(first).is_file(), "{told}");
+    }
+    let spirv = std::fs::read(output.join("p0.spv")).unwrap();
+    assert_eq!((spirv.len() % 4, &spirv[..4]), (0, &[3, 2, 0x23, 7][..]));
+    explain(&["--emit", "svg", "--stop-after", "alias"]);
+    assert!(output.join("alias_x0.svg").is_file() && output.join("alias_x1.svg").is_file());
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let onto = ["explain", "ingot-tales-1m", "--output", file.to_str().unwrap()];
+    fail(ingot(&onto), 1, &["cannot create", "file"]);
 }
 
 #[test]
@@ -321,6 +364,9 @@ fn misuse_is_exit_code_2() {
         (&["explain", "--stop-after", "nowhere"], "nowhere"),
         (&["explain", "--target", "toaster"], "toaster"),
         (&["explain", "--target", "cpu", "--emit", "wgsl"], "--target cpu"),
+        (&["explain", "--emit", "spirv"], "--output DIR"),
+        (&["explain", "--emit", "msl", "--stop-after", "lower"], "--stop-after"),
+        (&["explain", "--layer", "0"], "--emit svg"),
         (&["bench", "--random", "llama-9b"], "llama-8b"),
         (&["no-such-command"], "no-such-command"),
     ] {

@@ -2,8 +2,9 @@
 
 use crate::Error;
 use ingot_compiler::TargetProfile;
+use ingot_compiler::target::{CoopScalar, CoopShape, Limits};
 use ingot_ir::plan::Plan;
-use ingot_runtime::gpu::{self, Adapter, AdapterInfo, DeviceKind};
+use ingot_runtime::gpu::{self, Adapter, AdapterInfo, CooperativeShape, DeviceKind};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -117,14 +118,44 @@ fn runs(device: &str, plan: &str) -> bool {
     device == plan || plan == "webgpu" || (plan == "vulkan" && device != "apple")
 }
 
-/// What the compiler is told of an adapter.
-pub(crate) fn target_of(info: &AdapterInfo) -> TargetProfile {
+/// What the compiler is told of an adapter: the preset of its platform, with the adapter's own limits.
+pub fn target_of(info: &AdapterInfo) -> TargetProfile {
+    let is_nvidia = [&info.name, &info.driver].iter().any(|text| text.to_ascii_lowercase().contains("nvidia"));
     let preset = if info.kind == DeviceKind::Cpu {
         TargetProfile::lavapipe()
     } else if info.backend.eq_ignore_ascii_case("metal") {
         TargetProfile::apple()
+    } else if is_nvidia {
+        TargetProfile::nvidia()
     } else {
         TargetProfile::vulkan()
     };
-    TargetProfile { max_binding_bytes: info.max_binding_bytes, subgroups: info.subgroup.is_some(), ..preset }
+    let scalar = |name: &str| match name {
+        "F16" => Some(CoopScalar::F16),
+        "F32" => Some(CoopScalar::F32),
+        _ => None,
+    };
+    let shape = |shape: &CooperativeShape| {
+        let &CooperativeShape { m, n, k, ref ab, ref c } = shape;
+        Some(CoopShape { m, n, k, ab: scalar(ab)?, c: scalar(c)? })
+    };
+    let limits = Limits {
+        max_storage_buffers: info.max_storage_buffers,
+        workgroup_bytes: info.workgroup_memory_bytes,
+        max_invocations: info.max_invocations,
+        max_workgroups: info.max_workgroups,
+        subgroup: info.subgroup,
+        f16: info.f16,
+        // No adapter tells, so the preset decides.
+        integer_dot: preset.limits.integer_dot,
+        cooperative: info.cooperative_matrix.iter().filter_map(shape).collect(),
+    };
+    TargetProfile {
+        // Metal binds whole buffers, but tells kernels their length in 32 bits.
+        max_binding_bytes: info.max_binding_bytes.min(preset.max_binding_bytes),
+        subgroups: info.subgroup.is_some(),
+        limits,
+        unified_memory: preset.unified_memory || info.kind == DeviceKind::Integrated,
+        ..preset
+    }
 }

@@ -29,7 +29,7 @@ mod generate;
 
 pub use cache::{Cache, CacheEntry};
 pub use compile::{CompileOptions, compile, compile_random};
-pub use device::{DeviceChoice, DeviceInfo, devices, target};
+pub use device::{DeviceChoice, DeviceInfo, devices, target, target_of};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Piece, Stats};
 pub use ingot_runtime::Bytes;

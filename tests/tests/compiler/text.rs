@@ -121,6 +121,16 @@ proptest! {
         let _ = text.parse::<Plan>();
     }
 
+    /// Any text at all, and any text after a head that opens each form.
+    #[test]
+    fn no_characters_panic(text in "(\\PC|[ \t\r\n=:\"#\\\\]){0,120}", head in 0usize..4) {
+        let heads = ["", "graph g\n", "kernels bucket=1,1,1,1\n", "plan m version=1 target=t cpu=true vocab=1 context=1 page=1 max_binding=1 kv=f32\n"];
+        let text = format!("{}{text}", heads[head]);
+        let _ = text.parse::<Graph>();
+        let _ = text.parse::<KernelGraph>();
+        let _ = text.parse::<Plan>();
+    }
+
     /// A graph's text with one word exchanged is read or refused, and what is read verifies.
     #[test]
     fn no_exchanged_word_panics(graph in random::graph(), at in any::<prop::sample::Index>(), word in any_word()) {
@@ -226,6 +236,75 @@ fn refuses<T: std::str::FromStr<Err = IrError>>(text: &str) -> String {
         Ok(_) => panic!("this was read:\n{text}"),
         Err(error) => error.to_string(),
     }
+}
+
+#[test]
+fn attributes_that_nothing_knows_are_named() {
+    let graph = |line: &str| {
+        refuses::<Graph>(&format!("graph g\nw0 = tensor a : 8 x 32 bf16\nv0 = embed w0 : tokens x 32\n{line}"))
+    };
+    let kernels =
+        |line: &str| refuses::<KernelGraph>(&format!("kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\n{line}"));
+    let plan = |line: &str| {
+        let head = "plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f32";
+        refuses::<Plan>(&format!("{head}\n{line}"))
+    };
+    let said = [
+        refuses::<Graph>("graph g colour=red"),
+        graph("w1 = tensor b stride=2 : 8 x 32 bf16"),
+        graph("v1 = silu v0 fast=true : tokens x 32"),
+        graph("v1 = slice v0 at=0 at=1 : tokens x 8"),
+        graph("g0 = kv_group heads=1 k=8 v=8 heds=2"),
+        graph("output v0 first=1"),
+        refuses::<KernelGraph>("kernels bucket=1,1,1,1 size=3"),
+        refuses::<KernelGraph>("kernels bucket=1,x,1,1,1"),
+        kernels("s1 = slab v0 at=8 : tokens x 32"),
+        kernels("k0 = embed out>s0 rows=tokens tier=plain grid=1 origin=v0"),
+        kernels("k0 = embed out>s0 rows=tokens K=1 K=2 grid=1 origin=v0"),
+        plan("a0 = arena 256 at=0"),
+        plan("b0 = weight a[0+8] layout=stored packed=true : 8 x 32 bf16"),
+        plan("p0 = embed rows=tokens grid=1"),
+        plan("p0 = embed rows=tokens workgroup=1,x,1,1"),
+        plan("x0 = variant bounds=1,1,1,1 q_tile=1 rows=2"),
+        plan("x0 = variant bounds=1,1,1,1 q_tile=1\nd0 = dispatch p0 grid=1 origin=v0 K=4"),
+    ];
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    line 1: `graph` has no attribute colour=
+    line 4: `tensor` has no attribute stride=
+    line 4: `silu` has no attribute fast=
+    line 4: at= stands twice
+    line 4: `kv_group` has no attribute heds=
+    line 4: `output` has no attribute first=
+    line 1: `kernels` has no attribute size=
+    line 1: expected tokens,sequences,rows,tiles, found "1,x,1,1,1"
+    line 3: `slab` has no attribute at=
+    line 3: `embed` has no attribute tier=
+    line 3: K= stands twice
+    line 2: `arena` has no attribute at=
+    line 2: `weight` has no attribute packed=
+    line 2: `embed` has no attribute grid=
+    line 2: expected workgroup=X,Y,Z
+    line 2: `variant` has no attribute rows=
+    line 3: `dispatch` has no attribute K=
+    "#);
+}
+
+#[test]
+fn sizes_that_overflow_are_refused() {
+    let wide = "w0 = tensor a : 4294967295 x 8 f32\ng0 = kv_group heads=1 k=8 v=8\nv0 = embed w0 : tokens x 8\n";
+    let concat = format!("{wide}v1 = linear v0 w0 : tokens x 4294967295\nv2 = concat v1 v1 : tokens x 4294967294");
+    assert_eq!(refuses::<Graph>(&concat), "line 5: v2: concat: the parts have more than 2^32 columns");
+    let weight = refuses::<Graph>("w0 = tensor a : 4294967295 x 4294967295 f32");
+    assert_eq!(weight, "w0: 4294967295 x 4294967295 numbers are too many");
+}
+
+/// A line may have any number of attributes without harm.
+#[test]
+fn very_many_attributes_are_refused() {
+    let many: String = (0..200).map(|n| format!(" A{n}=1")).collect();
+    let text =
+        format!("kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\nk0 = embed out>s0 rows=tokens{many} grid=1");
+    assert_eq!(refuses::<KernelGraph>(&text), "line 3: `embed` has no attribute A127=");
 }
 
 #[test]

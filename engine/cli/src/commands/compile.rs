@@ -4,9 +4,8 @@ use crate::{args, output, progress, shipped};
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use ingot::compiler::TargetProfile;
 use ingot::ir::plan::VariantId;
-use ingot::{Bytes, CompileOptions, DeviceChoice, RandomShape};
+use ingot::{Bytes, CompileOptions, RandomShape};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -37,7 +36,7 @@ pub(crate) struct CompileArgs {
 
 /// Runs the command. `started` is when the process started.
 pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
-    let target = target(&args.target)?;
+    let target = args::target(&args.target)?;
     let mut bar = progress::bar("writing");
     let mut told = |done, total| {
         if let Some(bar) = &mut bar {
@@ -69,11 +68,4 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
         Bytes(plan.weight_bytes_of(VariantId(0))),
         plan.max_context,
     ))
-}
-
-fn target(name: &str) -> Result<TargetProfile> {
-    if name == "this" {
-        return Ok(ingot::target(&DeviceChoice::Auto)?);
-    }
-    TargetProfile::preset(name).with_context(|| format!("unknown target `{name}`"))
 }

@@ -1,15 +1,16 @@
-//! `ingot explain`: what the compiler makes of a model, as text.
+//! `ingot explain`: what the compiler makes of a model, as text, kernels or pictures.
 
 use crate::{args, output, shipped};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 use ingot::RandomShape;
+use ingot::compiler::emit::{self, Content, File, Language};
 use ingot::compiler::pipeline::STAGES;
-use ingot::compiler::{Options, Stage, TargetProfile, compile, explain};
+use ingot::compiler::{Options, Stage, explain};
 use ingot::ir::graph::Graph;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags of `ingot explain`.
 #[derive(Args)]
@@ -20,14 +21,20 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
     /// What to compile for
-    #[arg(long, default_value = "vulkan", value_parser = PossibleValuesParser::new(TARGETS))]
+    #[arg(long, default_value = "vulkan", value_parser = PossibleValuesParser::new(args::TARGETS))]
     target: String,
-    /// Print the representation after this stage [default: plan]
-    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(STAGES.iter().map(name)), conflicts_with = "emit")]
+    /// Print the representation after this stage [default: plan; of pictures: lower]
+    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(STAGES.iter().map(name)))]
     stop_after: Option<String>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Emit::Text)]
     emit: Emit,
+    /// Draw one decoder layer, counted from 0 (svg only)
+    #[arg(long, value_name = "N")]
+    layer: Option<u32>,
+    /// Write files into this folder instead: one a kernel, stage or picture
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
     /// Longest sequence in tokens [default: the model's, at most 8192]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
@@ -39,31 +46,102 @@ enum Emit {
     Text,
     /// The kernels of the plan
     Wgsl,
+    /// The kernels in Metal's language
+    Msl,
+    /// The kernels as SPIR-V (with --output)
+    Spirv,
+    /// The graph, or the kernels, as a picture
+    Svg,
 }
 
-const TARGETS: [&str; 5] = ["cpu", "vulkan", "apple", "lavapipe", "webgpu"];
+impl Emit {
+    /// The language of kernels, if it is kernels.
+    fn language(self) -> Option<Language> {
+        match self {
+            Self::Wgsl => Some(Language::Wgsl),
+            Self::Msl => Some(Language::Msl),
+            Self::Spirv => Some(Language::Spirv),
+            Self::Text | Self::Svg => None,
+        }
+    }
+}
 
 /// Longest sequence unless told otherwise, as when a model is loaded.
 const DEFAULT_CONTEXT: u32 = 8192;
 
 /// Runs the command.
 pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
-    if args.emit == Emit::Wgsl && args.target == "cpu" {
-        let why = "--emit wgsl cannot be used with --target cpu, whose kernels are native code\n";
-        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, why).into());
-    }
+    check(args)?;
+    let target = args::target(&args.target)?;
     let (graph, most) = graph(args)?;
-    let Some(target) = TargetProfile::preset(&args.target) else {
-        bail!("unknown target `{}`", args.target);
-    };
     let options = Options { max_context: args.context.unwrap_or_else(|| most.min(DEFAULT_CONTEXT)) };
-    match args.emit {
-        Emit::Text => {
-            let stage = args.stop_after.as_deref().map_or(Stage::Plan, stage);
-            output::println(explain(&graph, &target, options, stage)?.trim_end())
+    let stage = args.stop_after.as_deref().map(stage);
+    let files = match args.emit.language() {
+        Some(language) => emit::kernels(&graph, &target, options, language)?,
+        None if args.emit == Emit::Svg => {
+            emit::pictures(&graph, &target, options, stage.unwrap_or(STAGES[0]), args.layer)?
         }
-        Emit::Wgsl => kernels(&graph, &target, options),
+        None => {
+            let stage = stage.unwrap_or(Stage::Plan);
+            let text = explain(&graph, &target, options, stage)?;
+            let content = Content::Text(format!("{}\n", text.trim_end()));
+            vec![File { name: format!("{}.txt", name(&stage)), content }]
+        }
+    };
+    match &args.output {
+        Some(folder) => write(folder, &files),
+        // Of pictures the first: one file holds one.
+        None if args.emit == Emit::Svg => print(&files[..files.len().min(1)]),
+        None => print(&files),
     }
+}
+
+/// Refuses flags that do not go together.
+fn check(args: &ExplainArgs) -> Result<()> {
+    let misuse = |why: String| Err(clap::Error::raw(ErrorKind::ArgumentConflict, why).into());
+    let emit = args.emit.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+    if args.emit.language().is_some() {
+        if args.target == "cpu" {
+            let why = "whose kernels are native code";
+            return misuse(format!("--emit {emit} cannot be used with --target cpu, {why}\n"));
+        }
+        if args.stop_after.is_some() {
+            return misuse(format!("--emit {emit} cannot be used with --stop-after: kernels are the plan's\n"));
+        }
+    }
+    if args.emit == Emit::Spirv && args.output.is_none() {
+        return misuse("--emit spirv writes binary files: say where with --output DIR\n".into());
+    }
+    if args.layer.is_some() && args.emit != Emit::Svg {
+        return misuse(format!("--layer chooses what a picture shows: it needs --emit svg, not {emit}\n"));
+    }
+    Ok(())
+}
+
+fn print(files: &[File]) -> Result<()> {
+    for (ix, file) in files.iter().enumerate() {
+        // A blank line between kernels.
+        let gap = if ix > 0 { "\n" } else { "" };
+        match &file.content {
+            Content::Text(text) => output::println(&format!("{gap}{}", text.trim_end()))?,
+            Content::Binary(_) => bail!("{} is binary; name a folder with --output", file.name),
+        }
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, files: &[File]) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for file in files {
+        let path = folder.join(&file.name);
+        let bytes = match &file.content {
+            Content::Text(text) => text.as_bytes(),
+            Content::Binary(bytes) => bytes,
+        };
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        output::println(&path.display().to_string())?;
+    }
+    Ok(())
 }
 
 /// The model's graph and its longest context.
@@ -73,18 +151,6 @@ fn graph(args: &ExplainArgs) -> Result<(Graph, u32)> {
     }
     let model = ingot::models::Model::open(&shipped::folder(args.model.as_deref())?)?;
     Ok((model.graph()?, model.spec.max_position_embeddings))
-}
-
-fn kernels(graph: &Graph, target: &TargetProfile, options: Options) -> Result<()> {
-    let plan = compile(graph, target, options)?;
-    let text = plan.to_string();
-    for (id, kernel) in plan.kernels.iter() {
-        // The kernel's line in the plan tells its template, slots and constants.
-        let head = format!("{id} = ");
-        let line = text.lines().find(|line| line.starts_with(&head)).unwrap_or_default();
-        output::println(&format!("// {line}\n{}\n", kernel.wgsl.trim_end()))?;
-    }
-    Ok(())
 }
 
 fn name(stage: &Stage) -> &'static str {

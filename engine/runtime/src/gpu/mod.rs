@@ -22,7 +22,7 @@ pub mod timing;
 pub mod upload;
 pub mod execute;
 
-pub use device::{Adapter, AdapterInfo, DeviceKind, Gpu, OpenOptions, adapters, find};
+pub use device::{Adapter, AdapterInfo, CooperativeShape, DeviceKind, Gpu, OpenOptions, adapters, find};
 pub use error::GpuError;
 pub use memory::{GpuBuffer, Memory, MemoryOptions, MemoryUse};
 pub use pipelines::{BindingSpec, Pipeline, PipelineCache, PipelineSet, PipelineSpec};
