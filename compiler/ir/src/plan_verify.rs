@@ -215,7 +215,6 @@ impl Plan {
             crate::kernel::Rows::Tokens => variant.bounds.tokens,
             crate::kernel::Rows::Wanted => variant.bounds.rows,
         });
-        // Pairs leave half the columns.
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
         // Pairs leave half the columns, a rotation with cache write the queries'.
         let n_out = match kernel.epilogue.last() {
@@ -223,9 +222,6 @@ impl Plan {
             _ if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) => n("N").max(n("N_COLS")) / 2,
             _ => n("N").max(n("N_COLS")),
         };
-        if operand.role == Role::Kv {
-            return self.verify_pages(id, operand);
-        }
         let (end, stride) = match (kernel.template, operand.role) {
             (Template::Matvec | Template::Matmul, Role::Out) => (n("OUT_AT") + n_out, n("OUT_STRIDE")),
             (Template::RopeKv, Role::Q) => (n("Q_AT") + heads("N_HEADS"), n("Q_STRIDE")),
@@ -275,7 +271,10 @@ impl Plan {
                 let shape = self.kv.shape(layer);
                 let same = |dim: u32| n("HEAD_DIM") == u128::from(dim);
                 let fits = n("N_KV_HEADS") == u128::from(shape.n_kv_heads) && same(shape.k_dim) && same(shape.v_dim);
-                return if fits && !shape.latent {
+                // A writer finds its slots by the layer's group.
+                let group = u128::from(self.kv.layers[layer].group.0);
+                let slots = kernel.template == Template::Attention || n("KV_GROUP") == group;
+                return if fits && slots && !shape.latent {
                     Ok(())
                 } else {
                     Err(IrError::invalid(id, format!("{layer} does not fit operand {}", operand.role)))
@@ -294,24 +293,6 @@ impl Plan {
             ));
         }
         Ok(())
-    }
-
-    /// Checks that a kernel's heads are the layer's, so that what it makes of a slot lies within the slot's page.
-    fn verify_pages(&self, id: DispatchId, operand: &Bound) -> Result<(), IrError> {
-        let kernel = &self.kernels[self.dispatches[id].kernel].spec;
-        let Binding::Kv(layer) = operand.binding else {
-            return Err(IrError::invalid(id, "operand kv is bound to no pages"));
-        };
-        let shape = self.kv.shape(layer);
-        let (heads, head_dim) = (kernel.u32("N_KV_HEADS"), kernel.u32("HEAD_DIM"));
-        let like = heads == Some(shape.n_kv_heads) && head_dim == Some(shape.k_dim) && shape.k_dim == shape.v_dim;
-        let group =
-            kernel.template == Template::Attention || kernel.u32("KV_GROUP") == Some(self.kv.layers[layer].group.0);
-        let pages = kernel.u32("MAX_PAGES").is_none_or(|n| n == self.max_pages());
-        if like && group && pages {
-            return Ok(());
-        }
-        Err(IrError::invalid(id, format!("its heads or pages are not those of {layer}")))
     }
 
     fn verify_weight_extent(
