@@ -152,6 +152,7 @@ impl fmt::Display for Plan {
             .attr("cpu", self.is_cpu)
             .attr("vocab", self.n_vocab)
             .attr("context", self.max_context)
+            .attr("batch", self.max_batch)
             .attr("page", self.page_tokens)
             .attr("kv", self.kv_type.name())
             .attr("max_binding", self.max_binding_bytes);
@@ -202,6 +203,7 @@ impl std::str::FromStr for Plan {
             is_cpu: false,
             n_vocab: 0,
             max_context: 0,
+            max_batch: 0,
             page_tokens: 0,
             kv_type: KvType::F32,
             kv: KvSpec::default(),
@@ -233,6 +235,7 @@ impl Plan {
                 self.is_cpu = line.value("cpu")?;
                 self.n_vocab = line.value("vocab")?;
                 self.max_context = line.value("context")?;
+                self.max_batch = line.value("batch")?;
                 self.page_tokens = line.value("page")?;
                 self.max_binding_bytes = line.value("max_binding")?;
                 self.kv_type = match line.get("kv") {
