@@ -6,8 +6,8 @@ var<workgroup> best_indexes: array<u32, WG>;
 
 struct Best { value: f32, index: u32 }
 
-// What no entry beats by being there: every real one has a greater value or a lower index.
-fn best_none() -> Best { return Best(-3.4e38, 0xffffffffu); }
+// Where nothing is greater, e.g. among values that are no numbers, the first entry is taken.
+fn best_none() -> Best { return Best(-3.4e38, 0u); }
 
 fn best_of(a: Best, b: Best) -> Best {
     if b.value > a.value || (b.value == a.value && b.index < a.index) { return b; }

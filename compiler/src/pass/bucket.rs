@@ -22,7 +22,7 @@ pub fn run(target: &TargetProfile, max_batch: u32) -> Vec<Bucket> {
     let chunk = |tokens: u32| {
         let sequences = max_batch.clamp(1, tokens);
         let tiles = tokens.div_ceil(target.prefill_q_tile) + sequences;
-        let rows = target.max_rows.max(max_batch).min(tokens);
+        let rows = target.max_rows.max(batch).min(tokens);
         Bucket { bounds: Dims { tokens, sequences, rows, tiles }, all_rows: false }
     };
     let (short, long) = (target.matvec_rows, target.prefill_tokens.max(batch));

@@ -84,6 +84,19 @@ impl Model {
         &mut self,
         prompt: &[u32],
         options: &GenerateOptions,
+        on_piece: impl FnMut(&Piece) -> bool,
+    ) -> Result<Answer, Error> {
+        let answer = self.answer(prompt, options, on_piece);
+        if answer.is_err() {
+            self.abandon();
+        }
+        answer
+    }
+
+    fn answer(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
         mut on_piece: impl FnMut(&Piece) -> bool,
     ) -> Result<Answer, Error> {
         let stop_ids = if options.ignore_eos { Vec::new() } else { self.eos_ids().to_vec() };
@@ -107,7 +120,7 @@ impl Model {
             let events = std::mem::take(&mut self.world.events);
             for event in &events {
                 match *event {
-                    Event::Token { id, .. } => {
+                    Event::Token { request: of, id } if of == request => {
                         last_at = Instant::now();
                         if first_at.is_none() {
                             device_ns_at_first = self.world.device_ns;
@@ -125,8 +138,8 @@ impl Model {
                             self.world.cancel(request);
                         }
                     }
-                    Event::Finished { reason, .. } => finish = reason,
-                    Event::Prefilled { .. } | Event::Logits { .. } => {}
+                    Event::Finished { request: of, reason } if of == request => finish = reason,
+                    _ => {}
                 }
             }
             // The vector goes back, so that its memory is used again.

@@ -114,6 +114,9 @@ impl Model {
                     format!("this artifact was compiled for {most} tokens; compile it again with --context {found}");
                 return Err(Error::BadContext { found, allowed });
             }
+            Some(found @ 0) => {
+                return Err(Error::BadContext { found, allowed: format!("this artifact takes 1 to {most} tokens") });
+            }
             asked => asked.unwrap_or(most),
         };
         let max_batch = match (options.max_batch, artifact.plan().max_batch) {
@@ -172,14 +175,17 @@ impl Text {
     fn join(self, world: World, device: String, eos_ids: Vec<u32>) -> Model {
         let none = || (Err(Error::NoTokenizer), Ok(None));
         let read = self.0.map_or_else(|| Ok(none()), |thread| thread.join());
-        let (tokenizer, template) = read.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // A file that the reader panics on is as bad as one that it refuses: the model still runs on ids.
+        let unusable =
+            || Error::Unusable("the tokenizer's files are damaged; fetch them again, or pass token ids".into());
+        let (tokenizer, template) = read.unwrap_or_else(|_| (Err(unusable()), Err(unusable())));
         Model::new(world, device, tokenizer, template, eos_ids)
     }
 }
 
 /// Allocates, uploads and makes pipelines. Gives the device's name too.
 fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> Result<(World, String), Error> {
-    let Prepared { plan, trusted, weights, context, max_batch } = prepared;
+    let Prepared { mut plan, trusted, weights, context, max_batch } = prepared;
     let n_pages = context.div_ceil(plan.page_tokens).saturating_mul(max_batch);
     let limits = Limits { max_sequences: max_batch, n_pages };
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
@@ -193,6 +199,8 @@ fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> 
             (Backend::Gpu(Box::new(start_gpu(&adapter, &plan, trusted, &weights, limits, options)?)), name)
         }
     };
+    // There are pages for this much; the world refuses longer requests.
+    plan.max_context = context;
     Ok((World::new(plan, backend, limits), name))
 }
 

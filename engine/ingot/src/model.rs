@@ -6,7 +6,7 @@ use ingot_models::text::chat_template::{ChatOptions, ChatTemplate};
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::sample::Sampling;
 use ingot_runtime::tick;
-use ingot_runtime::world::{Event, Request, World};
+use ingot_runtime::world::{Event, Request, RequestId, World};
 use serde_json::{Value, json};
 
 /// A model that is ready to run, with its tokenizer and chat template.
@@ -86,6 +86,14 @@ impl Model {
 
     /// Logits of every prompt token, `[token][vocabulary]`, and the vocabulary's size.
     pub fn logits(&mut self, prompt: &[u32]) -> Result<(Vec<f32>, usize), Error> {
+        let all = self.prompt_logits(prompt);
+        if all.is_err() {
+            self.abandon();
+        }
+        Ok((all?, self.world.plan.n_vocab as usize))
+    }
+
+    fn prompt_logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>, Error> {
         let request = Request {
             prompt: prompt.to_vec(),
             sampling: Sampling::default(),
@@ -103,7 +111,20 @@ impl Model {
                 }
             }
         }
-        Ok((all, self.world.plan.n_vocab as usize))
+        Ok(all)
+    }
+
+    /// Ends what an error left behind, so that the next request finds nothing of it.
+    pub(crate) fn abandon(&mut self) {
+        let waiting = self.world.waiting.iter().map(|(request, _)| *request);
+        let running = self.world.sequences.live().map(|row| self.world.sequences.request[row]);
+        let all: Vec<RequestId> = waiting.chain(running).collect();
+        all.into_iter().for_each(|request| self.world.cancel(request));
+        // A device that fails here too will say so to the next request.
+        while !self.world.is_idle() && tick::run(&mut self.world).is_ok() {
+            self.world.events.clear();
+        }
+        self.world.events.clear();
     }
 
     /// What the plan does for one token.

@@ -4,7 +4,7 @@
 //! limited by fuel.
 
 pub use super::python::DateTime;
-use super::python::tojson;
+use super::python::{method, tojson};
 use super::tokenizer::{SpecialTokens, special_tokens};
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -153,7 +153,7 @@ fn environment(now: DateTime) -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.expect("the default delimiters are valid"));
     env.set_fuel(Some(FUEL));
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(method);
     env.add_filter("tojson", tojson);
     env.add_function("raise_exception", |message: String| -> Result<JinjaValue, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))

@@ -32,7 +32,8 @@ impl Detokenizer {
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         self.window.push(id);
         let text = self.pending(tokenizer)?;
-        if text.is_empty() || (text.ends_with('\u{fffd}') && self.window.len() - self.n_shown < MAX_PENDING_IDS) {
+        let waits = text.is_empty() || text.ends_with('\u{fffd}');
+        if waits && self.window.len() - self.n_shown < MAX_PENDING_IDS {
             return Ok(String::new());
         }
         self.n_shown = self.window.len();
@@ -68,7 +69,8 @@ impl Detokenizer {
         let at = self.window.len() - CONTEXT_IDS;
         let kept = tokenizer.decode(&self.window[at..], self.skip_special)?;
         // A cut inside a character would begin the window with a broken one.
-        if !kept.starts_with('\u{fffd}') && (all.ends_with(&kept) || self.window.len() > 8 * MAX_PENDING_IDS) {
+        let whole = !kept.starts_with('\u{fffd}') && all.ends_with(&kept);
+        if whole || self.window.len() > 8 * MAX_PENDING_IDS {
             self.window.drain(..at);
             self.n_shown -= at;
         }

@@ -1,7 +1,7 @@
 //! What chat templates expect of Python: `json.dumps` and `strftime`.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
 use std::fmt::Write;
 
 /// Layout of [`dumps`].
@@ -13,6 +13,9 @@ struct Dump {
     item_separator: String,
     key_separator: String,
 }
+
+/// Bytes of a separator or one step of indentation.
+const MAX_LAYOUT_BYTES: usize = 64;
 
 /// Nesting that [`dumps`] follows; messages and tools are far below it.
 const MAX_DEPTH: usize = 128;
@@ -41,6 +44,11 @@ pub(super) fn tojson(
     };
     let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     kwargs.assert_all_used()?;
+    let short = |text: &str| text.len() <= MAX_LAYOUT_BYTES;
+    let laid_out = separators.iter().all(|(a, b)| short(a) && short(b));
+    if !laid_out || !indent.iter().filter_map(Value::as_str).all(short) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators and indents have at most 64 bytes"));
+    }
     let indent = indent.filter(|indent| !indent.is_none()).map(|indent| match indent.as_str() {
         Some(text) => text.to_owned(),
         None => " ".repeat(indent.as_usize().unwrap_or(0).min(64)),
@@ -51,6 +59,45 @@ pub(super) fn tojson(
     let mut dump = Dump { out: String::new(), ascii, sort_keys, indent, item_separator, key_separator };
     dump.value(value, 0)?;
     Ok(Value::from_safe_string(dump.out))
+}
+
+/// Bytes of a text that a template may make in one call. The renderer's fuel counts a result once it exists.
+const MAX_TEXT_BYTES: usize = 64 << 20;
+
+fn too_long(what: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("{what}: the result would have more than {MAX_TEXT_BYTES} bytes"))
+}
+
+/// Python's methods, refused where their result would be absurdly long.
+pub(super) fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let len = |value: Option<&Value>| value.and_then(Value::as_str).map_or(0, str::len);
+    let own = len(Some(value));
+    let wanted = match name {
+        // Between any two characters at most.
+        "replace" => (own / len(args.first()).max(1) + 1).saturating_mul(len(args.get(1))).saturating_add(own),
+        "join" => {
+            let mut sum = 0usize;
+            if let Some(items) = args.first().and_then(|items| items.try_iter().ok()) {
+                for item in items {
+                    sum = sum.saturating_add(own).saturating_add(item.as_str().map_or(64, str::len));
+                    if sum > MAX_TEXT_BYTES {
+                        break;
+                    }
+                }
+            }
+            sum
+        }
+        // A width or precision of many digits.
+        "format" => {
+            let digits = value.as_str().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+            if digits.map(str::len).any(|n| n > 4) { usize::MAX } else { 0 }
+        }
+        _ => 0,
+    };
+    if wanted > MAX_TEXT_BYTES {
+        return Err(too_long(name));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
 impl Dump {
@@ -95,6 +142,9 @@ impl Dump {
     ) -> Result<(), Error> {
         self.out.push(open);
         for ix in 0..len {
+            if self.out.len() > MAX_TEXT_BYTES {
+                return Err(too_long("tojson"));
+            }
             if ix > 0 {
                 self.out.push_str(&self.item_separator.clone());
             }

@@ -11,6 +11,25 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::tempdir;
 
+/// Results that would fill the memory are refused before they exist.
+#[test]
+fn templates_cannot_ask_for_all_memory() {
+    for text in [
+        "{% set x = 'a' * 1000000 %}{{ x.replace('a', x) }}",
+        "{% set x = 'a' * 1000000 %}{{ x.replace('', x) }}",
+        "{% set x = 'a' * 1000000 %}{{ x.join(x) }}",
+        "{{ '{:>1000000000000}'.format(1) }}",
+        "{{ [1, 2, 3] | tojson(separators=('x' * 1000000, ':')) }}",
+        "{{ [1, 2, 3] | tojson(indent='x' * 1000000) }}",
+    ] {
+        let rendered = ChatTemplate::new(text, SpecialTokens::new()).render(&json!([]), &ChatOptions::default());
+        assert!(rendered.is_err(), "{text}");
+    }
+    let fine = "{{ 'a-b'.replace('-', '+') }} {{ ', '.join(['x', 'y']) }} {{ '{:>4}'.format(1) }}";
+    let rendered = ChatTemplate::new(fine, SpecialTokens::new()).render(&json!([]), &ChatOptions::default());
+    assert_eq!(rendered.expect("small texts are fine"), "a+b x, y    1");
+}
+
 fn parse(change: Value) -> Result<ModelSpec, Error> {
     let mut config = config();
     for (name, value) in change.as_object().expect("an object") {

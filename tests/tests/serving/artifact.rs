@@ -105,6 +105,16 @@ fn what_an_artifact_cannot_do_is_said() {
     write(&path, TargetProfile::cpu(), false);
     let longer = LoadOptions { context: Some(1024), ..options(&DeviceChoice::Cpu) };
     said(longer, &["compiled for 256 tokens", "--context 1024"]);
+    let none = LoadOptions { context: Some(0), ..options(&DeviceChoice::Cpu) };
+    said(none, &["--context is 0", "1 to 256"]);
+    let two = LoadOptions { max_batch: 2, ..options(&DeviceChoice::Cpu) };
+    said(two, &["--max-batch is 2", "compiled for 1"]);
+    // A shorter context than compiled is that much less memory, and longer prompts are refused.
+    let mut short =
+        Model::load(&path, LoadOptions { context: Some(32), ..options(&DeviceChoice::Cpu) }).expect("loads");
+    let error = short.generate(&[5; 40], &GenerateOptions::default(), |_| true).expect_err("too long").to_string();
+    assert!(error.contains("40 tokens") && error.contains("holds 32"), "{error}");
+    assert!(!short.generate(&[5; 4], &GenerateOptions::default(), |_| true).expect("generates").ids.is_empty());
     if let Some(device) = devices().into_iter().nth(1) {
         said(options(&device), &["compiled for target `cpu`", "--target this"]);
     }

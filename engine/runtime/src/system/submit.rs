@@ -2,13 +2,22 @@
 
 use crate::RuntimeError;
 use crate::backend::StepInput;
-use crate::world::{State, World};
+use crate::world::{Sequences, State, World};
 
-/// Runs the system.
+/// Runs the system. If the step cannot be started its tokens count as not scheduled, so that an error leaves the world
+/// as it was before.
 pub fn submit(world: &mut World) -> Result<(), RuntimeError> {
     if world.step.tokens.is_empty() {
         return Ok(());
     }
+    let result = start(world);
+    if result.is_err() {
+        world.spare.extend(world.in_flight.pop_back());
+    }
+    result
+}
+
+fn start(world: &mut World) -> Result<(), RuntimeError> {
     let mut dims = world.step.dims();
     // Tiles depend on the variant and the variant on the sizes, of which tiles are never the tightest.
     dims.tiles = 0;
@@ -18,23 +27,28 @@ pub fn submit(world: &mut World) -> Result<(), RuntimeError> {
     world.step.write(&mut world.words);
     let Some(record) = world.in_flight.back() else { return Ok(()) };
     let sequences = &mut world.sequences;
-    let mut want_logits = false;
-    for (&row, &(n, first_row, n_rows)) in record.sequences.iter().zip(&record.spans) {
+    let spans = || record.sequences.iter().zip(&record.spans);
+    let ends_prompt = |sequences: &Sequences, row: usize, n: u32| {
+        sequences.state[row] == State::Decode || sequences.n_scheduled[row] + n >= sequences.n_prompt[row]
+    };
+    let samples =
+        |sequences: &Sequences, row: usize, n: u32| ends_prompt(sequences, row, n) && sequences.max_tokens[row] > 0;
+    let want_logits = spans().any(|(&row, span)| {
+        sequences.prompt_logits[row] || (samples(sequences, row, span.0) && !sequences.sampling[row].is_greedy())
+    });
+    let input = StepInput { variant, dims: world.step.dims(), words: &world.words, want_logits };
+    let started = std::time::Instant::now();
+    world.backend.submit(&input)?;
+    world.submit_ns += started.elapsed().as_nanos() as u64;
+    world.n_steps += 1;
+    for (&row, &(n, first_row, n_rows)) in spans() {
+        let (ends, samples) = (ends_prompt(sequences, row, n), samples(sequences, row, n));
         sequences.n_scheduled[row] += n;
         sequences.n_in_flight[row] += 1;
-        let ends_prompt =
-            sequences.state[row] == State::Decode || sequences.n_scheduled[row] >= sequences.n_prompt[row];
-        let samples = ends_prompt && sequences.max_tokens[row] > 0;
-        if ends_prompt {
+        if ends {
             sequences.state[row] = State::Decode;
         }
         sequences.sampled_row[row] = samples.then_some(first_row + n_rows - 1);
-        want_logits |= sequences.prompt_logits[row] || (samples && !sequences.sampling[row].is_greedy());
     }
-    let input = StepInput { variant, dims: world.step.dims(), words: &world.words, want_logits };
-    let started = std::time::Instant::now();
-    let result = world.backend.submit(&input);
-    world.submit_ns += started.elapsed().as_nanos() as u64;
-    world.n_steps += 1;
-    result
+    Ok(())
 }
