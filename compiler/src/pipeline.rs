@@ -156,6 +156,7 @@ impl<'a> Assembler<'a> {
             model: graph.name.clone(),
             target: target.name.clone(),
             is_cpu: target.is_cpu,
+            tiles: target.tiles.id(),
             n_vocab,
             max_context: options.max_context,
             page_tokens: target.page_tokens,

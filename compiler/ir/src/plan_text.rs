@@ -150,6 +150,7 @@ impl fmt::Display for Plan {
             .attr("version", self.version)
             .attr("target", &self.target)
             .attr("cpu", self.is_cpu)
+            .attr_unless("tiles", self.tiles.as_str(), "")
             .attr("vocab", self.n_vocab)
             .attr("context", self.max_context)
             .attr("page", self.page_tokens)
@@ -200,6 +201,7 @@ impl std::str::FromStr for Plan {
             model: String::new(),
             target: String::new(),
             is_cpu: false,
+            tiles: String::new(),
             n_vocab: 0,
             max_context: 0,
             page_tokens: 0,
@@ -231,6 +233,7 @@ impl Plan {
                 self.version = line.value("version")?;
                 self.target = line.value("target")?;
                 self.is_cpu = line.value("cpu")?;
+                self.tiles = line.get("tiles").unwrap_or_default().into();
                 self.n_vocab = line.value("vocab")?;
                 self.max_context = line.value("context")?;
                 self.page_tokens = line.value("page")?;
