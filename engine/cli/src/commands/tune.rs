@@ -63,7 +63,7 @@ fn summary(tuned: &Tuned) -> String {
         let row = &found.row;
         let tiles: Vec<String> = row.tiles.iter().map(|(name, value)| format!("{name}={value}")).collect();
         lines.push(format!(
-            "{:<width$}  {:>10.2}  {:>10.2}  {:>5.0}%  {:>7.1}  {}",
+            "{:<width$}  {:>10.2}  {:>10.2}  {:>5.0}%  {:>7.2}  {}",
             name(found),
             row.default_us,
             row.us,
