@@ -17,7 +17,7 @@ fn compilation(c: &mut Criterion) {
         let graph = RandomShape::named(name).expect("a known shape").graph();
         for target in [TargetProfile::cpu(), TargetProfile::vulkan()] {
             group.bench_function(format!("{name} for {}", target.name), |b| {
-                b.iter(|| compile(black_box(&graph), &target, Options { max_context: 8192 }).expect("a plan"));
+                b.iter(|| compile(black_box(&graph), &target, Options::new(8192)).expect("a plan"));
             });
         }
     }

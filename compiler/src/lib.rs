@@ -18,6 +18,7 @@ pub mod emit;
 
 use ingot_ir::IrError;
 use ingot_ir::graph::ValueId;
+use ingot_ir::memory::{Bytes, MemoryTable};
 use thiserror::Error;
 
 /// Tells builds of the compiler apart: a hash of its sources and the shaders'.
@@ -51,6 +52,18 @@ pub enum CompileError {
         limit: u64,
         /// The target.
         target: String,
+    },
+    /// A plan that takes more memory than it may.
+    #[error(
+        "needs {} ({} weights, {} KV pages for {} sequences of {} tokens), but the budget is {budget}; \
+         lower --context or --max-batch, or raise --memory-budget",
+        Bytes(table.total()), Bytes(table.weights), Bytes(table.kv), table.max_batch, table.context
+    )]
+    OverBudget {
+        /// Where the bytes would go.
+        table: MemoryTable,
+        /// What may be used.
+        budget: Bytes,
     },
     /// A kernel that does not link: a fault of the catalogue, not of the model.
     #[error("kernel {kernel} does not link: {why}")]

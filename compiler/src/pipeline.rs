@@ -9,6 +9,7 @@ use ingot_ir::IrError;
 use ingot_ir::graph::Graph;
 use ingot_ir::handle::Arena;
 use ingot_ir::kernel::{KernelGraph, KernelSpec, Place};
+use ingot_ir::memory::{Bytes, MemoryTable};
 use ingot_ir::plan::{
     ArenaId, Binding, BlobId, Bound, Dispatch, PLAN_VERSION, PipelineId, Plan, PlanKernel, PlanWeight, Segment, Variant,
 };
@@ -20,6 +21,17 @@ use std::collections::BTreeMap;
 pub struct Options {
     /// Longest sequence in tokens.
     pub max_context: u32,
+    /// Sequences at one time.
+    pub max_batch: u32,
+    /// Bytes that the loaded plan may take; `None` does not ask.
+    pub memory_budget: Option<u64>,
+}
+
+impl Options {
+    /// One sequence of up to `max_context` tokens, whatever it takes.
+    pub const fn new(max_context: u32) -> Self {
+        Self { max_context, max_batch: 1, memory_budget: None }
+    }
 }
 
 /// A place in the pipeline to stop at.
@@ -99,16 +111,20 @@ pub fn compile(graph: &Graph, target: &TargetProfile, options: Options) -> Resul
     checked("lower", graph.verify())?;
     let graph = graph_passes(graph, target, "assign_layout")?;
     let mut assembler = Assembler::new(&graph, target, options);
-    for bucket in pass::bucket::run(target) {
+    for bucket in pass::bucket::run(target, options.max_batch) {
         let rows = bucket_graph(&graph, target, &bucket)?;
         let kernels = pass::alias::run(&bucket_kernels(&rows, target, &bucket, options)?);
         checked("alias", kernels.verify())?;
-        let memory = pass::plan_memory::run(&kernels);
+        let memory = pass::plan_memory::run(&kernels, target);
         assembler.add(&bucket, &rows, &kernels, &memory)?;
     }
     let plan = assembler.plan;
     checked("plan", plan.verify())?;
-    Ok(plan)
+    let table = MemoryTable::new(&plan, options.max_batch, plan.max_pages().saturating_mul(options.max_batch));
+    match options.memory_budget {
+        Some(budget) if table.total() > budget => Err(CompileError::OverBudget { table, budget: Bytes(budget) }),
+        _ => Ok(plan),
+    }
 }
 
 /// The text of the representation after a stage.
@@ -119,7 +135,7 @@ pub fn explain(graph: &Graph, target: &TargetProfile, options: Options, stage: S
         Stage::Graph("lower") => return Ok(graph.to_string()),
         Stage::Graph("drop_unused_rows") | Stage::Kernels(_) => {
             let graph = graph_passes(graph, target, "assign_layout")?;
-            for bucket in pass::bucket::run(target) {
+            for bucket in pass::bucket::run(target, options.max_batch) {
                 let rows = bucket_graph(&graph, target, &bucket)?;
                 if matches!(stage, Stage::Graph(_)) {
                     let _ = writeln!(text, "# steps of up to {} tokens\n{rows}", bucket.bounds.tokens);
@@ -159,6 +175,7 @@ impl<'a> Assembler<'a> {
             tiles: target.tiles.id(),
             n_vocab,
             max_context: options.max_context,
+            max_batch: options.max_batch,
             page_tokens: target.page_tokens,
             kv_type: target.kv_type,
             kv: graph.kv.clone(),

@@ -143,7 +143,7 @@ impl<'a> Rig<'a> {
         batch: &Batch,
     ) -> Self {
         assert_eq!(batch.page_tokens, PAGE_TOKENS, "kernels know pages of one size");
-        let options = Options { max_context: batch.max_pages * batch.page_tokens };
+        let options = Options { max_batch: 8, ..Options::new(batch.max_pages * batch.page_tokens) };
         let plan = compile(graph, target, options).unwrap_or_else(|error| panic!("{error}\n{graph}"));
         let table_rows = batch.page_tables.first().map_or(1, |table| table.len() as u32 / batch.max_pages);
         let limits = Limits { max_sequences: table_rows, n_pages: batch.n_pages };

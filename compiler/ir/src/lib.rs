@@ -20,6 +20,7 @@ mod graph_text;
 pub mod kernel;
 mod kernel_text;
 pub mod plan;
+pub mod memory;
 mod plan_text;
 mod plan_verify;
 

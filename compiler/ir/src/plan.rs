@@ -224,6 +224,8 @@ pub struct Plan {
     pub n_vocab: u32,
     /// Longest sequence: pages a page table's row can name, times [`Plan::page_tokens`].
     pub max_context: u32,
+    /// Sequences at one time that the variants are made for.
+    pub max_batch: u32,
     /// Tokens a page.
     pub page_tokens: u32,
     /// Type of keys and values.

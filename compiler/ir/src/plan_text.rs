@@ -153,6 +153,7 @@ impl fmt::Display for Plan {
             .attr_unless("tiles", self.tiles.as_str(), "")
             .attr("vocab", self.n_vocab)
             .attr("context", self.max_context)
+            .attr("batch", self.max_batch)
             .attr("page", self.page_tokens)
             .attr("kv", self.kv_type.name())
             .attr("max_binding", self.max_binding_bytes);
@@ -204,6 +205,7 @@ impl std::str::FromStr for Plan {
             tiles: String::new(),
             n_vocab: 0,
             max_context: 0,
+            max_batch: 0,
             page_tokens: 0,
             kv_type: KvType::F32,
             kv: KvSpec::default(),
@@ -236,6 +238,7 @@ impl Plan {
                 self.tiles = line.get("tiles").unwrap_or_default().into();
                 self.n_vocab = line.value("vocab")?;
                 self.max_context = line.value("context")?;
+                self.max_batch = line.value("batch")?;
                 self.page_tokens = line.value("page")?;
                 self.max_binding_bytes = line.value("max_binding")?;
                 self.kv_type = match line.get("kv") {

@@ -177,7 +177,8 @@ impl Plan {
             if !exists {
                 return bad(format!("operand {} is bound to what does not exist", operand.role));
             }
-            let clash = operands.iter().any(|other| other.access != operand.access && same_buffer(operand, other));
+            let meets = if self.is_cpu { overlap } else { same_buffer };
+            let clash = operands.iter().any(|other| other.access != operand.access && meets(operand, other));
             if clash {
                 return bad(format!("binds the buffer of {} both read and read_write", operand.role));
             }
@@ -356,6 +357,17 @@ fn may_bind(role: Role, template: Template, binding: Binding) -> bool {
         Role::X | Role::Q | Role::K | Role::V | Role::Out => {
             matches!(binding, Binding::Arena { .. } | Binding::Logits)
         }
+    }
+}
+
+/// Whether two operands share memory: all that the CPU runtime must not find on both sides.
+fn overlap(a: &Bound, b: &Bound) -> bool {
+    match (a.binding, b.binding) {
+        (
+            Binding::Arena { arena: a, offset: a_at, n_bytes: a_bytes },
+            Binding::Arena { arena: b, offset: b_at, n_bytes: b_bytes },
+        ) => a == b && a_at < b_at.saturating_add(b_bytes) && b_at < a_at.saturating_add(a_bytes),
+        (a, b) => a == b,
     }
 }
 

@@ -59,7 +59,7 @@ pub fn kernels(
         return Err(CompileError::NoSource { target: target.name.clone() });
     }
     let plan = pipeline::compile(graph, target, options)?;
-    let variants = bucket_graphs(graph, target)?;
+    let variants = bucket_graphs(graph, target, options)?;
     let (mut files, mut index) = (Vec::new(), String::new());
     for (id, kernel) in plan.kernels.iter() {
         let note = notes::of(&plan, &variants, id);
@@ -110,7 +110,7 @@ pub fn pictures(
     }
     let whole = pipeline::graph_passes(graph, target, "assign_layout")?;
     let mut files = Vec::new();
-    for (ix, bucket) in pass::bucket::run(target).iter().enumerate() {
+    for (ix, bucket) in pass::bucket::run(target, options.max_batch).iter().enumerate() {
         let rows = pipeline::bucket_graph(&whole, target, bucket)?;
         let (name, svg) = match stage {
             Stage::Graph(name) => (name, picture::graph(&rows, layer)),
@@ -127,7 +127,10 @@ pub fn pictures(
 }
 
 /// The graph of each of a plan's variants, which their dispatches' origins are values of.
-fn bucket_graphs(graph: &Graph, target: &TargetProfile) -> Result<Vec<Graph>, CompileError> {
+fn bucket_graphs(graph: &Graph, target: &TargetProfile, options: Options) -> Result<Vec<Graph>, CompileError> {
     let whole = pipeline::graph_passes(graph, target, "assign_layout")?;
-    pass::bucket::run(target).iter().map(|bucket| pipeline::bucket_graph(&whole, target, bucket)).collect()
+    pass::bucket::run(target, options.max_batch)
+        .iter()
+        .map(|bucket| pipeline::bucket_graph(&whole, target, bucket))
+        .collect()
 }

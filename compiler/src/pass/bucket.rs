@@ -3,9 +3,6 @@
 use crate::target::TargetProfile;
 use ingot_ir::size::Dims;
 
-/// Sequences that may share a prefill step.
-const PREFILL_SEQUENCES: u32 = 8;
-
 /// A variant to be compiled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bucket {
@@ -15,12 +12,22 @@ pub struct Bucket {
     pub all_rows: bool,
 }
 
-/// One token; then prefill chunks.
-pub fn run(target: &TargetProfile) -> Vec<Bucket> {
-    let one = Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1 };
-    let tokens = target.prefill_tokens;
-    let sequences = PREFILL_SEQUENCES.min(tokens);
-    let tiles = tokens.div_ceil(target.prefill_q_tile) + sequences;
-    let chunk = Dims { tokens, sequences, rows: target.max_rows.min(tokens), tiles };
-    vec![Bucket { bounds: one, all_rows: true }, Bucket { bounds: chunk, all_rows: false }]
+/// One token of each of 1, 2, 4 ... sequences; a short chunk, whose weights are read at memory speed; a long one. Sizes
+/// between are steps of the next larger variant: grids follow the step. Every variant's kernels are the same but for
+/// the rows that a matrix-vector product takes at once, so that variants share pipelines.
+pub fn run(target: &TargetProfile, max_batch: u32) -> Vec<Bucket> {
+    let decode = |n: u32| Bucket { bounds: Dims { tokens: n, sequences: n, rows: n, tiles: n }, all_rows: true };
+    let batch = max_batch.max(1).next_power_of_two();
+    let sizes = std::iter::successors(Some(1u32), |n| n.checked_mul(2)).take_while(|n| *n <= batch);
+    let chunk = |tokens: u32| {
+        let sequences = max_batch.clamp(1, tokens);
+        let tiles = tokens.div_ceil(target.prefill_q_tile) + sequences;
+        let rows = target.max_rows.max(max_batch).min(tokens);
+        Bucket { bounds: Dims { tokens, sequences, rows, tiles }, all_rows: false }
+    };
+    let (short, long) = (target.matvec_rows, target.prefill_tokens.max(batch));
+    let mut buckets: Vec<Bucket> = sizes.map(decode).collect();
+    buckets.extend((1 < short && short < long).then(|| chunk(short)));
+    buckets.push(chunk(long));
+    buckets
 }

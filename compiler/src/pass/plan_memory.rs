@@ -1,8 +1,10 @@
 //! Assumes verified kernels. Guarantees: every slab has a range of a transient buffer that no other slab uses while it
-//! lives, and no kernel finds one buffer on both its reading and its writing side (wgpu tracks a buffer as a whole).
+//! lives, and on a GPU no kernel finds one buffer on both its reading and its writing side (wgpu tracks a buffer as a
+//! whole; the CPU runtime only needs the ranges apart).
 
+use crate::target::TargetProfile;
 use ingot_ir::handle::Column;
-use ingot_ir::kernel::{Access, KernelGraph, Place, SlabId};
+use ingot_ir::kernel::{KernelGraph, Place, SlabId};
 use ingot_ir::plan::{ArenaId, BINDING_ALIGN};
 use std::cmp::Reverse;
 
@@ -33,25 +35,32 @@ struct Life {
 }
 
 /// Runs the pass: places slabs in two orders and takes the smaller plan, the first on a tie.
-pub fn run(kernels: &KernelGraph) -> MemoryPlan {
+pub fn run(kernels: &KernelGraph, target: &TargetProfile) -> MemoryPlan {
     let lives = lives(kernels);
+    let opposite = if target.is_cpu { Column::new(kernels.slabs.len(), Vec::new()) } else { opposite(kernels) };
     let roots: Vec<(SlabId, Life)> = kernels.slabs.ids().filter_map(|id| lives[id].map(|life| (id, life))).collect();
     // Large slabs first, so that small ones fill what they leave; or as they come, which suits long chains.
     let (mut by_size, mut by_time) = (roots.clone(), roots);
     by_size.sort_by_key(|(id, life)| (Reverse(n_bytes(kernels, *id)), life.first, *id));
     by_time.sort_by_key(|(id, life)| (life.first, *id));
-    let (a, b) = (place(kernels, &lives, by_size), place(kernels, &lives, by_time));
+    let (a, b) = (place(kernels, &lives, &opposite, by_size), place(kernels, &lives, &opposite, by_time));
     let total = |plan: &MemoryPlan| plan.arenas.iter().sum::<u64>();
     if total(&b) < total(&a) { b } else { a }
 }
 
 /// Places slabs one by one, each where the buffers grow least.
-fn place(kernels: &KernelGraph, lives: &Column<SlabId, Option<Life>>, roots: Vec<(SlabId, Life)>) -> MemoryPlan {
+fn place(
+    kernels: &KernelGraph,
+    lives: &Column<SlabId, Option<Life>>,
+    opposite: &Column<SlabId, Vec<SlabId>>,
+    roots: Vec<(SlabId, Life)>,
+) -> MemoryPlan {
     let mut ranges: Column<SlabId, Option<Range>> = Column::new(kernels.slabs.len(), None);
     let mut arenas: Vec<u64> = Vec::new();
     for (slab, life) in roots {
         let n_bytes = n_bytes(kernels, slab);
-        let forbidden = opposite(kernels, slab, &ranges);
+        let forbidden: Vec<ArenaId> =
+            opposite[slab].iter().filter_map(|other| ranges[*other]).map(|range| range.arena).collect();
         arenas.push(0);
         let places =
             (0..).map(ArenaId).zip(&arenas).filter(|(arena, _)| !forbidden.contains(arena)).map(|(arena, size)| {
@@ -101,26 +110,21 @@ fn lives(kernels: &KernelGraph) -> Column<SlabId, Option<Life>> {
     lives
 }
 
-/// Buffers that a slab must not be in: those of slabs that a kernel uses the other way beside it.
-fn opposite(kernels: &KernelGraph, slab: SlabId, ranges: &Column<SlabId, Option<Range>>) -> Vec<ArenaId> {
-    let mut forbidden = Vec::new();
+/// The slabs that some kernel uses the other way beside a slab, roots all: they must be in other buffers.
+fn opposite(kernels: &KernelGraph) -> Column<SlabId, Vec<SlabId>> {
+    let mut opposite: Column<SlabId, Vec<SlabId>> = Column::new(kernels.slabs.len(), Vec::new());
     for (_, node) in kernels.nodes.iter() {
-        let access_of = |wanted: SlabId| -> Vec<Access> {
-            let of = |place: Place| matches!(place, Place::Slab(s) if kernels.root(s) == wanted);
-            node.operands.iter().filter(|operand| of(operand.place)).map(|operand| operand.access).collect()
+        let slabs = || {
+            node.operands.iter().filter_map(|operand| match operand.place {
+                Place::Slab(slab) => Some((kernels.root(slab), operand.access)),
+                _ => None,
+            })
         };
-        let mine = access_of(slab);
-        if mine.is_empty() {
-            continue;
-        }
-        for operand in &node.operands {
-            let Place::Slab(other) = operand.place else { continue };
-            if let (Some(range), false) = (ranges[kernels.root(other)], mine.contains(&operand.access)) {
-                forbidden.push(range.arena);
-            }
+        for (slab, access) in slabs() {
+            opposite[slab].extend(slabs().filter(|(_, other)| *other != access).map(|(other, _)| other));
         }
     }
-    forbidden
+    opposite
 }
 
 /// The lowest aligned offset where a slab meets no other that lives at the same time.

@@ -133,7 +133,8 @@ fn matrix(
     spec.set("N", Const::U32(w.n_rows));
     if template == Template::Matvec {
         let rows = b.graph.values[linear].shape.rows;
-        let n_rows = if rows == Dim::Rows { 1 } else { b.bucket.get(rows) };
+        // A chunk wants one row a sequence, but for prompts whose every logit is wanted.
+        let n_rows = if rows == Dim::Rows { b.bucket.sequences } else { b.bucket.get(rows) };
         spec.set("M_MAX", Const::U32(n_rows.clamp(1, b.target.matvec_rows)));
     }
     let mut operands = vec![STEP];

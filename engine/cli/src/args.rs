@@ -17,6 +17,9 @@ pub(crate) struct DeviceArgs {
     /// Longest sequence in tokens [default: the model's, at most 8192]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
+    /// Sequences at one time [default: 1, or the artifact's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH))]
+    pub max_batch: Option<u32>,
     /// Memory that may be used, e.g. 8G, 512M or 1.5GiB [default: what the device says]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory_budget: Option<u64>,
@@ -49,6 +52,7 @@ impl DeviceArgs {
         LoadOptions {
             device: self.device.clone(),
             context: self.context,
+            max_batch: self.max_batch.unwrap_or(0),
             memory_budget: self.memory_budget,
             n_threads: self.threads.map(usize::from),
             progress: progress::bar("loading"),
@@ -99,6 +103,9 @@ impl SamplingArgs {
         Sampling { temperature: self.temp, top_p: self.top_p, top_k: self.top_k, seed }
     }
 }
+
+/// Most sequences at one time.
+pub(crate) const MAX_BATCH: i64 = 256;
 
 /// What a model can be compiled for.
 pub(crate) const TARGETS: [&str; 7] = [THIS, "apple", "vulkan", "nvidia", "cpu", "lavapipe", "webgpu"];

@@ -19,9 +19,11 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Writes `error: ...` to standard error. Nothing is left to do if that fails too.
+/// Writes `error: ...` to standard error, and where the bytes would go if there are too many. Nothing is left to do if that fails too.
 pub(crate) fn report(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "error: {}", one_line(error));
+    let table = error.downcast_ref::<ingot::Error>().and_then(ingot::Error::memory_table);
+    let table = table.map_or(String::new(), |table| format!("\n{table}"));
+    let _ = writeln!(std::io::stderr(), "error: {}{table}", one_line(error));
 }
 
 /// The error and its causes in one line. Causes that a message already tells are not repeated.

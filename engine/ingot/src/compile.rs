@@ -14,6 +14,10 @@ pub struct CompileOptions<'a> {
     pub target: TargetProfile,
     /// Longest sequence in tokens; `None` takes the model's, at most 8192.
     pub context: Option<u32>,
+    /// Sequences at one time.
+    pub max_batch: u32,
+    /// Bytes that the loaded plan may take; `None` does not ask.
+    pub memory_budget: Option<u64>,
     /// Leaves the weights where they are, named by path, size and hash.
     pub plan_only: bool,
     /// Threads that repack; `None` takes all.
@@ -40,7 +44,12 @@ pub fn compile_random(shape: &RandomShape, out: &Path, options: CompileOptions<'
 
 fn compile_lowered(model: &Lowered, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
     let max_context = model.context(options.context)?;
-    let plan = ingot_compiler::compile(&model.graph, &options.target, Options { max_context })?;
+    let CompileOptions { max_batch, memory_budget, .. } = options;
+    let plan = ingot_compiler::compile(
+        &model.graph,
+        &options.target,
+        Options { max_context, max_batch: max_batch.max(1), memory_budget },
+    )?;
     let files = model.files.as_ref().map_or(Ok(Vec::new()), |files| files.read_all())?;
     let tensors = |name: &str| model.weights.tensor_bytes(name);
     let weights = if options.plan_only { WeightsOf::Sources(model.sources()?) } else { WeightsOf::Tensors(&tensors) };

@@ -1,5 +1,8 @@
 //! The one error of the library.
 
+use ingot_compiler::CompileError;
+use ingot_ir::memory::MemoryTable;
+use ingot_runtime::RuntimeError;
 use thiserror::Error;
 
 /// What can go wrong between a checkpoint and its text.
@@ -80,6 +83,14 @@ pub enum Error {
         /// What is allowed.
         allowed: String,
     },
+    /// More sequences than an artifact was compiled for.
+    #[error("--max-batch is {found}; this artifact was compiled for {most}; compile it again with --max-batch {found}")]
+    BadBatch {
+        /// What was asked for.
+        found: u32,
+        /// What it was compiled for.
+        most: u32,
+    },
     /// A shape name that is not known.
     #[error("unknown shape `{found}`; known are: {known}")]
     UnknownShape {
@@ -91,6 +102,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Where the bytes would go, if too many are needed.
+    pub fn memory_table(&self) -> Option<&MemoryTable> {
+        match self {
+            Self::Compile(CompileError::OverBudget { table, .. }) => Some(table),
+            Self::Runtime(RuntimeError::OverBudget { table, .. }) => Some(table),
+            _ => None,
+        }
+    }
     pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_path_buf(), source }
     }

@@ -34,7 +34,7 @@ pub use compile::{CompileOptions, compile, compile_random};
 pub use device::{DeviceChoice, DeviceInfo, devices, target, target_of};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Piece, Stats};
-pub use ingot_runtime::Bytes;
+pub use ingot_ir::memory::{Bytes, MemoryTable};
 pub use ingot_runtime::sample::Sampling;
 pub use ingot_runtime::world::FinishReason;
 pub use load::{AdjustTarget, LoadOptions, Progress};

@@ -36,6 +36,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Longest sequence in tokens; `None` takes the model's, at most 8192, or the artifact's.
     pub context: Option<u32>,
+    /// Sequences at one time; 0 takes one, or the artifact's.
+    pub max_batch: u32,
     /// Bytes that may be used; `None` asks the device.
     pub memory_budget: Option<u64>,
     /// Threads of the processor; `None` takes all.
@@ -54,9 +56,6 @@ pub struct LoadOptions {
     pub skip_verification: bool,
 }
 
-/// Sequences at one time.
-const MAX_SEQUENCES: u32 = 1;
-
 /// Everything that a device needs to begin.
 struct Prepared {
     plan: Plan,
@@ -65,6 +64,8 @@ struct Prepared {
     weights: Arc<Weights>,
     /// The longest sequence that is wanted: the plan's or less.
     context: u32,
+    /// Sequences at one time: the plan's or less.
+    max_batch: u32,
 }
 
 impl Model {
@@ -98,8 +99,11 @@ impl Model {
             adjust(&mut target);
         }
         let text = Text::read(model.files, &model.eos_ids);
-        let (plan, trusted) = options.cache.plan(&model.graph, &target, Options { max_context })?;
-        let prepared = Prepared { plan, trusted, weights: Arc::new(model.weights), context: max_context };
+        let max_batch = options.max_batch.max(1);
+        // The budget is the device's affair here: it is asked when the plan is loaded.
+        let compile = Options { max_batch, ..Options::new(max_context) };
+        let (plan, trusted) = options.cache.plan(&model.graph, &target, compile)?;
+        let prepared = Prepared { plan, trusted, weights: Arc::new(model.weights), context: max_context, max_batch };
         let (world, device) = start(prepared, adapter, options)?;
         Ok(text.join(world, device, model.eos_ids))
     }
@@ -115,6 +119,11 @@ impl Model {
                 return Err(Error::BadContext { found, allowed });
             }
             asked => asked.unwrap_or(most),
+        };
+        let max_batch = match (options.max_batch, artifact.plan().max_batch) {
+            (0, most) => most,
+            (asked, most) if asked <= most => asked,
+            (found, most) => return Err(Error::BadBatch { found, most }),
         };
         let files = artifact.files().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
         let eos_ids = artifact.manifest().eos_ids.clone();
@@ -132,7 +141,7 @@ impl Model {
             WeightsAt::Elsewhere => return Err(Error::NoWeights { path: path.to_path_buf() }),
         };
         weights.check(&plan).map_err(|why| Error::BadWeights { path: path.to_path_buf(), why })?;
-        let prepared = Prepared { plan, trusted, weights: Arc::new(weights), context };
+        let prepared = Prepared { plan, trusted, weights: Arc::new(weights), context, max_batch };
         let verify = !options.skip_verification;
         // Hashing waits for memory, uploading for the bus: side by side they cost as much as the longer one.
         let (checked, started) = std::thread::scope(|scope| {
@@ -174,9 +183,9 @@ impl Text {
 
 /// Allocates, uploads and makes pipelines. Gives the device's name too.
 fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> Result<(World, String), Error> {
-    let Prepared { plan, trusted, weights, context } = prepared;
-    let n_pages = context.div_ceil(plan.page_tokens);
-    let limits = Limits { max_sequences: MAX_SEQUENCES, n_pages: n_pages * MAX_SEQUENCES };
+    let Prepared { plan, trusted, weights, context, max_batch } = prepared;
+    let n_pages = context.div_ceil(plan.page_tokens).saturating_mul(max_batch);
+    let limits = Limits { max_sequences: max_batch, n_pages };
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
     let (backend, name) = match adapter {
         None => {

@@ -1,7 +1,8 @@
 //! How much memory may be used, and whether a plan fits it. Asked before anything is allocated.
 
-use crate::error::{Bytes, RuntimeError};
+use crate::error::RuntimeError;
 use crate::world::Limits;
+use ingot_ir::memory::{Bytes, MemoryTable};
 use ingot_ir::plan::Plan;
 
 /// Share of the machine's memory that is ours by default where device and processor share it.
@@ -12,18 +13,12 @@ pub(crate) fn ram_budget() -> Option<u64> {
     ram_bytes().map(|bytes| bytes / 100 * RAM_PERCENT)
 }
 
-/// Bytes of a loaded plan: weights (mapped ones count), pages, buffers. An error with the numbers if `budget` is less.
+/// Bytes of a loaded plan (mapped weights count). An error with the table if `budget` is less.
 pub(crate) fn check(plan: &Plan, limits: Limits, budget: Option<u64>) -> Result<u64, RuntimeError> {
-    let (weights, transient) = (plan.weight_bytes(), plan.transient_bytes());
-    let groups = plan.kv.groups.ids();
-    let kv: u64 = groups.map(|g| plan.page_bytes_all_layers(g) * u64::from(limits.n_pages)).sum();
-    let needed = weights + kv + transient;
+    let table = MemoryTable::new(plan, limits.max_sequences, limits.n_pages);
     match budget {
-        Some(budget) if needed > budget => {
-            let [needed, weights, kv, transient, budget] = [needed, weights, kv, transient, budget].map(Bytes);
-            Err(RuntimeError::OverBudget { needed, weights, kv, context: plan.max_context, transient, budget })
-        }
-        _ => Ok(needed),
+        Some(budget) if table.total() > budget => Err(RuntimeError::OverBudget { table, budget: Bytes(budget) }),
+        _ => Ok(table.total()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong while a plan is loaded or run.
 
+use ingot_ir::memory::{Bytes, MemoryTable};
 use thiserror::Error;
 
 /// An error of the runtime.
@@ -20,20 +21,13 @@ pub enum RuntimeError {
     BadPlan(#[from] ingot_ir::IrError),
     /// Too little memory for what was asked.
     #[error(
-        "needs {needed} ({weights} weights, {kv} KV cache for {context} tokens, {transient} transient), but the budget is {budget}; \
-         lower --context or raise --memory-budget"
+        "needs {} ({} weights, {} KV pages for {} sequences of {} tokens), but the budget is {budget}; \
+         lower --context or --max-batch, or raise --memory-budget",
+        Bytes(table.total()), Bytes(table.weights), Bytes(table.kv), table.max_batch, table.context
     )]
     OverBudget {
-        /// All of it.
-        needed: Bytes,
-        /// Weights.
-        weights: Bytes,
-        /// KV pages.
-        kv: Bytes,
-        /// Tokens that the pages are for.
-        context: u32,
-        /// Arenas, logits and step buffers.
-        transient: Bytes,
+        /// Where the bytes would go.
+        table: MemoryTable,
         /// What may be used.
         budget: Bytes,
     },
@@ -84,19 +78,4 @@ pub enum RuntimeError {
     /// A worker of the CPU runtime failed.
     #[error("the CPU runtime cannot execute the plan: {0}")]
     Cpu(String),
-}
-
-/// A number of bytes, printed in units that people read.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Bytes(pub u64);
-
-impl std::fmt::Display for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            n if n < 1_000 => write!(f, "{n} B"),
-            n if n < 1_000_000 => write!(f, "{:.1} kB", n as f64 / 1e3),
-            n if n < 1_000_000_000 => write!(f, "{:.1} MB", n as f64 / 1e6),
-            n => write!(f, "{:.2} GB", n as f64 / 1e9),
-        }
-    }
 }

@@ -16,4 +16,5 @@ pub mod backend;
 pub mod cpu;
 pub mod gpu;
 
-pub use error::{Bytes, RuntimeError};
+pub use error::RuntimeError;
+pub use ingot_ir::memory::Bytes;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 #[test]
 fn one_token_then_a_prefill_chunk() {
-    insta::assert_debug_snapshot!(run(&TargetProfile::lavapipe()), @r"
+    insta::assert_debug_snapshot!(run(&TargetProfile::lavapipe(), 1), @r"
     [
         Bucket {
             bounds: Dims {
@@ -19,10 +19,19 @@ fn one_token_then_a_prefill_chunk() {
         },
         Bucket {
             bounds: Dims {
+                tokens: 8,
+                sequences: 1,
+                rows: 8,
+                tiles: 2,
+            },
+            all_rows: false,
+        },
+        Bucket {
+            bounds: Dims {
                 tokens: 64,
-                sequences: 8,
+                sequences: 1,
                 rows: 64,
-                tiles: 12,
+                tiles: 5,
             },
             all_rows: false,
         },
@@ -34,7 +43,7 @@ fn one_token_then_a_prefill_chunk() {
 fn buckets_grow_and_hold_a_sequence_at_least() {
     for name in ["cpu", "vulkan", "lavapipe", "apple", "webgpu"] {
         let target = TargetProfile::preset(name).expect("a preset");
-        let buckets = run(&target);
+        let buckets = run(&target, 1);
         assert!(buckets.windows(2).all(|pair| pair[0].bounds.fits(&pair[1].bounds)), "{name}");
         assert!(buckets[0].bounds.fits(&Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1 }), "{name}");
         assert!(!buckets[1].all_rows, "{name}: a chunk of a prompt wants its last row");
@@ -48,7 +57,7 @@ proptest! {
     fn tiles_of_a_step_that_fits_otherwise_fit(shape in random::batch_shape()) {
         for target in [TargetProfile::cpu(), TargetProfile { prefill_tokens: 16, prefill_q_tile: 4, ..TargetProfile::cpu() }] {
             for step in &shape.batch(1, 16, target.prefill_q_tile, 8).steps {
-                let bounds = run(&target)[1].bounds;
+                let bounds = run(&target, 8)[5].bounds;
                 let dims = step.dims();
                 if dims.tokens <= bounds.tokens && dims.sequences <= bounds.sequences {
                     prop_assert!(dims.tiles <= bounds.tiles, "{dims:?} in {bounds:?}");

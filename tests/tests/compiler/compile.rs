@@ -17,11 +17,10 @@ fn the_plan_of_a_small_model() {
     let shape = Shape { hidden: 32, ffn: 32, n_heads: 2, n_kv_heads: 1, tied: true, ..Shape::llama() };
     let target = small_cpu();
     insta::assert_snapshot!(compile(&shape.graph(), &target, OPTIONS).expect("compiles"), @r#"
-    plan "random llama" version=1 target=small-cpu cpu=true vocab=96 context=256 page=16 kv=f32 max_binding=4096
+    plan "random llama" version=1 target=small-cpu cpu=true vocab=96 context=256 batch=1 page=16 kv=f32 max_binding=4096
     g0 = kv_group heads=1 k=16 v=16
     l0 = kv_layer g0
-    a0 = arena 1024
-    a1 = arena 1024
+    a0 = arena 2048
     b0 = weight embed[0+64] layout=stored : 64 x 32 bf16
     b1 = weight embed[64+32] layout=stored : 32 x 32 bf16
     b2 = weight 0.attention_norm[0+32] layout=vector : 32 x 1 f32
@@ -43,42 +42,59 @@ fn the_plan_of_a_small_model() {
     p8 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
     p9 = argmax_partial rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
     p10 = argmax_final rows=tokens N_PARTIAL=1 workgroup=1,1,1
-    p11 = matmul rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
-    p12 = gather_rows rows=wanted N_COLS=32 workgroup=1,1,1
-    p13 = matvec rows=wanted format=bf16 epilogue=add_out K=32 M_MAX=1 N=32 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
-    p14 = matvec rows=wanted format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
-    p15 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
-    p16 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
-    p17 = argmax_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
-    p18 = argmax_final rows=wanted N_PARTIAL=1 workgroup=1,1,1
+    p11 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=2 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
+    p12 = attention rows=tokens HEAD_DIM=16 KEEP=0 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=2 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
+    p13 = gather_rows rows=wanted N_COLS=32 workgroup=1,1,1
+    p14 = matvec rows=wanted format=bf16 epilogue=add_out K=32 M_MAX=1 N=32 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
+    p15 = matvec rows=wanted format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
+    p16 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
+    p17 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
+    p18 = argmax_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
+    p19 = argmax_final rows=wanted N_PARTIAL=1 workgroup=1,1,1
+    p20 = matmul rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
     x0 = variant bounds=1,1,1,1 q_tile=1 all_rows=true
-      d0 = dispatch p0 step<step sampled<sampled weight<b0 out>a1@0+128 grid=1 origin=v0
-      d1 = dispatch p1 step<step sampled<sampled weight<b1 out>a1@0+128 grid=1 origin=v0
-      d2 = dispatch p2 step<step norm_weight<b2 x<a1@0+128 weight<b3 out>a0@0+256 grid=1 origin=v1,v2
-      d3 = dispatch p3 step<step q<a0@0+256 k<a0@0+256 v<a0@0+256 freqs<b4 out>a1@256+128 kv>l0 grid=1 origin=v6,v7,v8
-      d4 = dispatch p4 step<step q<a1@256+128 out>a0@0+128 kv<l0 page_table<g0 grid=1 origin=v9
-      d5 = dispatch p5 step<step x<a0@0+128 weight<b5 out>a1@0+128 grid=1 origin=v10,v11
-      d6 = dispatch p6 step<step norm_weight<b6 x<a1@0+128 weight<b7 out>a0@0+128 grid=1 origin=v12,v13,v14
-      d7 = dispatch p5 step<step x<a0@0+128 weight<b8 out>a1@0+128 grid=1 origin=v15,v16
-      d8 = dispatch p7 step<step norm_weight<b9 x<a1@0+128 weight<b0 out>logits grid=1 origin=v17,v18
-      d9 = dispatch p8 step<step norm_weight<b9 x<a1@0+128 weight<b1 out>logits grid=1 origin=v17,v19
+      d0 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@256+128 grid=1 origin=v0
+      d1 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@256+128 grid=1 origin=v0
+      d2 = dispatch p2 step<step norm_weight<b2 x<a0@256+128 weight<b3 out>a0@0+256 grid=1 origin=v1,v2
+      d3 = dispatch p3 step<step q<a0@0+256 k<a0@0+256 v<a0@0+256 freqs<b4 out>a0@512+128 kv>l0 grid=1 origin=v6,v7,v8
+      d4 = dispatch p4 step<step q<a0@512+128 out>a0@0+128 kv<l0 page_table<g0 grid=1 origin=v9
+      d5 = dispatch p5 step<step x<a0@0+128 weight<b5 out>a0@256+128 grid=1 origin=v10,v11
+      d6 = dispatch p6 step<step norm_weight<b6 x<a0@256+128 weight<b7 out>a0@0+128 grid=1 origin=v12,v13,v14
+      d7 = dispatch p5 step<step x<a0@0+128 weight<b8 out>a0@256+128 grid=1 origin=v15,v16
+      d8 = dispatch p7 step<step norm_weight<b9 x<a0@256+128 weight<b0 out>logits grid=1 origin=v17,v18
+      d9 = dispatch p8 step<step norm_weight<b9 x<a0@256+128 weight<b1 out>logits grid=1 origin=v17,v19
       d10 = dispatch p9 step<step x<logits out>a0@0+8 grid=1 origin=v21
       d11 = dispatch p10 step<step x<a0@0+8 out>sampled grid=1 origin=v21
-    x1 = variant bounds=4,4,4,6 q_tile=1
-      d12 = dispatch p0 step<step sampled<sampled weight<b0 out>a1@0+512 grid=1 origin=v0
-      d13 = dispatch p1 step<step sampled<sampled weight<b1 out>a1@0+512 grid=1 origin=v0
-      d14 = dispatch p11 step<step norm_weight<b2 x<a1@0+512 weight<b3 out>a0@0+1024 grid=1 origin=v1,v2
-      d15 = dispatch p3 step<step q<a0@0+1024 k<a0@0+1024 v<a0@0+1024 freqs<b4 out>a1@512+512 kv>l0 grid=1 origin=v6,v7,v8
-      d16 = dispatch p4 step<step q<a1@512+512 out>a0@0+512 kv<l0 page_table<g0 grid=1 origin=v9
-      d17 = dispatch p12 step<step x<a0@0+512 out>a1@512+512 grid=1 origin=v10
-      d18 = dispatch p12 step<step x<a1@0+512 out>a0@0+512 grid=1 origin=v12
-      d19 = dispatch p13 step<step x<a1@512+512 weight<b5 out>a0@0+512 grid=1 origin=v11,v13
-      d20 = dispatch p14 step<step norm_weight<b6 x<a0@0+512 weight<b7 out>a1@0+512 grid=1 origin=v14,v15,v16
-      d21 = dispatch p13 step<step x<a1@0+512 weight<b8 out>a0@0+512 grid=1 origin=v17,v18
-      d22 = dispatch p15 step<step norm_weight<b9 x<a0@0+512 weight<b0 out>logits grid=1 origin=v19,v20
-      d23 = dispatch p16 step<step norm_weight<b9 x<a0@0+512 weight<b1 out>logits grid=1 origin=v19,v21
-      d24 = dispatch p17 step<step x<logits out>a0@0+32 grid=1 origin=v23
-      d25 = dispatch p18 step<step x<a0@0+32 out>sampled grid=1 origin=v23
+    x1 = variant bounds=2,1,2,2 q_tile=2
+      d12 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@512+256 grid=1 origin=v0
+      d13 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@512+256 grid=1 origin=v0
+      d14 = dispatch p11 step<step norm_weight<b2 x<a0@512+256 weight<b3 out>a0@0+512 grid=1 origin=v1,v2
+      d15 = dispatch p3 step<step q<a0@0+512 k<a0@0+512 v<a0@0+512 freqs<b4 out>a0@768+256 kv>l0 grid=1 origin=v6,v7,v8
+      d16 = dispatch p12 step<step q<a0@768+256 out>a0@0+256 kv<l0 page_table<g0 grid=1 origin=v9
+      d17 = dispatch p13 step<step x<a0@0+256 out>a0@256+256 grid=1 origin=v10
+      d18 = dispatch p13 step<step x<a0@512+256 out>a0@0+256 grid=1 origin=v12
+      d19 = dispatch p14 step<step x<a0@256+256 weight<b5 out>a0@0+256 grid=1 origin=v11,v13
+      d20 = dispatch p15 step<step norm_weight<b6 x<a0@0+256 weight<b7 out>a0@256+256 grid=1 origin=v14,v15,v16
+      d21 = dispatch p14 step<step x<a0@256+256 weight<b8 out>a0@0+256 grid=1 origin=v17,v18
+      d22 = dispatch p16 step<step norm_weight<b9 x<a0@0+256 weight<b0 out>logits grid=1 origin=v19,v20
+      d23 = dispatch p17 step<step norm_weight<b9 x<a0@0+256 weight<b1 out>logits grid=1 origin=v19,v21
+      d24 = dispatch p18 step<step x<logits out>a0@0+16 grid=1 origin=v23
+      d25 = dispatch p19 step<step x<a0@0+16 out>sampled grid=1 origin=v23
+    x2 = variant bounds=4,1,4,3 q_tile=2
+      d26 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@1024+512 grid=1 origin=v0
+      d27 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@1024+512 grid=1 origin=v0
+      d28 = dispatch p20 step<step norm_weight<b2 x<a0@1024+512 weight<b3 out>a0@0+1024 grid=1 origin=v1,v2
+      d29 = dispatch p3 step<step q<a0@0+1024 k<a0@0+1024 v<a0@0+1024 freqs<b4 out>a0@1536+512 kv>l0 grid=1 origin=v6,v7,v8
+      d30 = dispatch p12 step<step q<a0@1536+512 out>a0@0+512 kv<l0 page_table<g0 grid=1 origin=v9
+      d31 = dispatch p13 step<step x<a0@0+512 out>a0@512+512 grid=1 origin=v10
+      d32 = dispatch p13 step<step x<a0@1024+512 out>a0@0+512 grid=1 origin=v12
+      d33 = dispatch p14 step<step x<a0@512+512 weight<b5 out>a0@0+512 grid=1 origin=v11,v13
+      d34 = dispatch p15 step<step norm_weight<b6 x<a0@0+512 weight<b7 out>a0@512+512 grid=1 origin=v14,v15,v16
+      d35 = dispatch p14 step<step x<a0@512+512 weight<b8 out>a0@0+512 grid=1 origin=v17,v18
+      d36 = dispatch p16 step<step norm_weight<b9 x<a0@0+512 weight<b0 out>logits grid=1 origin=v19,v20
+      d37 = dispatch p17 step<step norm_weight<b9 x<a0@0+512 weight<b1 out>logits grid=1 origin=v19,v21
+      d38 = dispatch p18 step<step x<logits out>a0@0+32 grid=1 origin=v23
+      d39 = dispatch p19 step<step x<a0@0+32 out>sampled grid=1 origin=v23
     "#);
 }
 

@@ -1,5 +1,7 @@
-use crate::support::{DECODE, PREFILL, kernels, targets};
+use crate::support::{DECODE, OPTIONS, PREFILL, kernels, targets};
 use ingot_compiler::pass::plan_memory::{MemoryPlan, lower_bound, run};
+use ingot_compiler::pipeline::{bucket_graph, bucket_kernels, graph_passes};
+use ingot_compiler::{Options, TargetProfile, compile};
 use ingot_ir::kernel::{Access, KernelGraph, Place, SlabId};
 use ingot_ir::plan::BINDING_ALIGN;
 use ingot_tests::random;
@@ -7,7 +9,7 @@ use proptest::prelude::*;
 use std::fmt::Write;
 
 fn show(kernels: &KernelGraph) -> String {
-    let plan = run(kernels);
+    let plan = run(kernels, &TargetProfile::vulkan());
     let mut text = String::new();
     for id in kernels.slabs.ids() {
         let range = plan.ranges[id].expect("every slab has memory");
@@ -50,7 +52,7 @@ fn life(kernels: &KernelGraph, root: SlabId) -> Option<(u32, u32)> {
     Some((first, at.next_back().unwrap_or(first)))
 }
 
-fn check(kernels: &KernelGraph, plan: &MemoryPlan) -> Result<(), TestCaseError> {
+fn check(kernels: &KernelGraph, plan: &MemoryPlan, is_cpu: bool) -> Result<(), TestCaseError> {
     let roots: Vec<SlabId> = kernels.slabs.ids().filter(|id| kernels.root(*id) == *id).collect();
     for (ix, &a) in roots.iter().enumerate() {
         let (Some(range), Some((first, last))) = (plan.ranges[a], life(kernels, a)) else { continue };
@@ -74,11 +76,10 @@ fn check(kernels: &KernelGraph, plan: &MemoryPlan) -> Result<(), TestCaseError> 
             prop_assert_eq!(plan.ranges[kernels.root(slab)], Some(range));
             for other in node.operands.iter().filter(|other| other.access != operand.access) {
                 let Place::Slab(other) = other.place else { continue };
-                prop_assert!(
-                    plan.ranges[other].expect("has memory").arena != range.arena,
-                    "{id} reads and writes {}",
-                    range.arena
-                );
+                let other = plan.ranges[other].expect("has memory");
+                let apart =
+                    range.offset + range.n_bytes <= other.offset || other.offset + other.n_bytes <= range.offset;
+                prop_assert!(other.arena != range.arena || (is_cpu && apart), "{id} reads and writes {}", range.arena);
             }
         }
         prop_assert!(node.operands.iter().any(|operand| operand.access == Access::ReadWrite), "{id} writes nothing");
@@ -91,31 +92,49 @@ proptest! {
     #[test]
     fn live_ranges_are_apart_and_no_kernel_reads_the_buffer_that_it_writes(graph in random::llama_graph(), target in targets(), decode in any::<bool>()) {
         let kernels = kernels(&graph, &target, if decode { DECODE } else { PREFILL }, decode);
-        let plan = run(&kernels);
-        check(&kernels, &plan)?;
+        let plan = run(&kernels, &target);
+        check(&kernels, &plan, target.is_cpu)?;
         let total: u64 = plan.arenas.iter().sum();
         prop_assert!(total >= lower_bound(&kernels));
         prop_assert!(plan.arenas.len() <= 4, "{} buffers", plan.arenas.len());
     }
 }
 
-/// At sizes of real models, where alignment does not show. The bound knows nothing of buffers; that no kernel may read
-/// the buffer that it writes costs a llama block one value of queries beside the residual, hence not 1.1 but 1.28.
+/// At sizes of real models, where alignment does not show. The bound knows nothing of buffers, and steps of one token
+/// share the buffers of the largest chunk.
 #[test]
 fn buffers_are_hardly_larger_than_what_lives_at_once() {
-    let llama = random::Shape {
-        n_layers: 3,
-        n_heads: 9,
-        n_kv_heads: 3,
-        head_dim: 64,
-        hidden: 576,
-        ffn: 1536,
-        ..random::Shape::llama()
-    };
-    for target in [ingot_compiler::TargetProfile::cpu(), ingot_compiler::TargetProfile::vulkan()] {
-        let kernels = kernels(&llama.graph(), &target, PREFILL, false);
-        let (total, bound) = (run(&kernels).arenas.iter().sum::<u64>() as f64, lower_bound(&kernels) as f64);
-        println!("{}: {:.3} of the lower bound", target.name, total / bound);
-        assert!(total <= bound * 1.28, "{}: {total} bytes, {bound} live at once", target.name);
+    let small = random::Shape { n_layers: 3, ..random::Shape::llama() };
+    let shapes = [
+        random::Shape { n_heads: 9, n_kv_heads: 3, head_dim: 64, hidden: 576, ffn: 1536, ..small.clone() },
+        random::Shape {
+            n_heads: 32,
+            n_kv_heads: 8,
+            head_dim: 64,
+            hidden: 2048,
+            ffn: 8192,
+            tied: true,
+            ..small.clone()
+        },
+        random::Shape { n_heads: 32, n_kv_heads: 8, head_dim: 128, hidden: 4096, ffn: 14_336, ..small },
+    ];
+    for shape in shapes {
+        for target in [TargetProfile::cpu(), TargetProfile::vulkan(), TargetProfile::apple()] {
+            for max_batch in [1, 8] {
+                let graph = shape.graph();
+                let options = Options { max_batch, ..OPTIONS };
+                let plan = compile(&graph, &target, options).expect("compiles");
+                let whole = graph_passes(&graph, &target, "assign_layout").expect("the passes take it");
+                let bounds = ingot_compiler::pass::bucket::run(&target, max_batch).into_iter().map(|bucket| {
+                    let rows = bucket_graph(&whole, &target, &bucket).expect("rows can be dropped");
+                    let kernels = bucket_kernels(&rows, &target, &bucket, options).expect("there are kernels");
+                    lower_bound(&ingot_compiler::pass::alias::run(&kernels))
+                });
+                let (total, bound) =
+                    (plan.arenas.as_slice().iter().sum::<u64>() as f64, bounds.max().unwrap_or(1) as f64);
+                println!("{} {}: {:.3} of the lower bound", shape.hidden, target.name, total / bound);
+                assert!(total <= bound * 1.1, "{} {}: {total} bytes, {bound} live at once", shape.hidden, target.name);
+            }
+        }
     }
 }

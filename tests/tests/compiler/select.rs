@@ -90,7 +90,7 @@ fn wanted_rows_are_gathered_for_the_head() {
     s1 = slab v1 : rows x 32
     k0 = embed step<step sampled<sampled weight<w0 out>s0 rows=tokens format=bf16 N_COLS=32 ROW_COUNT=16 ROW_FIRST=0 grid=1 origin=v0
     k1 = gather_rows step<step x<s0 out>s1 rows=wanted N_COLS=32 grid=1 origin=v1
-    k2 = matvec step<step x<s1 weight<w0 out>logits rows=wanted format=bf16 K=32 M_MAX=1 N=16 OUT_AT=0 OUT_STRIDE=16 grid=1 origin=v2
+    k2 = matvec step<step x<s1 weight<w0 out>logits rows=wanted format=bf16 K=32 M_MAX=8 N=16 OUT_AT=0 OUT_STRIDE=16 grid=1 origin=v2
     ");
 }
 

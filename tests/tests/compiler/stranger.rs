@@ -209,7 +209,7 @@ fn numbers_that_overflow_are_refused_by_name() {
     b0: 32 x 64 bf16 cannot lie in memory as unassigned
     b0: its segments do not fill it
     b0: 32 x 64 affine4g0_f16 cannot lie in memory as stored
-    plan: the transient buffers have 18446744073709556735 bytes, more than 1152921504606846976
+    plan: the transient buffers have 18446744073709555711 bytes, more than 1152921504606846976
     ");
 }
 

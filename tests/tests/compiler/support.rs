@@ -11,7 +11,7 @@ use ingot_tests::random::{self, BatchShape};
 use proptest::prelude::*;
 
 /// Sixteen tokens a page, as everywhere.
-pub(crate) const OPTIONS: Options = Options { max_context: 256 };
+pub(crate) const OPTIONS: Options = Options::new(256);
 
 /// Parses a graph that a test is written in.
 pub(crate) fn graph(text: &str) -> Graph {

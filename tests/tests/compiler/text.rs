@@ -246,7 +246,7 @@ fn attributes_that_nothing_knows_are_named() {
     let kernels =
         |line: &str| refuses::<KernelGraph>(&format!("kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\n{line}"));
     let plan = |line: &str| {
-        let head = "plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f32";
+        let head = "plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f32";
         refuses::<Plan>(&format!("{head}\n{line}"))
     };
     let said = [
@@ -442,12 +442,12 @@ fn what_the_kernel_graph_parser_says() {
 fn what_the_plan_parser_says() {
     let say = |line: &str| {
         refuses::<Plan>(&format!(
-            "plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f32\n{line}"
+            "plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f32\n{line}"
         ))
     };
     let lines = [
         "plan m",
-        "plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f64",
+        "plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f64",
         "a0 = arena lots",
         "b0 = weight a[0+8] layout=stored",
         "b0 = weight a : 8 x 32 bf16",
@@ -463,7 +463,7 @@ fn what_the_plan_parser_says() {
     insta::assert_snapshot!(said.join("\n"), @r#"
     plan m
       line 2: `plan` needs version=
-    plan m version=1 target=t cpu=true vocab=8 context=16 page=16 max_binding=1024 kv=f64
+    plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f64
       line 2: expected kv=f16 or kv=f32
     a0 = arena lots
       line 2: expected a size

@@ -286,7 +286,7 @@ fn plan_rules() {
         plan(|p| p.weights[BlobId(0)].interleaved = true),
         plan(|p| p.variants[VariantId(0)].q_tile = 0),
         plan(|p| p.variants[VariantId(1)].first += 1),
-        plan(|p| p.variants[VariantId(1)].n_dispatches -= 1),
+        plan(|p| p.variants[VariantId(2)].n_dispatches -= 1),
         plan(|p| p.dispatches[DispatchId(3)].kernel = PipelineId(99)),
         plan(|p| p.dispatches[DispatchId(3)].first_operand = u32::MAX),
         plan(|p| p.dispatches[DispatchId(3)].grid = ExprId(99)),

@@ -183,8 +183,7 @@ fn every_epilogue_in_both_kernels() {
             case.check(&device).unwrap_or_else(|why| panic!("{why}"));
             let graph = case.graph();
             let target = target(&device, &batch(&graph, &case.n_tokens), 0);
-            let plan =
-                ingot_compiler::compile(&graph, &target, ingot_compiler::Options { max_context: 64 }).expect("it ran");
+            let plan = ingot_compiler::compile(&graph, &target, ingot_compiler::Options::new(64)).expect("it ran");
             for kernel in plan.kernels.as_slice() {
                 let spec = &kernel.spec;
                 if matches!(spec.template, Template::Matvec | Template::Matmul) {

@@ -23,8 +23,15 @@ fn greedy(path: &Path, options: LoadOptions) -> Vec<u32> {
 }
 
 fn write(out: &Path, target: TargetProfile, plan_only: bool) {
-    let options =
-        CompileOptions { target, context: Some(256), plan_only, n_threads: Some(2), progress: &mut |_, _| {} };
+    let options = CompileOptions {
+        target,
+        context: Some(256),
+        max_batch: 1,
+        memory_budget: None,
+        plan_only,
+        n_threads: Some(2),
+        progress: &mut |_, _| {},
+    };
     compile(&checkpoint(), out, options).unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -116,6 +123,8 @@ fn what_an_artifact_cannot_do_is_said() {
     let compile_options = CompileOptions {
         target: TargetProfile::cpu(),
         context: None,
+        max_batch: 1,
+        memory_budget: None,
         plan_only: true,
         n_threads: None,
         progress: &mut |_, _| {},

@@ -36,7 +36,8 @@ impl TinyModel {
     /// A world on a device, whose chunks are short, so that prompts take several steps.
     pub(crate) fn world(&self, device: &Device, max_sequences: u32, n_pages: u32) -> World {
         let target = TargetProfile { prefill_tokens: 24, max_rows: 10, prefill_q_tile: 4, ..device.target() };
-        let plan = compile(&self.graph, &target, Options { max_context: MAX_CONTEXT }).expect("the model compiles");
+        let plan = compile(&self.graph, &target, Options { max_batch: 4, ..Options::new(MAX_CONTEXT) })
+            .expect("the model compiles");
         let limits = Limits { max_sequences, n_pages };
         let mut backend = device.load(&plan, &self.stored, limits);
         backend.poison(false);

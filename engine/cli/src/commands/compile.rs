@@ -29,6 +29,12 @@ pub(crate) struct CompileArgs {
     /// Longest sequence in tokens [default: the model's, at most 8192]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+    /// Sequences at one time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=args::MAX_BATCH))]
+    max_batch: u32,
+    /// Memory that the model may take when it runs, e.g. 8G or 1.5GiB; more is refused [default: any]
+    #[arg(long, value_name = "BYTES", value_parser = args::bytes)]
+    memory_budget: Option<u64>,
     /// Leave the weights where they are; the file names them by path, size and hash
     #[arg(long)]
     plan_only: bool,
@@ -49,6 +55,8 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
     let options = CompileOptions {
         target,
         context: args.context,
+        max_batch: args.max_batch,
+        memory_budget: args.memory_budget,
         plan_only: args.plan_only,
         n_threads: args.threads.map(usize::from),
         progress: &mut told,

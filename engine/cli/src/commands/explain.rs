@@ -41,6 +41,9 @@ pub(crate) struct ExplainArgs {
     /// Longest sequence in tokens [default: the model's, at most 8192]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+    /// Sequences at one time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=args::MAX_BATCH))]
+    max_batch: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,7 +80,8 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
     check(args)?;
     let target = args::target(&args.target, &args.tiles)?;
     let (graph, most) = graph(args)?;
-    let options = Options { max_context: args.context.unwrap_or_else(|| most.min(DEFAULT_CONTEXT)) };
+    let max_context = args.context.unwrap_or_else(|| most.min(DEFAULT_CONTEXT));
+    let options = Options { max_batch: args.max_batch, ..Options::new(max_context) };
     let stage = args.stop_after.as_deref().map(stage);
     let files = match args.emit.language() {
         Some(language) => emit::kernels(&graph, &target, options, language)?,

@@ -3,9 +3,9 @@
 use crate::output;
 use anyhow::Result;
 use clap::Args;
-use ingot::Bytes;
 use ingot::compiler::artifact::{Artifact, WeightsAt};
 use ingot::ir::plan::{Plan, VariantId};
+use ingot::{Bytes, MemoryTable};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -37,10 +37,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     output::println(text.trim_end())
 }
 
-/// Bytes of pages for one sequence of the plan's context.
-fn kv_bytes(plan: &Plan) -> u64 {
-    let pages = u64::from(plan.max_pages());
-    plan.kv.groups.ids().map(|group| plan.page_bytes_all_layers(group) * pages).sum()
+/// The memory of all the sequences that the plan was compiled for.
+fn memory(plan: &Plan) -> MemoryTable {
+    MemoryTable::new(plan, plan.max_batch, plan.max_pages().saturating_mul(plan.max_batch))
 }
 
 fn describe(artifact: &Artifact, args: &InspectArgs) -> String {
@@ -65,22 +64,11 @@ fn describe(artifact: &Artifact, args: &InspectArgs) -> String {
         WeightsAt::Elsewhere => format!("{}, not named", Bytes(plan.weight_bytes())),
     };
     line("weights", weights);
-    let total = plan.weight_bytes() + kv_bytes(plan) + plan.transient_bytes();
-    let kv = format!(
-        "{} KV cache of one sequence ({} tokens, {})",
-        Bytes(kv_bytes(plan)),
-        plan.max_context,
-        plan.kv_type.name()
-    );
-    line(
-        "memory",
-        format!(
-            "{} weights + {kv} + {} transient = {}",
-            Bytes(plan.weight_bytes()),
-            Bytes(plan.transient_bytes()),
-            Bytes(total)
-        ),
-    );
+    let table = memory(plan).to_string();
+    for (ix, row) in table.lines().enumerate() {
+        line(if ix == 0 { "memory" } else { "" }, row.into());
+    }
+    line("KV cache", format!("{} tokens, {}", plan.max_context, plan.kv_type.name()));
     let trust = if plan.is_cpu {
         "native code"
     } else if artifact.is_trusted() {
@@ -144,7 +132,9 @@ fn object(artifact: &Artifact, args: &InspectArgs) -> Value {
         "tiles": plan.tiles,
         "weights": manifest.weights,
         "sources": manifest.sources,
-        "memory": { "weights": plan.weight_bytes(), "kv": kv_bytes(plan), "transient": plan.transient_bytes() },
+        "memory": memory(plan),
+        "memory_total": memory(plan).total(),
+        "max_batch": plan.max_batch,
         "context": plan.max_context,
         "kv_dtype": plan.kv_type.name(),
         "kernels": plan.kernels.len(),

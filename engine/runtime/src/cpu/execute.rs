@@ -417,12 +417,44 @@ fn tail(
 /// Most epilogue ops of one kernel.
 const MAX_TAIL: usize = 8;
 
+/// Numbers of a range that is written.
+fn out_len(out: Binding) -> usize {
+    match out {
+        Binding::Arena { n_bytes, .. } => n_bytes as usize / 4,
+        _ => 0,
+    }
+}
+
 /// Runs one dispatch.
 fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, memory: &mut Buffers) {
+    // What is written is taken out, so that the rest can be read beside it: of an arena the ranges before and after.
     let mut buffer = memory.take(launch.out);
-    let out: &mut [f32] = match launch.out {
-        Binding::Arena { offset, n_bytes, .. } => &mut buffer[offset as usize / 4..(offset + n_bytes) as usize / 4],
-        _ => &mut buffer,
+    let mut pages = match launch.work {
+        Work::RopeKv { kv, .. } => std::mem::take(&mut memory.kv[kv]),
+        _ => Vec::new(),
+    };
+    let mut sampled = match launch.work {
+        Work::ArgmaxFinal { .. } => std::mem::take(&mut memory.sampled),
+        _ => Vec::new(),
+    };
+    let (before, out, after, lent) = match launch.out {
+        Binding::Arena { arena, offset, n_bytes } => {
+            let (before, rest) = buffer.split_at_mut(offset as usize / 4);
+            let (out, after) = rest.split_at_mut(n_bytes as usize / 4);
+            (&*before, out, &*after, Some(arena))
+        }
+        _ => (&[][..], &mut buffer[..], &[][..], None),
+    };
+    let whole = &*memory;
+    let read = |binding: Binding| match binding {
+        Binding::Arena { arena, offset, n_bytes } if Some(arena) == lent => {
+            let (at, n) = (offset as usize / 4, n_bytes as usize / 4);
+            match at.checked_sub(before.len() + out_len(launch.out)) {
+                Some(at) => &after[at..at + n],
+                None => &before[at..at + n],
+            }
+        }
+        _ => whole.read(binding),
     };
     let n_rows = match launch.rows {
         Rows::Tokens => step.n_tokens(),
@@ -432,9 +464,9 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
     for (op, tail) in ops.iter_mut().zip(&launch.tail) {
         let stride = launch.stride;
         *op = match *tail {
-            Tail::Bias(b) => CpuOp::Bias(memory.read(b)),
-            Tail::Add(b) => CpuOp::Add { operand: memory.read(b), stride },
-            Tail::Mul(b) => CpuOp::Mul { operand: memory.read(b), stride },
+            Tail::Bias(b) => CpuOp::Bias(read(b)),
+            Tail::Add(b) => CpuOp::Add { operand: read(b), stride },
+            Tail::Mul(b) => CpuOp::Mul { operand: read(b), stride },
             Tail::AddOut => CpuOp::AddOut,
             Tail::Silu => CpuOp::Silu,
             Tail::Gelu => CpuOp::Gelu,
@@ -444,21 +476,18 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
     let epilogue = &ops[..launch.tail.len()];
     match &launch.work {
         Work::Embed { weight, row_first } => {
-            embed(pool, &step, &memory.sampled, &memory.matrix(*weight), *row_first, out)
+            embed(pool, &step, &whole.sampled, &whole.matrix(*weight), *row_first, out)
         }
-        Work::RmsNorm { x, weight, eps } => {
-            rms_norm(pool, memory.read(*x), StepRows::All(n_rows), memory.read(*weight), *eps, out)
-        }
+        Work::RmsNorm { x, weight, eps } => rms_norm(pool, read(*x), StepRows::All(n_rows), read(*weight), *eps, out),
         Work::Linear { x, weight, norm, stride, at } => {
-            let norm = norm.map(|(weight, eps)| NormPrologue { weight: memory.read(weight), eps });
-            let (x, weight) = (memory.read(*x), memory.matrix(*weight));
+            let norm = norm.map(|(weight, eps)| NormPrologue { weight: read(weight), eps });
+            let (x, weight) = (read(*x), whole.matrix(*weight));
             let rows = StepRows::All(n_rows);
             linear(pool, scratch, Linear { weight, x, rows, norm, epilogue, out, out_stride: *stride, out_at: *at });
         }
-        Work::RopeKv { q, k, v, freqs, kv, numbers } => {
-            let mut pages = std::mem::take(&mut memory.kv[*kv]);
+        Work::RopeKv { q, k, v, freqs, numbers, .. } => {
             let columns =
-                |binding: Binding, (stride, at): (usize, usize)| Columns { values: memory.read(binding), stride, at };
+                |binding: Binding, (stride, at): (usize, usize)| Columns { values: read(binding), stride, at };
             let args = RopeKv {
                 step,
                 n_heads: numbers.n_heads,
@@ -466,7 +495,7 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
                 head_dim: numbers.head_dim,
                 rot_dim: numbers.rot_dim,
                 neighbours: numbers.neighbours,
-                inv_freq: memory.read(*freqs),
+                inv_freq: read(*freqs),
                 rope_scale: numbers.scale,
                 kv_group: numbers.kv_group,
                 q: columns(*q, numbers.columns[0]),
@@ -476,7 +505,6 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
                 kv: &mut pages,
             };
             rope_kv(pool, scratch, args);
-            memory.kv[*kv] = pages;
         }
         Work::Attention { q, kv, page_table, numbers } => {
             let args = Attention {
@@ -489,22 +517,25 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
                 window: numbers.window,
                 keep: numbers.keep,
                 softcap: numbers.softcap,
-                q: memory.read(*q),
-                kv: &memory.kv[*kv],
-                page_table: &memory.page_tables[*page_table],
+                q: read(*q),
+                kv: &whole.kv[*kv],
+                page_table: &whole.page_tables[*page_table],
                 max_pages: numbers.max_pages,
                 out,
             };
             attention(pool, scratch, args);
         }
-        Work::Gather { x, n_cols } => gather_rows(memory.read(*x), step.rows(), *n_cols, out),
-        Work::Map { x, n_cols } => map(pool, scratch, Some(memory.read(*x)), n_rows, *n_cols, epilogue, out),
-        Work::ArgmaxPartial { x, n, block } => argmax_partial(pool, memory.read(*x), n_rows, *n, *block, out),
+        Work::Gather { x, n_cols } => gather_rows(read(*x), step.rows(), *n_cols, out),
+        Work::Map { x, n_cols } => map(pool, scratch, Some(read(*x)), n_rows, *n_cols, epilogue, out),
+        Work::ArgmaxPartial { x, n, block } => argmax_partial(pool, read(*x), n_rows, *n, *block, out),
         Work::ArgmaxFinal { x, n_blocks } => {
-            let mut sampled = std::mem::take(&mut memory.sampled);
-            argmax_final(memory.read(*x), n_rows, *n_blocks, &mut sampled);
-            memory.sampled = sampled;
+            argmax_final(read(*x), n_rows, *n_blocks, &mut sampled);
         }
+    }
+    match launch.work {
+        Work::RopeKv { kv, .. } => memory.kv[kv] = pages,
+        Work::ArgmaxFinal { .. } => memory.sampled = sampled,
+        _ => {}
     }
     memory.put(launch.out, buffer);
 }

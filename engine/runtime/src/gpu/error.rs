@@ -1,6 +1,6 @@
 //! What can go wrong between the engine and a device.
 
-use crate::error::Bytes;
+use ingot_ir::memory::Bytes;
 use thiserror::Error;
 
 /// An error of the device layer; the message names the thing and says what to do.
