@@ -112,7 +112,9 @@ fn tune_lowered(model: &Lowered, options: TuneOptions<'_>) -> Result<Tuned, Erro
     // Candidates are compared with the catalogue's defaults, whatever was measured before.
     target.tiles = Arc::new(TileTable::new("", &*target.name));
     let max_context = model.max_positions.clamp(1, CONTEXT);
-    let plan = ingot_compiler::compile(&model.graph, &target, Options { max_context })?;
+    let max_batch = if options.quick { 1 } else { target.matvec_rows };
+    let compile = Options { max_batch, ..Options::new(max_context) };
+    let plan = ingot_compiler::compile(&model.graph, &target, compile)?;
     let gpu = Gpu::open(&adapter, &OpenOptions::default())?;
     let found = products(&plan, options.quick);
     let mut table = TileTable::new(&**name, &*target.name);
