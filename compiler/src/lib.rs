@@ -25,6 +25,7 @@ use thiserror::Error;
 pub const FINGERPRINT: &str = env!("INGOT_COMPILER_FINGERPRINT");
 
 pub use pipeline::{Options, Stage, compile, explain};
+pub use select::tiles::{TileError, TileTable};
 pub use target::TargetProfile;
 
 /// Why a model cannot be compiled for a target.

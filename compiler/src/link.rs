@@ -33,6 +33,11 @@ pub(crate) fn grid(spec: &KernelSpec, target: &TargetProfile) -> Result<GridRule
     Ok(GridRule { dim, divisor: rule.unit_div, times: rule.times })
 }
 
+/// An unsigned number of a kernel, defaults applied; `None` if the spec is not valid or has no such number.
+pub(crate) fn const_value(spec: &KernelSpec, target: &TargetProfile, name: &str) -> Option<u32> {
+    shaders::const_value(&translate(spec, target), name)
+}
+
 /// Links a kernel's source.
 pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKernel, CompileError> {
     let linked = shaders::link(&translate(spec, target)).map_err(|error| failed(spec, &error))?;

@@ -172,6 +172,7 @@ impl<'a> Assembler<'a> {
             model: graph.name.clone(),
             target: target.name.clone(),
             is_cpu: target.is_cpu,
+            tiles: target.tiles.id(),
             n_vocab,
             max_context: options.max_context,
             max_batch: options.max_batch,

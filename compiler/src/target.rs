@@ -1,8 +1,10 @@
 //! What the compiler knows of a device: limits, and which fusions pay there.
 
+use crate::select::tiles::TileTable;
 use ingot_ir::kv::PAGE_TOKENS;
 use ingot_ir::plan::KvType;
 pub use ingot_shaders::limits::{CoopScalar, CoopShape, Limits};
+use std::sync::Arc;
 
 /// A fusion rule of the `group` pass. A target lists those that it declines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +55,8 @@ pub struct TargetProfile {
     pub page_tokens: u32,
     /// Fusions that do not pay or do not exist here.
     pub declined: Vec<Fusion>,
+    /// Measured tiles of matrix products; what it does not know takes the catalogue's defaults.
+    pub tiles: Arc<TileTable>,
 }
 
 /// What wgpu binds at most on Vulkan, where drivers offer 4 GiB.
@@ -77,13 +81,16 @@ impl TargetProfile {
             page_tokens: PAGE_TOKENS,
             // Its kernels read the checkpoint's rows where they are mapped, so they cannot be put in another order.
             declined: vec![Fusion::RopeKv],
+            tiles: Arc::default(),
         }
     }
 
     /// A GPU of which only this is known: what every GPU takes, and subgroups of any size if it has them.
     pub fn gpu(name: impl Into<String>, max_binding_bytes: u64, subgroups: bool) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            tiles: Arc::new(TileTable::built_in(&name)),
+            name,
             is_cpu: false,
             max_binding_bytes,
             subgroups,

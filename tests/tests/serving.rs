@@ -8,3 +8,5 @@ mod gpu;
 mod random;
 #[path = "serving/support.rs"]
 mod support;
+#[path = "serving/tiles.rs"]
+mod tiles;

@@ -217,6 +217,9 @@ pub struct Plan {
     pub target: String,
     /// Whether it runs on the CPU runtime (no kernel has a source).
     pub is_cpu: bool,
+    /// The table of tiles that its kernels were chosen by: a device's name and a hash. Empty for the built-in one.
+    #[serde(default)]
+    pub tiles: String,
     /// Vocabulary: columns of the logits.
     pub n_vocab: u32,
     /// Longest sequence: pages a page table's row can name, times [`Plan::page_tokens`].

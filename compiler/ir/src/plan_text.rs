@@ -150,6 +150,7 @@ impl fmt::Display for Plan {
             .attr("version", self.version)
             .attr("target", &self.target)
             .attr("cpu", self.is_cpu)
+            .attr_unless("tiles", self.tiles.as_str(), "")
             .attr("vocab", self.n_vocab)
             .attr("context", self.max_context)
             .attr("batch", self.max_batch)
@@ -201,6 +202,7 @@ impl std::str::FromStr for Plan {
             model: String::new(),
             target: String::new(),
             is_cpu: false,
+            tiles: String::new(),
             n_vocab: 0,
             max_context: 0,
             max_batch: 0,
@@ -233,6 +235,7 @@ impl Plan {
                 self.version = line.value("version")?;
                 self.target = line.value("target")?;
                 self.is_cpu = line.value("cpu")?;
+                self.tiles = line.get("tiles").unwrap_or_default().into();
                 self.n_vocab = line.value("vocab")?;
                 self.max_context = line.value("context")?;
                 self.max_batch = line.value("batch")?;

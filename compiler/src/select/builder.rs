@@ -25,6 +25,8 @@ pub(super) struct Builder<'a> {
     /// The concatenation that a value is a part of, and the part's first column.
     part_of: Column<ValueId, Option<(ValueId, u32)>>,
     slabs: Column<ValueId, Option<SlabId>>,
+    /// Products that were given tiles, before and after: a model's layers are alike.
+    tiled: Vec<(KernelSpec, KernelSpec)>,
 }
 
 impl<'a> Builder<'a> {
@@ -39,7 +41,20 @@ impl<'a> Builder<'a> {
             }
         }
         let slabs = Column::new(graph.values.len(), None);
-        Self { graph, target, bucket, kernels: KernelGraph::new(*bucket), part_of, slabs }
+        Self { graph, target, bucket, kernels: KernelGraph::new(*bucket), part_of, slabs, tiled: Vec::new() }
+    }
+
+    /// A matrix product with the tiles that the target's table has for it.
+    pub(super) fn tiled(&mut self, spec: KernelSpec) -> KernelSpec {
+        if self.target.tiles.rows.is_empty() {
+            return spec;
+        }
+        if let Some((_, tiled)) = self.tiled.iter().find(|(before, _)| *before == spec) {
+            return tiled.clone();
+        }
+        let tiled = self.target.tiles.apply(&spec, self.target);
+        self.tiled.push((spec, tiled.clone()));
+        tiled
     }
 
     pub(super) fn cols(&self, v: ValueId) -> u32 {

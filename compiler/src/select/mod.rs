@@ -1,7 +1,9 @@
 //! From groups to kernels: each group becomes one node of the kernel graph (an embedding one a part, an argmax two).
-//! What differs by target (tile sizes, grids) comes from the catalogue through [`crate::link`].
+//! What differs by target (tile sizes, grids) comes from the target's table of tiles, else from the catalogue through
+//! [`crate::link`].
 
 mod builder;
+pub mod tiles;
 
 use crate::CompileError;
 use crate::link;
@@ -152,6 +154,7 @@ fn matrix(
     spec.set("OUT_AT", Const::U32(at));
     epilogue(b, &mut spec, &mut operands, steps, result)?;
     operands.push(write(Role::Out, place));
+    let spec = b.tiled(spec);
     b.node(spec, operands, &group.members)
 }
 

@@ -4,7 +4,7 @@ use crate::{progress, shipped};
 use anyhow::{Context, Result};
 use clap::Args;
 use ingot::compiler::TargetProfile;
-use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Sampling};
+use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Sampling, Tiles};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,9 @@ pub(crate) struct DeviceArgs {
     /// Threads of the processor [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Tiles of matrix products: stored (what `ingot tune` kept), builtin, or a file that it wrote
+    #[arg(long, value_name = "TILES", default_value = "stored")]
+    pub tiles: Tiles,
     /// Do not compare an artifact's weights with their hashes
     #[arg(long)]
     pub no_verify: bool,
@@ -53,6 +56,7 @@ impl DeviceArgs {
             memory_budget: self.memory_budget,
             n_threads: self.threads.map(usize::from),
             progress: progress::bar("loading"),
+            tiles: self.tiles.clone(),
             skip_verification: self.no_verify,
             cache: if self.no_cache { Cache::Off } else { Cache::User },
             ..LoadOptions::default()
@@ -109,12 +113,14 @@ pub(crate) const TARGETS: [&str; 7] = [THIS, "apple", "vulkan", "nvidia", "cpu",
 /// The device that `--device auto` would take.
 const THIS: &str = "this";
 
-/// The target of a name of [`TARGETS`].
-pub(crate) fn target(name: &str) -> Result<TargetProfile> {
+/// The target of a name of [`TARGETS`], with tiles.
+pub(crate) fn target(name: &str, tiles: &Tiles) -> Result<TargetProfile> {
     if name == THIS {
-        return Ok(ingot::target(&DeviceChoice::Auto)?);
+        return Ok(ingot::tuned_target(&DeviceChoice::Auto, tiles)?);
     }
-    TargetProfile::preset(name).with_context(|| format!("unknown target `{name}`"))
+    let mut target = TargetProfile::preset(name).with_context(|| format!("unknown target `{name}`"))?;
+    tiles.set(&mut target, None)?;
+    Ok(target)
 }
 
 /// Token ids on the command line.

@@ -1,4 +1,4 @@
-//! The `ingot` command: generate text, compile models, look at devices and plans, measure.
+//! The `ingot` command: generate text, compile models, look at devices and plans, measure, tune.
 //!
 //! Each subcommand has one file under `commands/`; flags that several share are in [`args`].
 //! Exit codes: 0 done, 1 failed, 2 misused (seen from the command line alone), 130 stopped by a second Ctrl-C.
@@ -38,6 +38,8 @@ enum Command {
     Inspect(commands::inspect::InspectArgs),
     /// List or clear what is kept between runs: compiled plans and the driver's pipelines
     Cache(commands::cache::CacheArgs),
+    /// Measure the tiles of each kernel shape on this device, and keep the best for later compilations
+    Tune(commands::tune::TuneArgs),
     /// Measure prefill and decode speed
     Bench(commands::bench::BenchArgs),
 }
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Compile(args) => commands::compile::run(&args, started),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Cache(args) => commands::cache::run(&args),
+        Command::Tune(args) => commands::tune::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };
     match result {

@@ -18,6 +18,17 @@ pub enum Error {
     /// Reading or writing an artifact.
     #[error(transparent)]
     Artifact(#[from] ingot_compiler::artifact::ArtifactError),
+    /// A table of measured tiles.
+    #[error(transparent)]
+    Tiles(#[from] ingot_compiler::TileError),
+    /// Tuning on the processor.
+    #[error(
+        "tiles belong to GPU kernels, and this device is the CPU; choose a GPU with --device (see `ingot devices`)"
+    )]
+    NotTunable,
+    /// No place for what is kept.
+    #[error("there is no data folder: neither INGOT_HOME nor HOME is set; set one, or use --output")]
+    NoDataFolder,
     /// The system refused to read or write a file.
     #[error("{}: {source}", path.display())]
     Io {

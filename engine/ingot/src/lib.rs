@@ -22,6 +22,8 @@ mod weights;
 mod random;
 mod lower;
 mod cache;
+mod tiles;
+mod tune;
 mod load;
 mod compile;
 mod model;
@@ -38,6 +40,8 @@ pub use ingot_runtime::world::FinishReason;
 pub use load::{AdjustTarget, LoadOptions, Progress};
 pub use model::{Model, PlanFacts};
 pub use random::RandomShape;
+pub use tiles::{Tiles, stored_path, tuned_target};
+pub use tune::{TuneOptions, TuneProgress, Tuned, TunedShape, tune, tune_random};
 
 /// The compiler, for programs that look at plans.
 pub use ingot_compiler as compiler;

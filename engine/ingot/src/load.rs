@@ -6,6 +6,7 @@ use crate::device::{self, DeviceChoice};
 use crate::lower::Lowered;
 use crate::model::Model;
 use crate::random::RandomShape;
+use crate::tiles::Tiles;
 use crate::weights::Weights;
 use ingot_compiler::artifact::{Artifact, WeightsAt};
 use ingot_compiler::{Options, TargetProfile};
@@ -49,6 +50,8 @@ pub struct LoadOptions {
     pub adjust_target: Option<AdjustTarget>,
     /// Where compiled plans and pipelines are kept for the next load.
     pub cache: Cache,
+    /// Measured tiles that a checkpoint is compiled with; an artifact has its own.
+    pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
 }
@@ -91,6 +94,7 @@ impl Model {
         let max_context = model.context(options.context)?;
         let adapter = device::resolve(&options.device)?;
         let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
+        options.tiles.set(&mut target, adapter.as_ref().map(|adapter| adapter.info().name.as_str()))?;
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
         }

@@ -24,4 +24,5 @@ mod stranger;
 mod support;
 mod target;
 mod text;
+mod tiles;
 mod verify;

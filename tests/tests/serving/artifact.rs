@@ -7,15 +7,15 @@ use ingot_tests::rig::{gpus, turn};
 use ingot_tests::shared::root;
 use std::path::{Path, PathBuf};
 
-fn checkpoint() -> PathBuf {
+pub(crate) fn checkpoint() -> PathBuf {
     root().join("models/ingot-tales-1m")
 }
 
-fn options(device: &DeviceChoice) -> LoadOptions {
+pub(crate) fn options(device: &DeviceChoice) -> LoadOptions {
     LoadOptions { device: device.clone(), cache: Cache::Off, ..LoadOptions::default() }
 }
 
-fn greedy(path: &Path, options: LoadOptions) -> Vec<u32> {
+pub(crate) fn greedy(path: &Path, options: LoadOptions) -> Vec<u32> {
     let mut model = Model::load(path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let prompt = model.chat_prompt("Tell me a story about a cat.").expect("it has a tokenizer");
     let options = GenerateOptions { max_tokens: 12, ..GenerateOptions::default() };
@@ -36,7 +36,7 @@ fn write(out: &Path, target: TargetProfile, plan_only: bool) {
 }
 
 /// The processor, and the adapter of the tests.
-fn devices() -> Vec<DeviceChoice> {
+pub(crate) fn devices() -> Vec<DeviceChoice> {
     let name = gpus().first().and_then(|_| {
         let infos = ingot::devices().into_iter().filter_map(|device| match device {
             DeviceInfo::Gpu(info) => Some(info),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ingot::ir::plan::VariantId;
-use ingot::{Bytes, CompileOptions, RandomShape};
+use ingot::{Bytes, CompileOptions, RandomShape, Tiles};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -20,6 +20,9 @@ pub(crate) struct CompileArgs {
     /// What to compile for; `this` is the device that `ingot generate` would take
     #[arg(long, value_name = "TARGET", default_value = "this", value_parser = PossibleValuesParser::new(args::TARGETS))]
     target: String,
+    /// Tiles of matrix products: stored (what `ingot tune` kept for `this`), builtin, or a file that it wrote
+    #[arg(long, value_name = "TILES", default_value = "stored")]
+    tiles: Tiles,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -42,7 +45,7 @@ pub(crate) struct CompileArgs {
 
 /// Runs the command. `started` is when the process started.
 pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
-    let target = args::target(&args.target)?;
+    let target = args::target(&args.target, &args.tiles)?;
     let mut bar = progress::bar("writing");
     let mut told = |done, total| {
         if let Some(bar) = &mut bar {

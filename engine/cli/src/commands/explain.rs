@@ -5,11 +5,11 @@ use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
-use ingot::RandomShape;
 use ingot::compiler::emit::{self, Content, File, Language};
 use ingot::compiler::pipeline::STAGES;
 use ingot::compiler::{Options, Stage, explain};
 use ingot::ir::graph::Graph;
+use ingot::{RandomShape, Tiles};
 use std::path::{Path, PathBuf};
 
 /// Flags of `ingot explain`.
@@ -23,6 +23,9 @@ pub(crate) struct ExplainArgs {
     /// What to compile for
     #[arg(long, default_value = "vulkan", value_parser = PossibleValuesParser::new(args::TARGETS))]
     target: String,
+    /// Tiles of matrix products: stored (what `ingot tune` kept for `this`), builtin, or a file that it wrote
+    #[arg(long, value_name = "TILES", default_value = "stored")]
+    tiles: Tiles,
     /// Print the representation after this stage [default: plan; of pictures: lower]
     #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(STAGES.iter().map(name)))]
     stop_after: Option<String>,
@@ -75,7 +78,7 @@ const DEFAULT_CONTEXT: u32 = 8192;
 /// Runs the command.
 pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
     check(args)?;
-    let target = args::target(&args.target)?;
+    let target = args::target(&args.target, &args.tiles)?;
     let (graph, most) = graph(args)?;
     let max_context = args.context.unwrap_or_else(|| most.min(DEFAULT_CONTEXT));
     let options = Options { max_batch: args.max_batch, ..Options::new(max_context) };

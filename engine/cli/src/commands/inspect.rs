@@ -57,6 +57,7 @@ fn describe(artifact: &Artifact, args: &InspectArgs) -> String {
     );
     line("model", plan.model.clone());
     line("target", plan.target.clone());
+    line("tiles", if plan.tiles.is_empty() { "built in".into() } else { plan.tiles.clone() });
     let weights = match manifest.weights {
         WeightsAt::Inside => format!("{}, inside", Bytes(plan.weight_bytes())),
         WeightsAt::Sources => format!("{}, in {}", Bytes(plan.weight_bytes()), sources(artifact)),
@@ -128,6 +129,7 @@ fn object(artifact: &Artifact, args: &InspectArgs) -> Value {
         "generator": manifest.generator,
         "model": plan.model,
         "target": plan.target,
+        "tiles": plan.tiles,
         "weights": manifest.weights,
         "sources": manifest.sources,
         "memory": memory(plan),

@@ -8,3 +8,4 @@ pub(crate) mod logits;
 pub(crate) mod compile;
 pub(crate) mod inspect;
 pub(crate) mod cache;
+pub(crate) mod tune;
