@@ -383,7 +383,11 @@ fn requests_that_the_model_cannot_take() {
     fail(on_cpu(&["generate", "--prompt-token-ids", "4096"]), 1, &["token id 4096", "vocabulary of 4096"]);
     fail(on_cpu(&["logits", "--token-ids", "4096", "-o", "/dev/null"]), 1, &["token id 4096"]);
     let budget = [&chat[..], &["--memory-budget", "1M"]].concat();
-    fail(on_cpu(&budget), 1, &["needs", "weights", "KV cache for 1024 tokens", "budget is 1.0 MB", "--memory-budget"]);
+    fail(
+        on_cpu(&budget),
+        1,
+        &["needs", "weights", "KV pages for 1 sequences of 1024 tokens", "budget is 1.0 MB", "--memory-budget"],
+    );
 }
 
 #[test]
