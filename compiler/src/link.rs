@@ -80,6 +80,7 @@ fn translate(spec: &KernelSpec, target: &TargetProfile) -> shaders::KernelSpec {
         prologue: match spec.prologue {
             Prologue::None => shaders::Prologue::None,
             Prologue::RmsNorm => shaders::Prologue::RmsNorm,
+            Prologue::RmsNormParts => shaders::Prologue::RmsNormParts,
         },
         epilogue: spec.epilogue.iter().map(epilogue_op).collect(),
         consts: spec.consts.iter().map(|(name, value)| (name.clone(), constant(*value))).collect(),
@@ -128,6 +129,7 @@ fn epilogue_op(op: &EpilogueOp) -> shaders::EpilogueOp {
         EpilogueOp::Gelu => shaders::EpilogueOp::Gelu,
         EpilogueOp::SiluMulPairs => shaders::EpilogueOp::SiluMulPairs,
         EpilogueOp::RopeKv => shaders::EpilogueOp::RopeKv,
+        EpilogueOp::Normed => shaders::EpilogueOp::Normed,
     }
 }
 

@@ -173,14 +173,14 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
 /// Bytes of a block of 4-bit codes: 32 columns, the load of one lane.
 const BLOCK_BYTES: usize = 16;
 
-/// Bytes `within ..` of a row of 4-bit codes whose blocks are turned: place i of block b, two bytes or four columns, holds
-/// the block's four columns (i + b) % 8. See `shaders/slot/weight_affine4.wgsl` for the reason.
+/// Bytes `within ..` of a row of 4-bit codes whose blocks are turned: word i of block b, eight columns, is the block's word
+/// (i + b / 2) % 4. See `shaders/slot/weight_affine4.wgsl` for the reason.
 fn turn_blocks(row: &[u8], within: usize, out: &mut [u8]) {
     let mut at = 0;
     while at < out.len() {
         let byte = within + at;
         let block = byte / BLOCK_BYTES;
-        let turn = 2 * (block % 8);
+        let turn = 4 * (block / 2 % 4);
         let stored = &row[block * BLOCK_BYTES..][..BLOCK_BYTES];
         let mut turned = [0; BLOCK_BYTES];
         turned.copy_from_slice(stored);

@@ -8,6 +8,7 @@ use crate::spec::{
     Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType,
     Template, Tier, WeightFormat,
 };
+use crate::unit_half;
 use std::collections::BTreeMap;
 
 /// Bytes of workgroup memory that every target has (WebGPU guarantees 16 KiB, every GPU in reach has 32).
@@ -69,7 +70,13 @@ fn source(path: &str) -> Source {
 
 /// Whether a kernel calculates in half precision.
 fn uses_half(spec: &KernelSpec, consts: &Consts) -> bool {
-    spec.template == Template::Matvec && consts.u32("HALF") == 1
+    match spec.template {
+        Template::Matvec => {
+            consts.u32("HALF") == 1 || consts.u32("OUT_HALF") == 1 || spec.epilogue.contains(&EpilogueOp::Normed)
+        }
+        Template::Attention => consts.u32("OUT_HALF") == 1,
+        _ => false,
+    }
 }
 
 fn has_weight(template: Template) -> bool {
@@ -99,21 +106,33 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     }
 
     if template == Template::Matvec {
-        let half = consts.u32("HALF") == 1;
-        if half {
+        if consts.u32("HALF") == 1 {
             bind_pairs(spec, &mut slots)?;
+            slots.insert("unit", unit_half::generate(consts));
+        } else {
+            slots.insert("unit", source("slot/unit_single.wgsl"));
         }
-        slots.insert("products", source(if half { "slot/products_half.wgsl" } else { "slot/products_single.wgsl" }));
     }
     if matches!(template, Template::Matvec | Template::Matmul) {
         let whole = consts.u32("K").is_multiple_of(4);
-        slots.insert("x", source(if whole { "slot/x_vec4.wgsl" } else { "slot/x_ragged.wgsl" }));
+        let x = match (template == Template::Matvec && consts.u32("HALF") == 1, whole) {
+            (true, _) if consts.u32("X_HALF") == 1 => "slot/x_pairs_half.wgsl",
+            (true, _) => "slot/x_pairs_single.wgsl",
+            (false, true) => "slot/x_vec4.wgsl",
+            (false, false) => "slot/x_ragged.wgsl",
+        };
+        slots.insert("x", source(x));
         let prologue = match (spec.prologue, whole) {
             (Prologue::None, _) => "slot/prologue_none.wgsl",
             (Prologue::RmsNorm, true) => "slot/prologue_rms_norm.wgsl",
             (Prologue::RmsNorm, false) => "slot/prologue_rms_norm_ragged.wgsl",
+            (Prologue::RmsNormParts, _) => "slot/prologue_rms_norm_parts.wgsl",
         };
         slots.insert("prologue", source(prologue));
+    }
+    if has_epilogue(template) || template == Template::Attention {
+        let half = matches!(template, Template::Matvec | Template::Attention) && consts.u32("OUT_HALF") == 1;
+        slots.insert("out", source(if half { "slot/out_half.wgsl" } else { "slot/out_single.wgsl" }));
     }
     if spec.prologue != Prologue::None && template != Template::Matvec {
         return Err(LinkError::NoPrologue { template });
@@ -187,8 +206,10 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
         _ => {}
     }
-    if spec.prologue == Prologue::RmsNorm {
-        list.push(info(Role::NormWeight, 1, 1, Read));
+    match spec.prologue {
+        Prologue::None => {}
+        Prologue::RmsNorm => list.push(info(Role::NormWeight, 1, 1, Read)),
+        Prologue::RmsNormParts => list.push(info(Role::Squares, 0, 2, Read)),
     }
     list.push(info(Role::Out, 2, 0, ReadWrite));
     list.extend(epilogue::bindings(&spec.epilogue));
@@ -206,7 +227,8 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::Matvec => {
             let units = c.u32("ROWS_PER_WG") / c.u32("ROWS_PER_SUBGROUP") * c.u32("K_SPLIT");
             let lanes = if spec.tier == Tier::Plain { c.u32("WG") } else { 0 };
-            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes)
+            let squares = 1 + c.u32("M_MAX") * (c.u32("ROWS_PER_WG") + c.u32("WG") / 4);
+            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares)
         }
         Template::Matmul => 4 * c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")),
         Template::Attention => {

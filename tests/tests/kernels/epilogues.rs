@@ -209,6 +209,7 @@ fn name(op: EpilogueOp) -> &'static str {
         EpilogueOp::Gelu => "gelu",
         EpilogueOp::SiluMulPairs => "silu_mul_pairs",
         EpilogueOp::RopeKv => "rope_kv",
+        EpilogueOp::Normed => "normed",
     }
 }
 
