@@ -9,3 +9,4 @@ pub(crate) mod compile;
 pub(crate) mod inspect;
 pub(crate) mod cache;
 pub(crate) mod tune;
+pub(crate) mod profile;
