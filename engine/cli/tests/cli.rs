@@ -449,6 +449,20 @@ fn profile_tells_each_kernel_of_a_step() {
 }
 
 #[test]
+fn the_doctor_tells_and_checks() {
+    let object = json(on_cpu(&["doctor", "--quick", "--json"]));
+    assert_eq!((&object["checked"], &object["failed"]), (&Value::from("CPU"), &Value::from(0)));
+    let checks = object["checks"].as_array().unwrap();
+    assert!(checks.len() > 20 && checks.iter().all(|check| check["ok"] == true), "{object}");
+    for format in ["f32", "f16", "bf16", "affine2g64_f16", "affine3g64_f16", "affine8g64_f16", "affine4g64_f32"] {
+        assert!(checks.iter().any(|check| check["name"] == format!("weights {format}")), "{format}");
+    }
+    let told = succeed(on_cpu(&["doctor", "--quick"]));
+    assert!(told.contains("+ run models") && told.contains("ok   weights bf16"), "{told}");
+    assert!(told.trim_end().ends_with("0 of which failed"), "{told}");
+}
+
+#[test]
 fn misuse_is_exit_code_2() {
     for (args, part) in [
         (&["generate"][..], "required"),

@@ -30,10 +30,12 @@ mod model;
 mod generate;
 mod steps;
 mod measure;
+mod doctor;
 
 pub use cache::{Cache, CacheEntry};
 pub use compile::{CompileOptions, compile, compile_random};
 pub use device::{DeviceChoice, DeviceInfo, devices, target, target_of};
+pub use doctor::{Check, Diagnosis, DoctorOptions, doctor};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Piece, Stats};
 pub use ingot_ir::cost::Cost;

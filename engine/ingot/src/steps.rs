@@ -231,7 +231,7 @@ fn launches(plan: &Plan, variant: VariantId, tables: &StepTables, runs: &[Vec<Ke
 }
 
 /// A kernel in a few words: `matvec affine4g64_f16 6144 x 4096, rms_norm, rope_kv`.
-fn describe(spec: &KernelSpec) -> String {
+pub(crate) fn describe(spec: &KernelSpec) -> String {
     let mut name = spec.template.to_string();
     if let Some(format) = spec.weight {
         name += &format!(" {format}");
