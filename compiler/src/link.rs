@@ -56,9 +56,10 @@ pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKern
     Ok(PlanKernel { spec: spec.clone(), slots, workgroup: linked.workgroup_size, wgsl: linked.wgsl })
 }
 
-/// Whether a kernel's text, bindings and workgroup are what its spec links to, for a target with subgroups or without.
+/// Whether a kernel's text, bindings and workgroup are what its spec links to, for a target with subgroups (the one that
+/// takes the most of a kernel) or without.
 pub(crate) fn is_ours(kernel: &PlanKernel) -> bool {
-    [TargetProfile::vulkan(), TargetProfile::webgpu()]
+    [TargetProfile::nvidia(), TargetProfile::webgpu()]
         .iter()
         .any(|target| link(&kernel.spec, target).is_ok_and(|linked| linked == *kernel))
 }

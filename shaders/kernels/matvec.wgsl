@@ -7,67 +7,40 @@
 // UNROLL * ROWS_PER_SUBGROUP loads in flight. x comes straight from global memory, where the caches hold it.
 // Sums meet in workgroup memory: 4 * M_MAX * (ROWS_PER_WG * K_SPLIT + units) bytes, plus 4 * WG in the plain tier.
 // Assumes ROWS_PER_WG a multiple of ROWS_PER_SUBGROUP, and even if the epilogue pairs columns.
-// Slots: weight, x, rows, prologue, epilogue, lanes.
+// Slots: products (and with it x and weight or pairs), rows, prologue, epilogue, lanes.
 
 import package::lib::grid::linear_id;
 import package::slot::rows::n_rows;
-import package::slot::x::x_quad;
-import package::slot::prologue::{HAS_SQUARES, prologue_weight, prologue_square, prologue_factor};
-import package::slot::weight::{BLOCK, Block, weight_load, weight_quad, weight_finish};
+import package::lib::sums::Sums;
+import package::slot::products::{PRODUCTS_BLOCK, PRODUCTS_SCALE, Loaded, products_load, products_add};
+import package::slot::prologue::{HAS_SQUARES, prologue_factor};
 import package::slot::lanes::{Lanes, lane_of, n_lanes_of, team_of, n_teams_of, team_sum};
 import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_store};
 
 const WG_COLUMNS = (N + ROWS_PER_WG - 1u) / ROWS_PER_WG;
 const UNITS = ROWS_PER_WG / ROWS_PER_SUBGROUP * K_SPLIT;
-const N_BLOCKS = (K + BLOCK - 1u) / BLOCK;
+const N_BLOCKS = (K + PRODUCTS_BLOCK - 1u) / PRODUCTS_BLOCK;
 const BLOCKS_PER_PART = (N_BLOCKS + K_SPLIT - 1u) / K_SPLIT;
-
-// What a lane sums up: products [row of W][row of x], and squares of x.
-struct Sums { products: array<f32, ROWS_PER_SUBGROUP * M_MAX>, squares: array<f32, M_MAX> }
 
 var<workgroup> part_products: array<f32, ROWS_PER_WG * K_SPLIT * M_MAX>;
 var<workgroup> part_squares: array<f32, UNITS * M_MAX>;
-
-// Adds a block of ROWS_PER_SUBGROUP rows of W times the rows of x from `x_row` (the last one stands in for missing ones).
-fn multiply(w: array<Block, ROWS_PER_SUBGROUP>, block: u32, x_row: u32, x_last: u32, sums: ptr<function, Sums>) {
-    var blocks = w;
-    var products: array<f32, ROWS_PER_SUBGROUP * M_MAX>;
-    var x_sums: array<f32, M_MAX>;
-    for (var quad = 0u; quad < BLOCK / 4u; quad++) {
-        let x_weight = prologue_weight(block * (BLOCK / 4u) + quad);
-        var columns: array<vec4<f32>, ROWS_PER_SUBGROUP>;
-        for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { columns[r] = weight_quad(blocks[r], quad); }
-        for (var m = 0u; m < M_MAX; m++) {
-            let raw = x_quad(min(x_row + m, x_last), block * (BLOCK / 4u) + quad);
-            let value = raw * x_weight;
-            if HAS_SQUARES { (*sums).squares[m] += prologue_square(raw); }
-            x_sums[m] += dot(value, vec4<f32>(1.0));
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { products[r * M_MAX + m] += dot(columns[r], value); }
-        }
-    }
-    for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) {
-        for (var m = 0u; m < M_MAX; m++) {
-            (*sums).products[r * M_MAX + m] += weight_finish(blocks[r], products[r * M_MAX + m], x_sums[m]);
-        }
-    }
-}
 
 // A lane's share of a unit: blocks first, first + stride .. below end.
 fn walk(w_row: u32, first: u32, end: u32, stride: u32, x_row: u32, x_last: u32) -> Sums {
     var sums: Sums;
     var block = first;
     for (; block + (UNROLL - 1u) * stride < end; block += UNROLL * stride) {
-        var loaded: array<array<Block, ROWS_PER_SUBGROUP>, UNROLL>;
+        var loaded: array<array<Loaded, ROWS_PER_SUBGROUP>, UNROLL>;
         for (var u = 0u; u < UNROLL; u++) {
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[u][r] = weight_load(min(w_row + r, N - 1u), block + u * stride); }
+            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[u][r] = products_load(min(w_row + r, N - 1u), block + u * stride); }
         }
-        for (var u = 0u; u < UNROLL; u++) { multiply(loaded[u], block + u * stride, x_row, x_last, &sums); }
+        for (var u = 0u; u < UNROLL; u++) { products_add(loaded[u], block + u * stride, x_row, x_last, &sums); }
     }
     if UNROLL > 1u {
         for (; block < end; block += stride) {
-            var loaded: array<Block, ROWS_PER_SUBGROUP>;
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[r] = weight_load(min(w_row + r, N - 1u), block); }
-            multiply(loaded, block, x_row, x_last, &sums);
+            var loaded: array<Loaded, ROWS_PER_SUBGROUP>;
+            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[r] = products_load(min(w_row + r, N - 1u), block); }
+            products_add(loaded, block, x_row, x_last, &sums);
         }
     }
     return sums;
@@ -129,5 +102,5 @@ fn total(row: u32, m: u32) -> f32 {
         sum += part_products[((unit + part) * ROWS_PER_SUBGROUP + row % ROWS_PER_SUBGROUP) * M_MAX + m];
         if HAS_SQUARES { squares += part_squares[(unit + part) * M_MAX + m]; }
     }
-    return sum * prologue_factor(squares);
+    return sum * PRODUCTS_SCALE * prologue_factor(squares);
 }

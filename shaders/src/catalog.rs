@@ -18,7 +18,8 @@ pub fn link(spec: &KernelSpec) -> Result<LinkedKernel, LinkError> {
     let mut consts = resolve(spec)?;
     let slots = slots(spec, &mut consts)?;
     check_workgroup_memory(spec, &consts)?;
-    let header = format!("{}{}", title(spec), consts.header());
+    let enable = if uses_half(spec, &consts) { "enable f16;\n\n" } else { "" };
+    let header = format!("{enable}{}{}", title(spec), consts.header());
     let root = source(&format!("kernels/{}.wgsl", spec.template));
     let lib = |name: &str| {
         let path = format!("lib/{name}.wgsl");
@@ -66,6 +67,11 @@ fn source(path: &str) -> Source {
     Source::new(path, file(path).expect("the catalogue names files that a test finds embedded"))
 }
 
+/// Whether a kernel calculates in half precision.
+fn uses_half(spec: &KernelSpec, consts: &Consts) -> bool {
+    spec.template == Template::Matvec && consts.u32("HALF") == 1
+}
+
 fn has_weight(template: Template) -> bool {
     matches!(template, Template::Embed | Template::Matvec | Template::Matmul)
 }
@@ -92,6 +98,13 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         });
     }
 
+    if template == Template::Matvec {
+        let half = consts.u32("HALF") == 1;
+        if half {
+            bind_pairs(spec, &mut slots)?;
+        }
+        slots.insert("products", source(if half { "slot/products_half.wgsl" } else { "slot/products_single.wgsl" }));
+    }
     if matches!(template, Template::Matvec | Template::Matmul) {
         let whole = consts.u32("K").is_multiple_of(4);
         slots.insert("x", source(if whole { "slot/x_vec4.wgsl" } else { "slot/x_ragged.wgsl" }));
@@ -144,6 +157,16 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
             slots.insert(slot, source(&format!("slot/{provider}.wgsl")));
         }
     }
+}
+
+/// Binds the slot `pairs`.
+fn bind_pairs(spec: &KernelSpec, slots: &mut BTreeMap<&'static str, Source>) -> Result<(), LinkError> {
+    let why = "there are no half-precision products (HALF) of this format";
+    let Some(WeightFormat::Affine { bits: 4, .. }) = spec.weight else {
+        return Err(LinkError::BadWeight { template: spec.template, weight: spec.weight, why: why.into() });
+    };
+    slots.insert("pairs", source("slot/pairs_affine4.wgsl"));
+    Ok(())
 }
 
 /// The buffers of a kernel, by group and number.

@@ -85,6 +85,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     ),
                     rule("K_SPLIT", ConstDefault::U32(2), 1, 8),
                     rule("UNROLL", ConstDefault::U32(2), 1, 8),
+                    rule("HALF", ConstDefault::U32(0), 0, 1),
                 ]
             }
         }

@@ -136,6 +136,9 @@ fn matrix(
         // A chunk wants one row a sequence, but for prompts whose every logit is wanted.
         let n_rows = if rows == Dim::Rows { b.bucket.sequences } else { b.bucket.get(rows) };
         spec.set("M_MAX", Const::U32(n_rows.clamp(1, b.target.matvec_rows)));
+        if b.target.multiplies_half(w.format) {
+            spec.set("HALF", Const::U32(1));
+        }
     }
     let mut operands = vec![STEP];
     let input = match norm.map(|norm| &b.graph.values[norm].op) {

@@ -59,7 +59,14 @@ impl Case {
                 let code_bytes = n_cols as usize * usize::from(bits) / 8;
                 let (n_groups, size) = (n_cols as usize / usize::from(group), scales.n_bytes() as usize);
                 for (name, ix) in self.rows() {
-                    out.extend(row(self.tensor(name).values, ix, code_bytes));
+                    let codes = row(self.tensor(name).values, ix, code_bytes);
+                    if bits == 4 {
+                        // Place i of a block of 8 places of 4 codes holds place (i + block) % 8.
+                        let place = |i: usize| (i / 8 * 8 + (i + i / 8) % 8) * 2;
+                        out.extend((0..code_bytes / 2).flat_map(|i| [codes[place(i)], codes[place(i) + 1]]));
+                    } else {
+                        out.extend(codes);
+                    }
                 }
                 out.resize(out.len().next_multiple_of(16), 0);
                 for (name, ix) in self.rows() {
