@@ -4,6 +4,8 @@
 //! nothing by name.
 #![allow(unsafe_code)]
 
+mod profile;
+
 use super::attention::{Attention, attention};
 use super::linear::{Linear, NormPrologue, linear};
 use super::pool::Pool;
