@@ -96,6 +96,8 @@ fn template(template: Template) -> shaders::Template {
         Template::Matmul => shaders::Template::Matmul,
         Template::RopeKv => shaders::Template::RopeKv,
         Template::Attention => shaders::Template::Attention,
+        Template::AttentionDecode => shaders::Template::AttentionDecode,
+        Template::AttentionCombine => shaders::Template::AttentionCombine,
         Template::GatherRows => shaders::Template::GatherRows,
         Template::Map => shaders::Template::Map,
         Template::ArgmaxPartial => shaders::Template::ArgmaxPartial,

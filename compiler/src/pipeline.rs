@@ -102,7 +102,7 @@ pub fn bucket_kernels(
     let groups = pass::half_rows::run(graph, target, groups);
     let groups = pass::order::run(graph, groups);
     let max_pages = options.max_context.div_ceil(target.page_tokens);
-    let kernels = select::run(graph, &groups, target, &bucket.bounds, max_pages)?;
+    let kernels = select::run(graph, &groups, target, bucket, max_pages)?;
     checked("select", kernels.verify())?;
     Ok(kernels)
 }
@@ -112,7 +112,7 @@ pub fn compile(graph: &Graph, target: &TargetProfile, options: Options) -> Resul
     checked("lower", graph.verify())?;
     let graph = graph_passes(graph, target, "assign_layout")?;
     let mut assembler = Assembler::new(&graph, target, options);
-    for bucket in pass::bucket::run(target, options.max_batch) {
+    for bucket in pass::bucket::run(target, options.max_batch, options.max_context) {
         let rows = bucket_graph(&graph, target, &bucket)?;
         let kernels = pass::alias::run(&bucket_kernels(&rows, target, &bucket, options)?);
         checked("alias", kernels.verify())?;
@@ -136,7 +136,7 @@ pub fn explain(graph: &Graph, target: &TargetProfile, options: Options, stage: S
         Stage::Graph("lower") => return Ok(graph.to_string()),
         Stage::Graph("drop_unused_rows") | Stage::Kernels(_) => {
             let graph = graph_passes(graph, target, "assign_layout")?;
-            for bucket in pass::bucket::run(target, options.max_batch) {
+            for bucket in pass::bucket::run(target, options.max_batch, options.max_context) {
                 let rows = bucket_graph(&graph, target, &bucket)?;
                 if matches!(stage, Stage::Graph(_)) {
                     let _ = writeln!(text, "# steps of up to {} tokens\n{rows}", bucket.bounds.tokens);
@@ -207,13 +207,15 @@ impl<'a> Assembler<'a> {
                 self.plan.arenas.push(*bytes);
             }
         }
-        let q_tile = if bucket.bounds.tokens == bucket.bounds.sequences { 1 } else { self.target.prefill_q_tile };
+        let q_tile = if bucket.is_decode() { 1 } else { self.target.prefill_q_tile };
         let first = self.plan.dispatches.len() as u32;
         let n_dispatches = kernels.nodes.len() as u32;
         self.plan.variants.push(Variant {
             bounds: bucket.bounds,
             q_tile,
             all_rows: bucket.all_rows,
+            max_kv: bucket.max_kv,
+            max_parts: bucket.max_parts,
             first,
             n_dispatches,
         });

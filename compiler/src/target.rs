@@ -183,6 +183,13 @@ impl TargetProfile {
         !self.is_cpu && self.subgroups && self.limits.f16 && matches!(format, Format::Affine { bits: 4, .. })
     }
 
+    /// Whether attention of one query a sequence has a kernel of its own here, which can split KV: it needs subgroups of 8
+    /// lanes or more, and takes heads of a multiple of 64 numbers.
+    pub fn splits_kv(&self) -> bool {
+        let lanes = self.limits.subgroup.map_or(0, |(least, _)| least);
+        !self.is_cpu && self.subgroups && lanes >= 8 && self.kv_type == KvType::F16
+    }
+
     /// Whether a fusion is wanted.
     pub fn takes(&self, fusion: Fusion) -> bool {
         !self.declined.contains(&fusion)

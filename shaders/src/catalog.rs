@@ -8,7 +8,7 @@ use crate::spec::{
     Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType,
     Template, Tier, WeightFormat,
 };
-use crate::unit_half;
+use crate::{cluster, unit_half};
 use std::collections::BTreeMap;
 
 /// Bytes of workgroup memory that every target has (WebGPU guarantees 16 KiB, every GPU in reach has 32).
@@ -43,6 +43,8 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::Embed => rule(GridUnit::Tokens, 1, 1),
         Template::RopeKv => rule(GridUnit::Tokens, 1, c.u32("ROPE_WGS")),
         Template::Attention => rule(GridUnit::Tiles, 1, c.u32("N_HEADS")),
+        Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
+        Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
         Template::RmsNorm | Template::ArgmaxFinal => rule(rows, 1, 1),
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
@@ -74,9 +76,13 @@ fn uses_half(spec: &KernelSpec, consts: &Consts) -> bool {
         Template::Matvec => {
             consts.u32("HALF") == 1 || consts.u32("OUT_HALF") == 1 || spec.epilogue.contains(&EpilogueOp::Normed)
         }
-        Template::Attention => consts.u32("OUT_HALF") == 1,
+        template if attends(template) => consts.u32("OUT_HALF") == 1,
         _ => false,
     }
+}
+
+fn attends(template: Template) -> bool {
+    matches!(template, Template::Attention | Template::AttentionDecode | Template::AttentionCombine)
 }
 
 fn has_weight(template: Template) -> bool {
@@ -130,8 +136,8 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         };
         slots.insert("prologue", source(prologue));
     }
-    if has_epilogue(template) || template == Template::Attention {
-        let half = matches!(template, Template::Matvec | Template::Attention) && consts.u32("OUT_HALF") == 1;
+    if has_epilogue(template) || attends(template) {
+        let half = (template == Template::Matvec || attends(template)) && consts.u32("OUT_HALF") == 1;
         slots.insert("out", source(if half { "slot/out_half.wgsl" } else { "slot/out_single.wgsl" }));
     }
     if spec.prologue != Prologue::None && template != Template::Matvec {
@@ -146,7 +152,10 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         return Err(LinkError::BadEpilogue { template, op: *op, why: "the template has no epilogue" });
     }
 
-    if template == Template::Attention {
+    if template == Template::AttentionDecode {
+        slots.insert("cluster", cluster::generate(consts));
+    }
+    if matches!(template, Template::Attention | Template::AttentionDecode) {
         let whole = consts.u32("HEAD_DIM").is_multiple_of(8);
         slots.insert("kv", source(if whole { "slot/kv_vec4.wgsl" } else { "slot/kv_words.wgsl" }));
     }
@@ -195,7 +204,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     let mut list = vec![info(Role::Step, 0, 0, Read)];
     list.push(match spec.template {
         Template::Embed => info(Role::Sampled, 0, 1, Read),
-        Template::RopeKv | Template::Attention => info(Role::Q, 0, 1, Read),
+        Template::RopeKv | Template::Attention | Template::AttentionDecode => info(Role::Q, 0, 1, Read),
         _ => info(Role::X, 0, 1, Read),
     });
     if spec.template == Template::RopeKv {
@@ -215,7 +224,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     list.extend(epilogue::bindings(&spec.epilogue));
     match spec.template {
         Template::RopeKv => list.push(info(Role::Kv, 3, 0, ReadWrite)),
-        Template::Attention => list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)]),
+        Template::Attention | Template::AttentionDecode => list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)]),
         _ => {}
     }
     list
@@ -239,6 +248,10 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
             let query_words = queries * c.u32("HEAD_DIM").next_multiple_of(8);
             4 * (query_words + queries * c.u32("KV_BLOCK") + c.u32("KV_BLOCK") + queries * 18) + 16 * shared
         }
+        Template::AttentionDecode => {
+            4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS"))
+        }
+        Template::AttentionCombine => 4 * c.u32("PARTS"),
         Template::RopeKv => 4 * c.u32("ROT_DIM"),
         Template::RmsNorm => 4 * c.u32("WG"),
         Template::ArgmaxPartial | Template::ArgmaxFinal => 8 * c.u32("WG"),

@@ -53,6 +53,9 @@ const fn at(name: &'static str) -> ConstRule {
     rule(name, ConstDefault::U32(0), 0, MAX_SIZE)
 }
 
+/// Most parts of a sequence's KV.
+const MAX_PARTS: u32 = 256;
+
 const WG: ConstRule = power("WG", 256, 32, 256);
 const OUT_STRIDE: ConstRule = rule("OUT_STRIDE", ConstDefault::Derived("the output's columns"), 1, MAX_SIZE);
 const OUT_AT: ConstRule = at("OUT_AT");
@@ -73,7 +76,10 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     OUT_AT,
                     rule("M_MAX", ConstDefault::U32(1), 1, 8),
                     rule("EPS", ConstDefault::F32(1e-5), 0, 0),
-                    power("WG", 128, 32, 256),
+                    ConstRule {
+                        power_of_two: true,
+                        ..rule("WG", ConstDefault::Derived("64, and 256 with HALF"), 32, 256)
+                    },
                     rule("ROWS_PER_SUBGROUP", ConstDefault::U32(2), 1, 8),
                     rule(
                         "ROWS_PER_WG",
@@ -149,6 +155,36 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                         power_of_two: true,
                         ..rule("KV_BLOCK", ConstDefault::Derived("WG for Q_TILE up to 2, else 64"), 16, 256)
                     },
+                ]
+            }
+        }
+        Template::AttentionDecode => {
+            const {
+                &[
+                    rule("N_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("HEAD_DIM", ConstDefault::Required, 64, 256),
+                    rule("HEADS", ConstDefault::Derived("the most of 4 that divide N_HEADS / N_KV_HEADS"), 1, 4),
+                    rule("TOKENS", ConstDefault::Derived("512 / HEAD_DIM, at most 4"), 1, 4),
+                    float("SCALE"),
+                    rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
+                    rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
+                    rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
+                    rule("PARTS", ConstDefault::U32(0), 0, MAX_PARTS),
+                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    size("MAX_PAGES"),
+                    power("WG", 128, 64, 256),
+                ]
+            }
+        }
+        Template::AttentionCombine => {
+            const {
+                &[
+                    rule("N_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("HEAD_DIM", ConstDefault::Required, 64, 256),
+                    rule("PARTS", ConstDefault::Required, 1, MAX_PARTS),
+                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    power("WG", 128, 32, 256),
                 ]
             }
         }
@@ -252,10 +288,16 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         }
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
+        (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "ROWS_PER_WG") => {
             let rows = c.u32("ROWS_PER_SUBGROUP");
             (c.u32("WG") / 32 / c.u32("K_SPLIT")).max(1).max(pairs / rows) * rows
         }
+        (_, "HEADS") => {
+            let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
+            (1..=4).rev().find(|n| shared.is_multiple_of(*n)).unwrap_or(1)
+        }
+        (_, "TOKENS") => (512 / c.u32("HEAD_DIM")).min(4),
         (_, "SQUARE_PARTS") => c.u32("N").div_ceil(c.u32("ROWS_PER_WG")),
         (_, "ROT_DIM") => c.u32("HEAD_DIM"),
         (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),
@@ -357,6 +399,14 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             need(c.u32("Q_TILE") * 16 <= c.u32("WG"), "Q_TILE", "at most WG / 16")?;
             let row = c.u32("N_HEADS") * c.u32("HEAD_DIM");
             need(c.u32("OUT_HALF") == 0 || row.is_multiple_of(8), "HEAD_DIM", "of half rows of a multiple of 8 columns")
+        }
+        Template::AttentionDecode => {
+            need(c.u32("HEAD_DIM").is_multiple_of(64), "HEAD_DIM", "a multiple of 64")?;
+            need(c.u32("N_HEADS").is_multiple_of(c.u32("N_KV_HEADS")), "N_HEADS", "a multiple of N_KV_HEADS")?;
+            let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
+            need(shared.is_multiple_of(c.u32("HEADS")), "HEADS", "a divisor of N_HEADS / N_KV_HEADS")?;
+            need(spec.tier == Tier::Subgroups, "WG", "of subgroups, which the plain tier does not have")?;
+            need(c.u32("PARTS") == 0 || c.u32("OUT_HALF") == 0, "OUT_HALF", "0, since parts are in single precision")
         }
         _ => Ok(()),
     }

@@ -10,6 +10,8 @@ pub(crate) const FILES: &[(&str, &str)] = embed![
     "kernels/argmax_final.wgsl",
     "kernels/argmax_partial.wgsl",
     "kernels/attention.wgsl",
+    "kernels/attention_combine.wgsl",
+    "kernels/attention_decode.wgsl",
     "kernels/embed.wgsl",
     "kernels/gather_rows.wgsl",
     "kernels/map.wgsl",

@@ -11,6 +11,7 @@
 
 pub mod backend;
 mod catalog;
+mod cluster;
 mod consts;
 mod epilogue;
 mod files;

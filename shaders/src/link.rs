@@ -134,7 +134,7 @@ pub enum Consumer {
 
 /// The text with the `enable` lines that its reader asks for.
 pub fn wgsl_for(wgsl: &str, consumer: Consumer) -> String {
-    let uses_subgroups = wgsl.contains("subgroupAdd(");
+    let uses_subgroups = ["subgroupAdd(", "subgroupShuffleXor("].iter().any(|call| wgsl.contains(call));
     match consumer {
         Consumer::Tint if uses_subgroups => format!("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n{wgsl}"),
         _ => wgsl.to_string(),

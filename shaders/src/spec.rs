@@ -35,6 +35,10 @@ named! {
         RopeKv "rope_kv",
         /// Attention over pages.
         Attention "attention",
+        /// Attention of one query a sequence.
+        AttentionDecode "attention_decode",
+        /// What its parts come to.
+        AttentionCombine "attention_combine",
         /// The rows whose logits are wanted.
         GatherRows "gather_rows",
         /// Element-wise ops.

@@ -332,7 +332,7 @@ impl BatchShape {
                 cached[s] += q_lens[s];
             }
             step.rows = (0..step.tokens.len() as u32).filter(|_| rng.below(3) == 0).collect();
-            step.tile(q_tile);
+            step.tile(q_tile, 1);
             for table in &page_tables {
                 for token in &step.tokens {
                     let page_row = step.sequences[token.sequence as usize].page_row;

@@ -191,9 +191,7 @@ impl<'a> Rig<'a> {
         if tables.rows.is_empty() {
             tables.rows.push(tables.tokens.len() as u32 - 1);
         }
-        let dims = Dims { tiles: 0, ..tables.dims() };
-        let variant = self.plan.variant_for(&dims).unwrap_or_else(|| panic!("no variant takes {dims:?}"));
-        tables.tile(self.plan.variants[variant].q_tile);
+        let variant = self.plan.fit(&mut tables).unwrap_or_else(|| panic!("no variant takes {:?}", tables.dims()));
         tables.verify(self.plan.kv.groups.len(), &vec![u32::MAX; self.plan.kv.groups.len()]).expect("a step is right");
         tables.write(&mut self.words);
         self.backend.poison(true);

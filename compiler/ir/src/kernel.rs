@@ -54,6 +54,10 @@ named! {
         RopeKv "rope_kv",
         /// Attention over pages.
         Attention "attention",
+        /// Attention of one query a sequence, in parts of its KV.
+        AttentionDecode "attention_decode",
+        /// What those parts come to.
+        AttentionCombine "attention_combine",
         /// The rows whose logits are wanted.
         GatherRows "gather_rows",
         /// Element-wise ops that no other kernel took.

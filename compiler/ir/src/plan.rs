@@ -5,6 +5,7 @@ use crate::handle::{Arena, handle};
 use crate::kernel::{Access, KernelSpec, Role};
 use crate::kv::{KvGroupId, KvLayerId, KvSpec};
 use crate::size::{Dims, ExprId, ExprPool};
+use crate::step::StepTables;
 use crate::weight::{Format, Layout, RotaryPairs};
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +192,9 @@ pub struct Dispatch {
     pub origin: Vec<ValueId>,
 }
 
+/// Tokens of KV that one part of a split KV takes at least.
+pub const PART_TOKENS: u32 = 128;
+
 /// The dispatches for steps of bounded sizes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Variant {
@@ -200,6 +204,10 @@ pub struct Variant {
     pub q_tile: u32,
     /// Whether it takes only steps in which every token's logits are wanted.
     pub all_rows: bool,
+    /// Longest KV that it takes: a longer one has a variant of its own, which splits it.
+    pub max_kv: u32,
+    /// Parts that the KV of a sequence may be split into.
+    pub max_parts: u32,
     /// First of its dispatches.
     pub first: u32,
     /// Dispatches.
@@ -264,11 +272,22 @@ impl Plan {
         self.page_bytes(group) * self.kv.n_layers_of(group) as u64
     }
     /// The smallest variant for a step of the given sizes.
-    pub fn variant_for(&self, dims: &Dims) -> Option<VariantId> {
-        self.variants
-            .iter()
-            .find(|(_, v)| dims.fits(&v.bounds) && (!v.all_rows || dims.rows == dims.tokens))
-            .map(|(id, _)| id)
+    pub fn variant_for(&self, dims: &Dims, longest_kv: u32) -> Option<VariantId> {
+        let takes = |v: &Variant| {
+            dims.fits(&v.bounds) && (!v.all_rows || dims.rows == dims.tokens) && longest_kv <= v.max_kv
+        };
+        self.variants.iter().find(|(_, v)| takes(v)).map(|(id, _)| id)
+    }
+
+    /// Chooses the variant of a step and fills its table of attention tiles for it; `None` if no variant takes the step.
+    pub fn fit(&self, step: &mut StepTables) -> Option<VariantId> {
+        // Tiles depend on the variant and the variant on the sizes, of which tiles are never the tightest.
+        let dims = Dims { tiles: 0, ..step.dims() };
+        let longest_kv = step.sequences.iter().map(|sequence| sequence.kv_len).max().unwrap_or(0);
+        let id = self.variant_for(&dims, longest_kv)?;
+        let Variant { q_tile, max_parts, .. } = self.variants[id];
+        step.tile(q_tile, longest_kv.div_ceil(PART_TOKENS).clamp(1, max_parts));
+        Some(id)
     }
     /// A variant's dispatches.
     pub fn dispatches_of(&self, variant: VariantId) -> &[Dispatch] {

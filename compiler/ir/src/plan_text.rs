@@ -183,6 +183,7 @@ impl fmt::Display for Plan {
                 .attr("bounds", dims_text(&variant.bounds))
                 .attr("q_tile", variant.q_tile);
             let line = line.attr_unless("all_rows", variant.all_rows, false);
+            let line = line.attr_unless("max_kv", variant.max_kv, u32::MAX).attr_unless("parts", variant.max_parts, 1);
             writeln!(f, "{line}")?;
             for at in variant.first..variant.first + variant.n_dispatches {
                 writeln!(f, "  {}", self.dispatch_line(DispatchId(at)))?;
@@ -273,6 +274,8 @@ impl Plan {
                     bounds,
                     q_tile: line.value("q_tile")?,
                     all_rows: line.value_or("all_rows", false)?,
+                    max_kv: line.value_or("max_kv", u32::MAX)?,
+                    max_parts: line.value_or("parts", 1)?,
                     first,
                     n_dispatches: 0,
                 });

@@ -44,6 +44,11 @@ impl Plan {
                 let n = variant.bounds.get(dim);
                 return bad(&id, format!("is for {n} {}, the most is {MAX_STEP}", dim.name()));
             }
+            let tiles = u64::from(variant.bounds.tokens) * u64::from(variant.max_parts);
+            let fits = variant.q_tile == 1 && tiles <= u64::from(variant.bounds.tiles);
+            if variant.max_parts == 0 || (variant.max_parts > 1 && !fits) {
+                return bad(&id, format!("has no tiles for KV in {} parts", variant.max_parts));
+            }
             next = variant.first + variant.n_dispatches;
         }
         if next as usize != self.dispatches.len() {
@@ -246,7 +251,17 @@ impl Plan {
             // Half rows are two numbers a word.
             (Template::Matvec, Role::X) if n("X_HALF") == 1 => rows * n("K").div_ceil(2),
             (Template::Matvec, Role::Out) if n("OUT_HALF") == 1 => rows * n("OUT_STRIDE").div_ceil(2),
-            (Template::Attention, Role::Out) if n("OUT_HALF") == 1 => rows * heads("N_HEADS").div_ceil(2),
+            (Template::AttentionDecode, Role::Out) if n("PARTS") > 0 => {
+                u128::from(variant.bounds.tiles) * n("N_HEADS") * (n("HEAD_DIM") + 2)
+            }
+            (Template::AttentionCombine, Role::X) => {
+                u128::from(variant.bounds.tiles) * n("N_HEADS") * (n("HEAD_DIM") + 2)
+            }
+            (Template::Attention | Template::AttentionDecode | Template::AttentionCombine, Role::Out)
+                if n("OUT_HALF") == 1 =>
+            {
+                rows * heads("N_HEADS").div_ceil(2)
+            }
             (Template::Matvec, Role::Normed) => rows * n_out.div_ceil(2),
             (Template::Matvec, Role::Squares) => rows * n("SQUARE_PARTS"),
             (Template::Matvec | Template::Matmul, Role::X) => rows * n("K"),
@@ -254,7 +269,10 @@ impl Plan {
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
             (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
             (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
-            (Template::RopeKv, Role::Out) | (Template::Attention, Role::Q | Role::Out) => rows * heads("N_HEADS"),
+            (Template::RopeKv, Role::Out) | (Template::Attention | Template::AttentionDecode, Role::Q | Role::Out) => {
+                rows * heads("N_HEADS")
+            }
+            (Template::AttentionCombine, Role::Out) => rows * heads("N_HEADS"),
             (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
             (Template::Map, Role::Out) => rows * n_out,
             (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => {
@@ -285,7 +303,8 @@ impl Plan {
                 let fits = n("N_KV_HEADS") == u128::from(shape.n_kv_heads) && same(shape.k_dim) && same(shape.v_dim);
                 // A writer finds its slots by the layer's group.
                 let group = u128::from(self.kv.layers[layer].group.0);
-                let slots = kernel.template == Template::Attention || n("KV_GROUP") == group;
+                let reads = matches!(kernel.template, Template::Attention | Template::AttentionDecode);
+                let slots = reads || n("KV_GROUP") == group;
                 return if fits && slots && !shape.latent {
                     Ok(())
                 } else {

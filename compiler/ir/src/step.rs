@@ -121,12 +121,13 @@ impl StepTables {
         self.sequences.push(Sequence { q_start, q_len, kv_len: n_cached + q_len, page_row });
     }
 
-    /// Fills the tile table for kernels that take `q_tile` queries at once, KV unsplit.
-    pub fn tile(&mut self, q_tile: u32) {
+    /// Fills the tile table for kernels that take `q_tile` queries at once, the KV of each sequence in `n_splits` parts.
+    pub fn tile(&mut self, q_tile: u32, n_splits: u32) {
         self.tiles.clear();
         for (sequence, entry) in (0..).zip(&self.sequences) {
-            let n = entry.q_len.div_ceil(q_tile);
-            self.tiles.extend((0..n).map(|q_tile| Tile { sequence, q_tile, kv_split: 0, n_splits: 1 }));
+            for q_tile in 0..entry.q_len.div_ceil(q_tile) {
+                self.tiles.extend((0..n_splits).map(|kv_split| Tile { sequence, q_tile, kv_split, n_splits }));
+            }
         }
     }
 

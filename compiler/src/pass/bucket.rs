@@ -1,6 +1,7 @@
 //! The step sizes that a plan has variants for. A variant is compiled for upper bounds; a step takes the first that it fits.
 
 use crate::target::TargetProfile;
+use ingot_ir::plan::PART_TOKENS;
 use ingot_ir::size::Dims;
 
 /// A variant to be compiled.
@@ -10,23 +11,52 @@ pub struct Bucket {
     pub bounds: Dims,
     /// Whether every token's logits are wanted, so that rows are tokens.
     pub all_rows: bool,
+    /// Longest KV that it is for.
+    pub max_kv: u32,
+    /// Parts that attention may split a sequence's KV into.
+    pub max_parts: u32,
 }
 
-/// One token of each of 1, 2, 4 ... sequences; a short chunk, whose weights are read at memory speed; a long one. Sizes
-/// between are steps of the next larger variant: grids follow the step. Every variant's kernels are the same but for
-/// the rows that a matrix-vector product takes at once, so that variants share pipelines.
-pub fn run(target: &TargetProfile, max_batch: u32) -> Vec<Bucket> {
-    let decode = |n: u32| Bucket { bounds: Dims { tokens: n, sequences: n, rows: n, tiles: n }, all_rows: true };
+impl Bucket {
+    /// Whether every sequence has one token.
+    pub fn is_decode(&self) -> bool {
+        self.bounds.tokens == self.bounds.sequences
+    }
+}
+
+/// Attention tiles of a step of decoding sequences: enough to occupy the largest device, and no more to be combined.
+const SPLIT_TILES: u32 = 64;
+
+/// Longest KV that is not split: a second kernel takes as long as some rounds of the first.
+const UNSPLIT_KV: u32 = 2 * PART_TOKENS;
+
+/// One token of each of 1, 2, 4 ... sequences, and the same with KV that is split; a short chunk, whose weights are read at
+/// memory speed; a long one. Sizes between are steps of the next larger variant: grids follow the step. Every variant's
+/// kernels are the same but for the rows that a matrix-vector product takes at once and the parts of KV, so that variants
+/// share pipelines.
+pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32) -> Vec<Bucket> {
     let batch = max_batch.max(1).next_power_of_two();
     let sizes = std::iter::successors(Some(1u32), |n| n.checked_mul(2)).take_while(|n| *n <= batch);
+    let decode = |n: u32| {
+        let parts = (SPLIT_TILES / n).min(max_context.div_ceil(PART_TOKENS)).max(1);
+        let splits = target.splits_kv() && parts > 1 && max_context > UNSPLIT_KV;
+        let bucket = |max_parts: u32, max_kv: u32| Bucket {
+            bounds: Dims { tokens: n, sequences: n, rows: n, tiles: n * max_parts },
+            all_rows: true,
+            max_kv,
+            max_parts,
+        };
+        let whole = bucket(1, if splits { UNSPLIT_KV } else { u32::MAX });
+        std::iter::once(whole).chain(splits.then(|| bucket(parts, u32::MAX)))
+    };
     let chunk = |tokens: u32| {
         let sequences = max_batch.clamp(1, tokens);
         let tiles = tokens.div_ceil(target.prefill_q_tile) + sequences;
         let rows = target.max_rows.max(batch).min(tokens);
-        Bucket { bounds: Dims { tokens, sequences, rows, tiles }, all_rows: false }
+        Bucket { bounds: Dims { tokens, sequences, rows, tiles }, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
     };
     let (short, long) = (target.matvec_rows, target.prefill_tokens.max(batch));
-    let mut buckets: Vec<Bucket> = sizes.map(decode).collect();
+    let mut buckets: Vec<Bucket> = sizes.flat_map(decode).collect();
     buckets.extend((1 < short && short < long).then(|| chunk(short)));
     buckets.push(chunk(long));
     buckets

@@ -2,12 +2,13 @@
 
 use super::grid_of;
 use crate::CompileError;
+use crate::pass::bucket::Bucket;
 use crate::pass::group::base;
 use crate::target::TargetProfile;
 use ingot_ir::graph::{Graph, Op, Shape, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::{KernelGraph, KernelNode, KernelSpec, Operand, Place, Rows, Slab, SlabId, Template};
-use ingot_ir::size::{Dim, Dims};
+use ingot_ir::size::Dim;
 
 /// Where a value lies: columns `at ..` of rows of `stride` numbers.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,7 @@ pub(super) struct Normed {
 pub(super) struct Builder<'a> {
     pub graph: &'a Graph,
     pub target: &'a TargetProfile,
-    pub bucket: &'a Dims,
+    pub bucket: &'a Bucket,
     kernels: KernelGraph,
     /// The concatenation that a value is a part of, and the part's first column.
     part_of: Column<ValueId, Option<(ValueId, u32)>>,
@@ -43,7 +44,7 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(graph: &'a Graph, target: &'a TargetProfile, bucket: &'a Dims) -> Self {
+    pub(super) fn new(graph: &'a Graph, target: &'a TargetProfile, bucket: &'a Bucket) -> Self {
         let mut part_of = Column::new(graph.values.len(), None);
         for (id, value) in graph.values.iter() {
             let Op::Concat { parts } = &value.op else { continue };
@@ -59,7 +60,7 @@ impl<'a> Builder<'a> {
             graph,
             target,
             bucket,
-            kernels: KernelGraph::new(*bucket),
+            kernels: KernelGraph::new(bucket.bounds),
             part_of,
             slabs,
             half,
@@ -87,7 +88,7 @@ impl<'a> Builder<'a> {
 
     /// Queries that an attention tile covers: one where every sequence has one token.
     pub(super) fn q_tile(&self) -> u32 {
-        if self.bucket.tokens == self.bucket.sequences { 1 } else { self.target.prefill_q_tile }
+        if self.bucket.is_decode() { 1 } else { self.target.prefill_q_tile }
     }
 
     /// A spec that runs over a value's rows.
@@ -173,6 +174,12 @@ impl<'a> Builder<'a> {
     /// Memory between two kernels of one group.
     pub(super) fn scratch(&mut self, holds: ValueId, n_cols: u32) -> Place {
         let shape = Shape { n_cols, ..self.graph.values[holds].shape };
+        Place::Slab(self.kernels.slabs.push(Slab { holds, shape, in_place_of: None }))
+    }
+
+    /// Memory for `n_cols` numbers of each attention tile.
+    pub(super) fn parts(&mut self, holds: ValueId, n_cols: u32) -> Place {
+        let shape = Shape { rows: Dim::Tiles, n_cols };
         Place::Slab(self.kernels.slabs.push(Slab { holds, shape, in_place_of: None }))
     }
 

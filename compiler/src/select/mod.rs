@@ -7,6 +7,7 @@ pub mod tiles;
 
 use crate::CompileError;
 use crate::link;
+use crate::pass::bucket::Bucket;
 use crate::pass::group::{Group, Kind, Step};
 use crate::target::TargetProfile;
 use builder::{Builder, Spot};
@@ -16,7 +17,7 @@ use ingot_ir::kernel::{
     Access, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, Place, Prologue, Role, Template,
 };
 use ingot_ir::kv::KvLayerId;
-use ingot_ir::size::{Dim, Dims};
+use ingot_ir::size::Dim;
 use ingot_ir::weight::WeightId;
 
 /// Columns that one workgroup of the first argmax kernel compares.
@@ -27,7 +28,7 @@ pub fn run(
     graph: &Graph,
     groups: &[Group],
     target: &TargetProfile,
-    bucket: &Dims,
+    bucket: &Bucket,
     max_pages: u32,
 ) -> Result<KernelGraph, CompileError> {
     parts_are_products(graph, groups)?;
@@ -134,7 +135,7 @@ fn matrix(
     if template == Template::Matvec {
         let rows = b.graph.values[linear].shape.rows;
         // A chunk wants one row a sequence, but for prompts whose every logit is wanted.
-        let n_rows = if rows == Dim::Rows { b.bucket.sequences } else { b.bucket.get(rows) };
+        let n_rows = if rows == Dim::Rows { b.bucket.bounds.sequences } else { b.bucket.bounds.get(rows) };
         spec.set("M_MAX", Const::U32(n_rows.clamp(1, b.target.matvec_rows)));
         if b.target.multiplies_half(w.format) {
             spec.set("HALF", Const::U32(1));
@@ -314,12 +315,12 @@ fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), C
         return Err(CompileError::NoKernel { value: result, op: "attention", why });
     }
     let queries = b.whole(q, result)?;
-    let mut spec = b.spec(Template::Attention, result);
+    let decodes = b.bucket.is_decode() && b.target.splits_kv() && shape.k_dim.is_multiple_of(64);
+    let mut spec = b.spec(if decodes { Template::AttentionDecode } else { Template::Attention }, result);
     for (name, number) in [
         ("N_HEADS", n_heads),
         ("N_KV_HEADS", shape.n_kv_heads),
         ("HEAD_DIM", shape.k_dim),
-        ("Q_TILE", b.q_tile()),
         ("WINDOW", window.window),
         ("KEEP", window.keep),
         ("MAX_PAGES", max_pages),
@@ -328,20 +329,38 @@ fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), C
     }
     spec.set("SCALE", Const::F32(scale));
     spec.set("SOFTCAP", Const::F32(softcap));
-    let out = if group.half {
-        spec.set("OUT_HALF", Const::U32(1));
-        b.half_spot_for(result)
-    } else {
-        b.spot_for(result).place
-    };
+    if !decodes {
+        spec.set("Q_TILE", Const::U32(b.q_tile()));
+    }
+    let out = if group.half { b.half_spot_for(result) } else { b.spot_for(result).place };
+    let half = Const::U32(u32::from(group.half));
+    let n_parts = b.bucket.max_parts;
+    let is_split = decodes && n_parts > 1;
+    let stored = if is_split { b.parts(result, n_heads * (shape.v_dim + 2)) } else { out };
+    if is_split {
+        spec.set("PARTS", Const::U32(n_parts));
+    } else if group.half {
+        spec.set("OUT_HALF", half);
+    }
     let operands = vec![
         STEP,
         read(Role::Q, queries),
-        write(Role::Out, out),
+        write(Role::Out, stored),
         read(Role::Kv, Place::Kv(layer)),
         read(Role::PageTable, Place::PageTable(b.graph.kv.layers[layer].group)),
     ];
-    b.node(spec, operands, &group.members)
+    b.node(spec, operands, &group.members)?;
+    if !is_split {
+        return Ok(());
+    }
+    let mut last = b.spec(Template::AttentionCombine, result);
+    for (name, number) in [("N_HEADS", n_heads), ("HEAD_DIM", shape.v_dim), ("PARTS", n_parts)] {
+        last.set(name, Const::U32(number));
+    }
+    if group.half {
+        last.set("OUT_HALF", half);
+    }
+    b.node(last, vec![STEP, read(Role::X, stored), write(Role::Out, out)], &group.members)
 }
 
 fn gather(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {

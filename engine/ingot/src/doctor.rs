@@ -253,12 +253,8 @@ fn fill(tables: &mut StepTables, plan: &Plan, parts: &[Part]) -> Result<VariantI
         };
         tables.slots.extend(tables.tokens.iter().map(slot));
     }
-    let mut dims = tables.dims();
-    dims.tiles = 0;
-    let variant = plan.variant_for(&dims);
-    let variant = variant.ok_or_else(|| Error::BadStep(format!("no variant takes {dims:?}")))?;
-    tables.tile(plan.variants[variant].q_tile);
-    Ok(variant)
+    let dims = tables.dims();
+    plan.fit(tables).ok_or_else(|| Error::BadStep(format!("no variant takes {dims:?}")))
 }
 
 /// `|found - expected| / |expected|`; infinite if a number is missing or none.

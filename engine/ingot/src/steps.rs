@@ -185,13 +185,10 @@ fn tables(plan: &Plan, shape: StepShape) -> Result<(VariantId, StepTables), Erro
         let slots = tables.tokens.iter().map(|token| token.sequence * pages_each * plan.page_tokens + token.position);
         tables.slots.extend(slots);
     }
-    let mut dims = tables.dims();
-    dims.tiles = 0;
-    let Some(variant) = plan.variant_for(&dims) else {
+    let Some(variant) = plan.fit(&mut tables) else {
         let most = plan.max_bounds().tokens;
-        return bad(format!("{} tokens together, but a step takes at most {most}", dims.tokens));
+        return bad(format!("{} tokens together, but a step takes at most {most}", tables.tokens.len()));
     };
-    tables.tile(plan.variants[variant].q_tile);
     Ok((variant, tables))
 }
 

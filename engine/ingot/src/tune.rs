@@ -305,7 +305,7 @@ fn step_tables(plan: &Plan, variant: &Variant) -> StepTables {
     tables.push_sequence(0..tokens, 0, 0);
     tables.rows.extend(0..if variant.all_rows { tokens } else { rows.min(tokens) });
     tables.slots.extend(plan.kv.groups.ids().flat_map(|_| 0..tokens));
-    tables.tile(variant.q_tile);
+    tables.tile(variant.q_tile, 1);
     tables
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 #[test]
 fn one_token_then_a_prefill_chunk() {
-    insta::assert_debug_snapshot!(run(&TargetProfile::lavapipe(), 1), @r"
+    insta::assert_debug_snapshot!(run(&TargetProfile::lavapipe(), 1, 256), @r"
     [
         Bucket {
             bounds: Dims {
@@ -16,6 +16,8 @@ fn one_token_then_a_prefill_chunk() {
                 tiles: 1,
             },
             all_rows: true,
+            max_kv: 4294967295,
+            max_parts: 1,
         },
         Bucket {
             bounds: Dims {
@@ -25,6 +27,8 @@ fn one_token_then_a_prefill_chunk() {
                 tiles: 2,
             },
             all_rows: false,
+            max_kv: 4294967295,
+            max_parts: 1,
         },
         Bucket {
             bounds: Dims {
@@ -34,6 +38,8 @@ fn one_token_then_a_prefill_chunk() {
                 tiles: 5,
             },
             all_rows: false,
+            max_kv: 4294967295,
+            max_parts: 1,
         },
     ]
     ");
@@ -43,7 +49,7 @@ fn one_token_then_a_prefill_chunk() {
 fn buckets_grow_and_hold_a_sequence_at_least() {
     for name in ["cpu", "vulkan", "lavapipe", "apple", "webgpu"] {
         let target = TargetProfile::preset(name).expect("a preset");
-        let buckets = run(&target, 1);
+        let buckets = run(&target, 1, 256);
         assert!(buckets.windows(2).all(|pair| pair[0].bounds.fits(&pair[1].bounds)), "{name}");
         assert!(buckets[0].bounds.fits(&Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1 }), "{name}");
         assert!(!buckets[1].all_rows, "{name}: a chunk of a prompt wants its last row");
@@ -57,7 +63,7 @@ proptest! {
     fn tiles_of_a_step_that_fits_otherwise_fit(shape in random::batch_shape()) {
         for target in [TargetProfile::cpu(), TargetProfile { prefill_tokens: 16, prefill_q_tile: 4, ..TargetProfile::cpu() }] {
             for step in &shape.batch(1, 16, target.prefill_q_tile, 8).steps {
-                let bounds = run(&target, 8)[5].bounds;
+                let bounds = run(&target, 8, 256)[5].bounds;
                 let dims = step.dims();
                 if dims.tokens <= bounds.tokens && dims.sequences <= bounds.sequences {
                     prop_assert!(dims.tiles <= bounds.tiles, "{dims:?} in {bounds:?}");

@@ -125,7 +125,7 @@ fn buffers_are_hardly_larger_than_what_lives_at_once() {
                 let options = Options { max_batch, ..OPTIONS };
                 let plan = compile(&graph, &target, options).expect("compiles");
                 let whole = graph_passes(&graph, &target, "assign_layout").expect("the passes take it");
-                let bounds = ingot_compiler::pass::bucket::run(&target, max_batch).into_iter().map(|bucket| {
+                let bounds = ingot_compiler::pass::bucket::run(&target, max_batch, options.max_context).into_iter().map(|bucket| {
                     let rows = bucket_graph(&whole, &target, &bucket).expect("rows can be dropped");
                     let kernels = bucket_kernels(&rows, &target, &bucket, options).expect("there are kernels");
                     lower_bound(&ingot_compiler::pass::alias::run(&kernels))

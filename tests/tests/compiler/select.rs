@@ -7,10 +7,14 @@ use ingot_ir::size::Dims;
 use ingot_tests::random;
 use proptest::prelude::*;
 
+fn bucket(bounds: &Dims) -> Bucket {
+    Bucket { bounds: *bounds, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
+}
+
 fn selected(graph: &Graph, bounds: &Dims) -> Result<KernelGraph, CompileError> {
     let target = TargetProfile::cpu();
     let groups = order::run(graph, group::run(graph, &target, bounds)?);
-    let kernels = select::run(graph, &groups, &target, bounds, 16)?;
+    let kernels = select::run(graph, &groups, &target, &bucket(bounds), 16)?;
     kernels.verify().expect("select keeps the rules");
     Ok(kernels)
 }
@@ -131,7 +135,7 @@ proptest! {
     fn kernels_cover_the_graph_and_keep_the_rules(graph in random::llama_graph(), target in crate::support::targets(), decode in any::<bool>()) {
         let bounds = if decode { DECODE } else { PREFILL };
         let graph = pipeline::graph_passes(&graph, &target, "assign_layout").expect("passes");
-        let bucket = Bucket { bounds, all_rows: decode };
+        let bucket = Bucket { bounds, all_rows: decode, max_kv: u32::MAX, max_parts: 1 };
         let graph = pipeline::bucket_graph(&graph, &target, &bucket).expect("rows");
         let kernels = pipeline::bucket_kernels(&graph, &target, &bucket, OPTIONS).expect("kernels");
         for (id, value) in graph.values.iter() {

@@ -17,7 +17,7 @@ fn two() -> StepTables {
     step.push_sequence([SAMPLED], 9, 0);
     step.rows = vec![2, 3];
     step.slots = vec![10, 11, 12, 3];
-    step.tile(2);
+    step.tile(2, 1);
     step
 }
 
@@ -128,7 +128,7 @@ proptest! {
     #[test]
     fn tiles_cover_the_tokens_once(batch in batch(), q_tile in 1u32..6) {
         for mut step in batch.steps {
-            step.tile(q_tile);
+            step.tile(q_tile, 1);
             let mut tokens = Vec::new();
             for tile in &step.tiles {
                 let sequence = &step.sequences[tile.sequence as usize];

@@ -58,7 +58,7 @@ pub(crate) const PREFILL: Dims = Dims { tokens: 64, sequences: 8, rows: 16, tile
 /// The kernels of one bucket, graph passes included.
 pub(crate) fn kernels(graph: &Graph, target: &TargetProfile, bounds: Dims, all_rows: bool) -> KernelGraph {
     let graph = pipeline::graph_passes(graph, target, "assign_layout").expect("the graph passes take it");
-    let bucket = Bucket { bounds, all_rows };
+    let bucket = Bucket { bounds, all_rows, max_kv: u32::MAX, max_parts: 1 };
     let graph = pipeline::bucket_graph(&graph, target, &bucket).expect("rows can be dropped");
     let kernels = pipeline::bucket_kernels(&graph, target, &bucket, OPTIONS).expect("there are kernels");
     let kernels = pass::alias::run(&kernels);

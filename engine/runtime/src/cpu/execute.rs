@@ -364,6 +364,9 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
             let [q, k, v, freqs] = [operand(Role::Q)?, operand(Role::K)?, operand(Role::V)?, operand(Role::Freqs)?];
             (Work::RopeKv { q, k, v, freqs, kv: kv()?, numbers }, stride)
         }
+        Template::AttentionDecode | Template::AttentionCombine => {
+            return Err(RuntimeError::Cpu("it has no attention in parts".into()));
+        }
         Template::Attention => {
             let numbers = AttentionNumbers {
                 n_heads: n("N_HEADS")?,

@@ -18,12 +18,9 @@ pub fn submit(world: &mut World) -> Result<(), RuntimeError> {
 }
 
 fn start(world: &mut World) -> Result<(), RuntimeError> {
-    let mut dims = world.step.dims();
-    // Tiles depend on the variant and the variant on the sizes, of which tiles are never the tightest.
-    dims.tiles = 0;
-    let variant = world.plan.variant_for(&dims);
+    let dims = world.step.dims();
+    let variant = world.plan.fit(&mut world.step);
     let variant = variant.ok_or_else(|| RuntimeError::Cpu(format!("no variant takes a step of {dims:?}")))?;
-    world.step.tile(world.plan.variants[variant].q_tile);
     world.step.write(&mut world.words);
     let Some(record) = world.in_flight.back() else { return Ok(()) };
     let sequences = &mut world.sequences;
