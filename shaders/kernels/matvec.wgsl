@@ -14,7 +14,7 @@ import package::lib::grid::linear_id;
 import package::lib::sums::{UNITS, part_products, part_squares};
 import package::slot::rows::n_rows;
 import package::slot::unit::{PRODUCTS_SCALE, unit_products};
-import package::slot::prologue::{HAS_SQUARES, prologue_begin, prologue_factor};
+import package::slot::prologue::{HAS_SQUARES, prologue_begin, prologue_end, prologue_factor};
 import package::slot::lanes::{Lanes, team_of, n_teams_of};
 import package::slot::epilogue::{COLUMNS_PER_OUT, STORES_SQUARES, epilogue_store, epilogue_squares};
 
@@ -37,10 +37,11 @@ fn main(
     let x_end = n_rows();
     if x_first >= x_end { return; }
 
-    prologue_begin(x_first, x_end - 1u, lanes);
+    let early = prologue_begin(x_first, x_end - 1u, lanes);
     for (var base = 0u; base < UNITS; base += n_teams_of(lanes)) {
         unit_products(base + team_of(lanes), w_first, x_first, x_end - 1u, lanes);
     }
+    prologue_end(early, x_first, x_end - 1u, lanes);
     workgroupBarrier();
 
     for (var i = thread; i < N_OUT * M_MAX; i += WG) {

@@ -7,7 +7,9 @@ import package::slot::lanes::Lanes;
 
 const HAS_SQUARES = true;
 
-fn prologue_begin(x_first: u32, x_last: u32, lanes: Lanes) {}
+struct Early { nothing: u32 }
+fn prologue_begin(x_first: u32, x_last: u32, lanes: Lanes) -> Early { return Early(0u); }
+fn prologue_end(early: Early, x_first: u32, x_last: u32, lanes: Lanes) {}
 fn prologue_weight(quad: u32) -> vec4<f32> { return norm_weight[quad]; }
 fn prologue_square(x: vec4<f32>) -> f32 { return dot(x, x); }
 fn prologue_factor(m: u32, squares: f32) -> f32 { return inverseSqrt(squares / f32(K) + EPS); }

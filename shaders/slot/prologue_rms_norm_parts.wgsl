@@ -6,9 +6,8 @@ import package::slot::lanes::{Lanes, lane_of, n_lanes_of, team_of, n_teams_of, t
 @group(0) @binding(2) var<storage, read> squares: array<f32>;
 
 const HAS_SQUARES = false;
-// Loads in flight.
-const AHEAD = 4u;
-
+// Loads that come before the products, to be there after them.
+const EARLY = 2u;
 // Least size of a subgroup.
 const LEAST_LANES = 4u;
 
@@ -16,19 +15,29 @@ const LEAST_LANES = 4u;
 var<workgroup> team_squares: array<f32, WG / LEAST_LANES * M_MAX>;
 var<private> n_square_teams: u32;
 
-// Teams share the sums; the barrier after the products shows everyone all.
-fn prologue_begin(x_first: u32, x_last: u32, lanes: Lanes) {
+struct Early { squares: array<f32, EARLY * M_MAX> }
+
+// Teams share the sums: lane `own` of all takes the sums own, own + WG ...
+fn prologue_begin(x_first: u32, x_last: u32, lanes: Lanes) -> Early {
+    let own = team_of(lanes) * n_lanes_of(lanes) + lane_of(lanes);
+    var early: Early;
+    for (var m = 0u; m < M_MAX; m++) {
+        let row = min(x_first + m, x_last) * SQUARE_PARTS;
+        for (var i = 0u; i < EARLY; i++) {
+            early.squares[m * EARLY + i] = squares[row + min(own + i * WG, SQUARE_PARTS - 1u)];
+        }
+    }
+    return early;
+}
+// The barrier that follows shows everyone all.
+fn prologue_end(early: Early, x_first: u32, x_last: u32, lanes: Lanes) {
     n_square_teams = n_teams_of(lanes);
     let own = team_of(lanes) * n_lanes_of(lanes) + lane_of(lanes);
-    let stride = n_teams_of(lanes) * n_lanes_of(lanes);
     for (var m = 0u; m < M_MAX; m++) {
         let row = min(x_first + m, x_last) * SQUARE_PARTS;
         var sum = 0.0;
-        for (var first = own; first < SQUARE_PARTS; first += AHEAD * stride) {
-            var parts: array<f32, AHEAD>;
-            for (var i = 0u; i < AHEAD; i++) { parts[i] = squares[row + min(first + i * stride, SQUARE_PARTS - 1u)]; }
-            for (var i = 0u; i < AHEAD; i++) { sum += select(0.0, parts[i], first + i * stride < SQUARE_PARTS); }
-        }
+        for (var i = 0u; i < EARLY; i++) { sum += select(0.0, early.squares[m * EARLY + i], own + i * WG < SQUARE_PARTS); }
+        for (var part = own + EARLY * WG; part < SQUARE_PARTS; part += WG) { sum += squares[row + part]; }
         let whole = team_sum(sum, lanes);
         if lane_of(lanes) == 0u { team_squares[team_of(lanes) * M_MAX + m] = whole; }
     }

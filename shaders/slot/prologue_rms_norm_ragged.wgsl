@@ -6,7 +6,9 @@ import package::slot::lanes::Lanes;
 
 const HAS_SQUARES = true;
 
-fn prologue_begin(x_first: u32, x_last: u32, lanes: Lanes) {}
+struct Early { nothing: u32 }
+fn prologue_begin(x_first: u32, x_last: u32, lanes: Lanes) -> Early { return Early(0u); }
+fn prologue_end(early: Early, x_first: u32, x_last: u32, lanes: Lanes) {}
 fn prologue_weight(quad: u32) -> vec4<f32> {
     var values = vec4<f32>();
     for (var i = 0u; i < 4u; i++) {

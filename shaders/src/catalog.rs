@@ -251,7 +251,7 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::AttentionDecode => {
             4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS"))
         }
-        Template::AttentionCombine => 4 * c.u32("PARTS"),
+        Template::AttentionCombine => 8 * c.u32("PARTS"),
         Template::RopeKv => 4 * c.u32("ROT_DIM"),
         Template::RmsNorm => 4 * c.u32("WG"),
         Template::ArgmaxPartial | Template::ArgmaxFinal => 8 * c.u32("WG"),
