@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ingot::compiler::{Options, TargetProfile, compile};
-use ingot::runtime::sample::{Sampling, Scratch, sample};
+use ingot::runtime::sample::{History, Sampling, Scratch, sample};
 use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model, RandomShape};
 use std::hint::black_box;
 use std::path::Path;
@@ -52,15 +52,17 @@ fn sampler(c: &mut Criterion) {
     group.sample_size(20);
     let plain = Sampling { temperature: 0.7, seed: 1, ..Sampling::default() };
     for (name, sampling) in [
-        ("temperature", plain),
-        ("top-p", Sampling { top_p: 0.95, ..plain }),
-        ("top-k", Sampling { top_k: 40, ..plain }),
+        ("temperature", plain.clone()),
+        ("top-p", Sampling { top_p: 0.95, ..plain.clone() }),
+        ("top-k", Sampling { top_k: 40, ..plain.clone() }),
+        ("min-p", Sampling { min_p: 0.05, ..plain.clone() }),
     ] {
-        let mut position = 0;
+        let mut tokens = vec![0];
         group.bench_function(name, |b| {
             b.iter(|| {
-                position += 1;
-                sample(black_box(&logits), &sampling, position, &mut scratch)
+                tokens.push(0);
+                let history = History { tokens: &tokens, n_prompt: 1, stop_ids: &[] };
+                sample(black_box(&logits), &sampling, &history, &mut scratch)
             });
         });
     }

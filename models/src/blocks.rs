@@ -1,7 +1,9 @@
 //! What the architectures share: plain functions that append to the graph being built.
 
+use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 use crate::formats::safetensors::StoredType;
+use crate::rope;
 use crate::weights::WeightTable;
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::kv::{KvShape, Window};
@@ -97,33 +99,81 @@ pub(crate) fn linear(to: &mut Lowering<'_>, x: ValueId, path: &str, n_out: u32, 
     to.push(Op::Linear { x, weight, bias })
 }
 
-/// What the layers' attention has in common.
+/// Which linear layers of a decoder layer have biases.
+#[derive(Clone, Copy)]
+pub(crate) struct Biases {
+    /// q, k and v.
+    pub(crate) qkv: bool,
+    /// The attention's output.
+    pub(crate) out: bool,
+    /// Gate, up and down.
+    pub(crate) mlp: bool,
+}
+
+impl Biases {
+    pub(crate) const NONE: Self = Self { qkv: false, out: false, mlp: false };
+}
+
+/// A whole model as Llama and its relatives are: in each layer a norm before attention and one before the gated MLP, both
+/// added to the stream; a norm and the head at the end. Tensors have the names of transformers.
+pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, biases: Biases) -> Result<()> {
+    let (hidden, eps) = (spec.hidden_size, spec.rms_norm_eps);
+    let embedding = to.matrix("model.embed_tokens", spec.vocab_size, hidden)?;
+    let freqs = to.inline(rope::inv_freq(&spec.rope, spec.head_dim));
+    let mut x = to.push(Op::Embed { parts: vec![embedding] })?;
+    for (layer, &window) in spec.windows.iter().enumerate() {
+        let path = format!("model.layers.{layer}");
+        let block = AttentionBlock {
+            n_heads: spec.n_heads,
+            n_kv_heads: spec.n_kv_heads,
+            head_dim: spec.head_dim,
+            freqs,
+            rope_scale: rope::scale(&spec.rope),
+            biases,
+            window,
+        };
+        let normed = rms_norm(to, x, &format!("{path}.input_layernorm.weight"), eps)?;
+        let attended = attention(to, normed, &format!("{path}.self_attn"), &block)?;
+        x = to.push(Op::Add { a: x, b: attended })?;
+        let normed = rms_norm(to, x, &format!("{path}.post_attention_layernorm.weight"), eps)?;
+        let mixed = gated_mlp(to, normed, &format!("{path}.mlp"), spec.intermediate_size, biases.mlp)?;
+        x = to.push(Op::Add { a: x, b: mixed })?;
+    }
+    let normed = rms_norm(to, x, "model.norm.weight", eps)?;
+    // Old conversions stored the frequencies, which are computed here.
+    to.ignore(|name| name.ends_with(".rotary_emb.inv_freq"));
+    head(to, normed, "lm_head", embedding, spec.vocab_size, spec.tie_word_embeddings)
+}
+
+/// What a layer's attention is made of.
 pub(crate) struct AttentionBlock {
     pub(crate) n_heads: u32,
     pub(crate) n_kv_heads: u32,
     pub(crate) head_dim: u32,
     /// `[head_dim / 2, 1]`.
     pub(crate) freqs: WeightId,
-    /// Whether q, k, v and o have biases.
-    pub(crate) has_bias: bool,
+    /// Factor on the rotation's cos and sin.
+    pub(crate) rope_scale: f32,
+    pub(crate) biases: Biases,
     pub(crate) window: Window,
 }
 
 /// Projections, rotation, cache, attention and output projection; adds a layer to the cache.
 pub(crate) fn attention(to: &mut Lowering<'_>, x: ValueId, path: &str, block: &AttentionBlock) -> Result<ValueId> {
-    let &AttentionBlock { n_heads, n_kv_heads, head_dim, freqs, has_bias, window } = block;
+    let &AttentionBlock { n_heads, n_kv_heads, head_dim, freqs, rope_scale, biases, window } = block;
     let n_out = to.n_cols(x);
-    let q = linear(to, x, &format!("{path}.q_proj"), n_heads * head_dim, has_bias)?;
-    let k = linear(to, x, &format!("{path}.k_proj"), n_kv_heads * head_dim, has_bias)?;
-    let v = linear(to, x, &format!("{path}.v_proj"), n_kv_heads * head_dim, has_bias)?;
-    let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
+    let q = linear(to, x, &format!("{path}.q_proj"), n_heads * head_dim, biases.qkv)?;
+    let k = linear(to, x, &format!("{path}.k_proj"), n_kv_heads * head_dim, biases.qkv)?;
+    let v = linear(to, x, &format!("{path}.v_proj"), n_kv_heads * head_dim, biases.qkv)?;
+    let rope =
+        |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: rope_scale, neighbours: false };
     let q = to.push(rope(q, n_heads))?;
     let k = to.push(rope(k, n_kv_heads))?;
     let layer = to.graph.kv.add_layer(KvShape { n_kv_heads, k_dim: head_dim, v_dim: head_dim, latent: false }, window);
     let kv = to.push(Op::KvWrite { k, v: Some(v), layer })?;
     let scale = (f64::from(head_dim).sqrt().recip()) as f32;
     let attended = to.push(Op::Attention { q, kv, layer, n_heads, scale, softcap: 0.0, window })?;
-    linear(to, attended, &format!("{path}.o_proj"), n_out, has_bias)
+    linear(to, attended, &format!("{path}.o_proj"), n_out, biases.out)
 }
 
 /// `down(silu(gate(x)) * up(x))`.

@@ -3,72 +3,52 @@
 //! Both ways of writing are read: transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) and transformers 5
 //! (`rope_parameters`, `dtype`, `layer_types`).
 
+mod attention;
 mod fields;
 mod quant;
+mod rope;
 
 use crate::error::{Error, Result};
 use crate::files::Files;
 use fields::Fields;
+use ingot_ir::kv::Window;
 use serde_json::Value;
 use std::path::Path;
 
 pub use quant::{LayerQuant, QuantMap};
+pub use rope::{RopeScaling, RopeSpec};
 
 /// A model family, built by the file of that name in `arch/`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Architecture {
     /// Llama 1 to 3, SmolLM2, TinyLlama and everything else of `model_type` `llama`.
     Llama,
+    /// Mistral 7B and its successors of `model_type` `mistral`: Llama with an optional sliding window.
+    Mistral,
+    /// Qwen 1.5 to 2.5 of `model_type` `qwen2`: Llama with biases of q, k and v.
+    Qwen2,
 }
 
 impl Architecture {
     /// Every known one.
-    pub const ALL: [Self; 1] = [Self::Llama];
+    pub const ALL: [Self; 3] = [Self::Llama, Self::Mistral, Self::Qwen2];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
         }
     }
     /// The class in `architectures`, for files without `model_type`.
     fn class(self) -> &'static str {
         match self {
             Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
         }
     }
-}
-
-/// How rotary frequencies are stretched for contexts longer than the training's.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All divided by `factor`.
-    Linear {
-        /// At least 1.
-        factor: f64,
-    },
-    /// Long waves divided by `factor`, short ones kept, a blend between.
-    Llama3 {
-        /// At least 1.
-        factor: f64,
-        /// Waves longer than `original_max_positions / low_freq_factor` are long.
-        low_freq_factor: f64,
-        /// Waves shorter than `original_max_positions / high_freq_factor` are short; greater than `low_freq_factor`.
-        high_freq_factor: f64,
-        /// Positions that the model was first trained on.
-        original_max_positions: u32,
-    },
-}
-
-/// Rotary position embedding.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct RopeSpec {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Stretching.
-    pub scaling: RopeScaling,
 }
 
 /// Activation of the gated MLP.
@@ -101,13 +81,15 @@ pub struct ModelSpec {
     pub rms_norm_eps: f32,
     /// Rotary position embedding.
     pub rope: RopeSpec,
+    /// What each layer's queries see, a window a layer.
+    pub windows: Vec<Window>,
     /// Longest context in tokens that the model was trained for.
     pub max_position_embeddings: u32,
     /// Whether the head is the embedding. `None`: the file is silent, and the head is tied if the checkpoint has none.
     pub tie_word_embeddings: Option<bool>,
-    /// Whether q, k, v and o have biases.
+    /// Whether q, k, v and o have biases, where the architecture leaves it open.
     pub attention_bias: bool,
-    /// Whether gate, up and down have biases.
+    /// Whether gate, up and down have biases, where the architecture leaves it open.
     pub mlp_bias: bool,
     /// Activation of the MLP.
     pub hidden_act: HiddenAct,
@@ -163,21 +145,22 @@ impl ModelSpec {
                 .wrong("head_dim", "even and at most 4096 (without it, hidden_size / num_attention_heads must be)"));
         }
         let max_position_embeddings = fields.u32_or("max_position_embeddings", 1..=1 << 27, 2048)?;
-        check_layer_types(&fields)?;
+        let n_layers = fields.u32("num_hidden_layers", 1..=4096)?;
         let mut eos_ids = fields.ids("eos_token_id")?;
         eos_ids.sort_unstable();
         eos_ids.dedup();
         Ok(Self {
             architecture,
             hidden_size,
-            n_layers: fields.u32("num_hidden_layers", 1..=4096)?,
+            n_layers,
             n_heads,
             n_kv_heads,
             head_dim,
             intermediate_size: fields.u32("intermediate_size", 1..=1 << 22)?,
             vocab_size: fields.u32("vocab_size", 1..=1 << 24)?,
             rms_norm_eps: fields.positive("rms_norm_eps", 1.0)? as f32,
-            rope: rope(&fields)?,
+            rope: rope::rope(&fields, max_position_embeddings)?,
+            windows: attention::windows(&fields, architecture, n_layers)?,
             max_position_embeddings,
             tie_word_embeddings: fields.opt_bool("tie_word_embeddings")?,
             attention_bias: fields.opt_bool("attention_bias")?.unwrap_or(false),
@@ -219,74 +202,6 @@ fn known_architectures() -> String {
 fn hidden_act(fields: &Fields<'_>) -> Result<HiddenAct> {
     match fields.opt_str("hidden_act")? {
         None | Some("silu" | "swish") => Ok(HiddenAct::Silu),
-        Some(_) => Err(fields.wrong("hidden_act", "`silu`, the only activation of the llama architecture")),
-    }
-}
-
-/// transformers 5 lists each layer's attention; llama has one kind.
-fn check_layer_types(fields: &Fields<'_>) -> Result<()> {
-    let Some(types) = fields.get("layer_types") else {
-        return Ok(());
-    };
-    let plain = types.as_array().is_some_and(|list| list.iter().all(|kind| kind == "full_attention"));
-    if plain {
-        Ok(())
-    } else {
-        Err(fields.wrong("layer_types", "a list of `full_attention`, the only kind of the llama architecture"))
-    }
-}
-
-fn rope(fields: &Fields<'_>) -> Result<RopeSpec> {
-    let parameters = fields.child("rope_parameters")?;
-    let scaling = match &parameters {
-        Some(parameters) => Some(parameters.clone()),
-        None => fields.child("rope_scaling")?,
-    };
-    let theta = match &parameters {
-        Some(parameters) if parameters.get("rope_theta").is_some() => parameters.positive("rope_theta", 1e12)?,
-        _ if fields.get("rope_theta").is_some() => fields.positive("rope_theta", 1e12)?,
-        _ => 10_000.0,
-    };
-    for place in [Some(fields), scaling.as_ref()].into_iter().flatten() {
-        if place.get("partial_rotary_factor").is_some_and(|factor| factor.as_f64() != Some(1.0)) {
-            return Err(place.wrong("partial_rotary_factor", "1 or absent: the llama architecture rotates whole heads"));
-        }
-    }
-    let scaling = match scaling {
-        None => RopeScaling::None,
-        Some(scaling) => rope_scaling(fields, &scaling)?,
-    };
-    Ok(RopeSpec { theta, scaling })
-}
-
-fn rope_scaling(fields: &Fields<'_>, scaling: &Fields<'_>) -> Result<RopeScaling> {
-    const ALLOWED: &str = "`default`, `linear` or `llama3`";
-    let key = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
-    match scaling.opt_str(key)? {
-        Some("default") => Ok(RopeScaling::None),
-        None if scaling.is_empty() || scaling.has_only("rope_theta") => Ok(RopeScaling::None),
-        None => Err(scaling.wrong("rope_type", ALLOWED)),
-        Some("linear") => Ok(RopeScaling::Linear { factor: scaling.at_least_one("factor")? }),
-        Some("llama3") => {
-            let low_freq_factor = scaling.positive("low_freq_factor", 1e6)?;
-            let high_freq_factor = scaling.positive("high_freq_factor", 1e6)?;
-            if high_freq_factor <= low_freq_factor {
-                return Err(
-                    scaling.wrong("high_freq_factor", format!("greater than low_freq_factor = {low_freq_factor}"))
-                );
-            }
-            let positions = 1..=1 << 27;
-            let original = scaling.opt_u32("original_max_position_embeddings", positions.clone())?;
-            Ok(RopeScaling::Llama3 {
-                factor: scaling.at_least_one("factor")?,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_positions: match original {
-                    Some(original) => original,
-                    None => fields.u32("original_max_position_embeddings", positions)?,
-                },
-            })
-        }
-        Some(_) => Err(scaling.wrong(key, ALLOWED)),
+        Some(_) => Err(fields.wrong("hidden_act", "`silu`, the only activation of a gated MLP that is known")),
     }
 }

@@ -4,7 +4,46 @@ use crate::config::{RopeScaling, RopeSpec};
 
 /// The angle in radians that each position adds to pair `i`, for `i < head_dim / 2`.
 pub fn inv_freq(rope: &RopeSpec, head_dim: u32) -> Vec<f32> {
-    (0..head_dim / 2).map(|i| scaled(rope, base_freq(rope.theta, 2 * i, head_dim))).collect()
+    let ramp = ramp(rope, head_dim);
+    (0..head_dim / 2).map(|i| scaled(rope, base_freq(rope.theta, 2 * i, head_dim), ramp.at(i))).collect()
+}
+
+/// The factor on cos and sin.
+pub fn scale(rope: &RopeSpec) -> f32 {
+    match rope.scaling {
+        RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+    }
+}
+
+/// From which pair to which a frequency goes from kept to divided.
+struct Ramp {
+    first: f32,
+    last: f32,
+}
+
+impl Ramp {
+    /// 0 at `first` and before, 1 at `last` and after.
+    fn at(&self, pair: u32) -> f32 {
+        ((pair as f32 - self.first) / (self.last - self.first)).clamp(0.0, 1.0)
+    }
+}
+
+/// YaRN's ramp: the pairs that turn `beta_fast` and `beta_slow` times over the original context.
+fn ramp(rope: &RopeSpec, head_dim: u32) -> Ramp {
+    let RopeScaling::Yarn { beta_fast, beta_slow, original_max_positions, truncate, .. } = rope.scaling else {
+        return Ramp { first: 0.0, last: 1.0 };
+    };
+    let dim = f64::from(head_dim);
+    let pair_of = |turns: f64| {
+        let wavelength = f64::from(original_max_positions) / (turns * 2.0 * std::f64::consts::PI);
+        dim * wavelength.ln() / (2.0 * rope.theta.ln())
+    };
+    let (first, last) = (pair_of(beta_fast), pair_of(beta_slow));
+    let (first, last) = if truncate { (first.floor(), last.ceil()) } else { (first, last) };
+    let (first, last) = (first.max(0.0), last.min(dim - 1.0));
+    // A ramp of no length is a step.
+    Ramp { first: first as f32, last: if first == last { last + 0.001 } else { last } as f32 }
 }
 
 /// `1 / theta^(at / dim)`. The exponent and the power are rounded to f32 as in transformers; f64 inside makes the power
@@ -14,7 +53,8 @@ fn base_freq(theta: f64, at: u32, dim: u32) -> f32 {
     1.0 / (theta.powf(f64::from(exponent)) as f32)
 }
 
-fn scaled(rope: &RopeSpec, freq: f32) -> f32 {
+/// `ramp` is where the pair stands between kept (0) and divided (1), for YaRN.
+fn scaled(rope: &RopeSpec, freq: f32, ramp: f32) -> f32 {
     match rope.scaling {
         RopeScaling::None => freq,
         RopeScaling::Linear { factor } => freq / factor as f32,
@@ -31,6 +71,7 @@ fn scaled(rope: &RopeSpec, freq: f32) -> f32 {
                 (1.0 - smooth) * freq / factor + smooth * freq
             }
         }
+        RopeScaling::Yarn { factor, .. } => freq / factor as f32 * ramp + freq * (1.0 - ramp),
     }
 }
 
@@ -67,5 +108,32 @@ mod tests {
         let between = freqs.iter().zip(&plain).filter(|(f, p)| **f < **p && **f > **p / 8.0).count();
         assert!(between > 0, "the middle band is empty");
         assert!(freqs.is_sorted_by(|a, b| a >= b));
+    }
+
+    #[test]
+    fn yarn_goes_from_kept_to_divided_between_the_two_betas() {
+        let yarn = |truncate, original_max_positions| RopeScaling::Yarn {
+            factor: 4.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_max_positions,
+            attention_factor: 1.0 + 0.1 * 4f64.ln(),
+            truncate,
+        };
+        let plain = inv_freq(&spec(10_000.0, RopeScaling::None), 128);
+        let rope = spec(10_000.0, yarn(true, 4096));
+        let freqs = inv_freq(&rope, 128);
+        // 64 * ln(4096 / 64 pi) / ln(10000) = 20.9, 64 * ln(4096 / 2 pi) / ln(10000) = 45.03.
+        for (pair, (found, plain)) in freqs.iter().zip(&plain).enumerate() {
+            let expected = match pair {
+                0..=20 => *plain,
+                46.. => plain / 4.0,
+                _ => plain * (1.0 - 0.75 * (pair as f32 - 20.0) / 26.0),
+            };
+            assert!((found / expected - 1.0).abs() < 1e-5, "pair {pair}: {found} for {expected}");
+        }
+        assert!((scale(&rope) - 1.138_629_4).abs() < 1e-6);
+        let exact = inv_freq(&spec(10_000.0, yarn(false, 4096)), 128);
+        assert!(exact[20] == plain[20] && exact[21] > freqs[21] && exact[46] == plain[46] / 4.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Tiny checkpoints of every llama variant against the logits and greedy ids of transformers and mlx-lm, on every
+//! Tiny checkpoints of every architecture and variant against the logits and greedy ids of transformers and mlx-lm, on every
 //! device that there is; and SmolLM2-135M against its reference, where it could be fetched.
 
 #[path = "golden/fixtures.rs"]

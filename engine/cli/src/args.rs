@@ -1,11 +1,14 @@
 //! Flags that several subcommands share, and readers of their values.
 
+mod answer;
+
+pub(crate) use answer::{AnswerArgs, max_tokens, unescape, variables};
+
 use crate::{progress, shipped};
 use anyhow::{Context, Result};
 use clap::Args;
 use ingot::compiler::TargetProfile;
-use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Sampling, Tiles};
-use std::hash::{BuildHasher, RandomState};
+use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Tiles};
 use std::path::{Path, PathBuf};
 
 /// What runs the model, and with how much of the machine.
@@ -87,31 +90,6 @@ impl ModelArgs {
     }
 }
 
-/// How tokens are chosen.
-#[derive(Args)]
-pub(crate) struct SamplingArgs {
-    /// Temperature; 0 takes the most probable token
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature, allow_negative_numbers = true)]
-    pub temp: f32,
-    /// Keep the most probable tokens until their mass exceeds this; 1 is off
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = share, allow_negative_numbers = true)]
-    pub top_p: f32,
-    /// Keep this many of the most probable tokens; 0 is off
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    pub top_k: u32,
-    /// Seed of the random numbers [default: another one each time]
-    #[arg(long)]
-    pub seed: Option<u64>,
-}
-
-impl SamplingArgs {
-    /// The library's form; draws the seed if none was given.
-    pub(crate) fn sampling(&self) -> Sampling {
-        let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-        Sampling { temperature: self.temp, top_p: self.top_p, top_k: self.top_k, seed }
-    }
-}
-
 /// Tokens of a sequence that a model is loaded for if nothing else is said.
 const DEFAULT_CONTEXT: u32 = 8192;
 
@@ -164,16 +142,6 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         return Err(wrong());
     }
     Ok((number * base.powi(power as i32)) as u64)
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    let found = text.parse::<f32>().ok().filter(|t| t.is_finite() && *t >= 0.0);
-    found.ok_or_else(|| "it must be 0 or a positive number".into())
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    let found = text.parse::<f32>().ok().filter(|p| (0.0..=1.0).contains(p));
-    found.ok_or_else(|| "it must be between 0 and 1".into())
 }
 
 #[cfg(test)]

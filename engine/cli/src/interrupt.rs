@@ -23,3 +23,8 @@ pub(crate) fn install() -> Result<()> {
 pub(crate) fn pressed() -> bool {
     PRESSED.load(Ordering::Relaxed)
 }
+
+/// Forgets that Ctrl-C was pressed: what it stopped has ended.
+pub(crate) fn clear() {
+    PRESSED.store(false, Ordering::Relaxed);
+}

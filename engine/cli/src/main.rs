@@ -26,6 +26,8 @@ struct Cli {
 enum Command {
     /// Generate text from a prompt
     Generate(commands::generate::GenerateArgs),
+    /// Talk with a model
+    Chat(commands::chat::ChatArgs),
     /// Write the logits of a prompt's tokens to a safetensors file
     Logits(commands::logits::LogitsArgs),
     /// List what can run a model
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let result = match Cli::parse().command {
         Command::Generate(args) => commands::generate::run(&args, started),
+        // The program's name and the subcommand come first; no flag may stand between them.
+        Command::Chat(args) => commands::chat::run(args, std::env::args_os().skip(2).collect()),
         Command::Logits(args) => commands::logits::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Explain(args) => commands::explain::run(&args),

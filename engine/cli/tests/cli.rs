@@ -2,6 +2,9 @@
 // A test says what it expects by failing; the helpers here are no tests by name.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli/answers.rs"]
+mod answers;
+
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::io::{Read, Write};

@@ -2,6 +2,8 @@
 
 use crate::{Error, Model};
 use ingot_models::text::detokenizer::Detokenizer;
+use ingot_models::text::stop::StopStrings;
+use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::backend::MemoryUse;
 use ingot_runtime::sample::Sampling;
 use ingot_runtime::tick;
@@ -13,25 +15,42 @@ use std::time::{Duration, Instant};
 pub struct GenerateOptions {
     /// Most tokens of the answer.
     pub max_tokens: u32,
-    /// How tokens are chosen.
+    /// How tokens are chosen. Line ends and end tokens are exempt from XTC besides the ids that it names.
     pub sampling: Sampling,
-    /// Whether an end token does not end the answer.
+    /// Whether the model's end tokens do not end the answer.
     pub ignore_eos: bool,
+    /// Ids that end the answer besides the model's end tokens.
+    pub stop_ids: Vec<u32>,
+    /// Strings that end the answer and are no part of it. They are looked for in text after the first
+    /// `sampling.min_tokens` tokens.
+    pub stop: Vec<String>,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_tokens: 100, sampling: Sampling::default(), ignore_eos: false }
+        let (stop_ids, stop) = (Vec::new(), Vec::new());
+        Self { max_tokens: 100, sampling: Sampling::default(), ignore_eos: false, stop_ids, stop }
     }
 }
 
+/// Natural logarithms of probabilities, after penalties and before filters and temperature.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Logprobs {
+    /// The chosen token's.
+    pub chosen: f32,
+    /// The best ids and theirs, in falling order, as many as were asked for.
+    pub best: Vec<(u32, f32)>,
+}
+
 /// A token of the answer, with the text that it completes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Piece {
     /// The id; `None` for text that was held back until the end.
     pub id: Option<u32>,
-    /// Text, perhaps empty: half characters are held back.
+    /// Text, perhaps empty: half characters, and what may become a stop string, are held back.
     pub text: String,
+    /// The token's log-probabilities, if they were asked for.
+    pub logprobs: Option<Logprobs>,
 }
 
 /// Counts and times of one answer.
@@ -71,6 +90,8 @@ pub struct Answer {
     pub text: String,
     /// Every id, an end token included.
     pub ids: Vec<u32>,
+    /// Each id's log-probabilities, if they were asked for; else empty.
+    pub logprobs: Vec<Logprobs>,
     /// Why it ended.
     pub finish: FinishReason,
     /// Counts and times.
@@ -99,27 +120,36 @@ impl Model {
         options: &GenerateOptions,
         mut on_piece: impl FnMut(&Piece) -> bool,
     ) -> Result<Answer, Error> {
-        let stop_ids = if options.ignore_eos { Vec::new() } else { self.eos_ids().to_vec() };
+        let mut stop_ids = options.stop_ids.clone();
+        if !options.ignore_eos {
+            stop_ids.extend_from_slice(self.eos_ids());
+        }
         let started = Instant::now();
         let request = Request {
             prompt: prompt.to_vec(),
-            sampling: options.sampling,
+            sampling: self.exempting(&options.sampling, &stop_ids)?,
             stop_ids: stop_ids.clone(),
             max_tokens: options.max_tokens,
             prompt_logits: false,
         };
         let request = self.world.submit(request)?;
-        let mut detokenizer = Detokenizer::new(true);
+        let mut writer = Writer::new(&options.stop, options.sampling.min_tokens as usize);
         let (mut text, mut ids, mut finish) = (String::new(), Vec::new(), FinishReason::Length);
+        let (mut all_logprobs, mut logprobs) = (Vec::new(), None);
         let (mut first_at, mut last_at) = (None, started);
         let mut device_ns_at_first = 0;
         let (submit_ns_before, n_steps_before) = (self.world.submit_ns, self.world.n_steps);
         let mut shown = true;
         while !self.world.is_idle() {
             tick::run(&mut self.world)?;
-            let events = std::mem::take(&mut self.world.events);
-            for event in &events {
-                match *event {
+            let mut events = std::mem::take(&mut self.world.events);
+            for event in events.drain(..) {
+                match event {
+                    // Tokens of steps that were in flight when a stop string came.
+                    Event::Token { .. } | Event::Logprobs { .. } if writer.stopped => {}
+                    Event::Logprobs { request: of, logprob, best } if of == request => {
+                        logprobs = Some(Logprobs { chosen: logprob, best });
+                    }
                     Event::Token { request: of, id } if of == request => {
                         last_at = Instant::now();
                         if first_at.is_none() {
@@ -127,14 +157,16 @@ impl Model {
                             first_at = Some(last_at);
                         }
                         ids.push(id);
+                        all_logprobs.extend(logprobs.clone());
                         // An end token adds no text.
                         let piece = match self.tokenizer() {
-                            Ok(tokenizer) if !stop_ids.contains(&id) => detokenizer.push(tokenizer, id)?,
+                            Ok(tokenizer) if !stop_ids.contains(&id) => writer.push(tokenizer, id)?,
                             _ => String::new(),
                         };
                         text.push_str(&piece);
-                        if shown && !on_piece(&Piece { id: Some(id), text: piece }) {
-                            shown = false;
+                        let piece = Piece { id: Some(id), text: piece, logprobs: logprobs.take() };
+                        shown = shown && on_piece(&piece);
+                        if !shown || writer.stopped {
                             self.world.cancel(request);
                         }
                     }
@@ -145,17 +177,21 @@ impl Model {
             // The vector goes back, so that its memory is used again.
             if self.world.events.is_empty() {
                 self.world.events = events;
-                self.world.events.clear();
             }
         }
-        if let Ok(tokenizer) = self.tokenizer() {
-            let rest = detokenizer.finish(tokenizer)?;
+        if !writer.stopped
+            && let Ok(tokenizer) = self.tokenizer()
+        {
+            let rest = writer.finish(tokenizer)?;
             if !rest.is_empty() {
                 text.push_str(&rest);
                 if shown {
-                    on_piece(&Piece { id: None, text: rest });
+                    on_piece(&Piece { id: None, text: rest, logprobs: None });
                 }
             }
+        }
+        if writer.stopped {
+            finish = FinishReason::Stop;
         }
         let first_at = first_at.unwrap_or(last_at);
         let device_ns = self.world.device_ns - device_ns_at_first;
@@ -170,6 +206,53 @@ impl Model {
             ),
             memory: self.memory(),
         };
-        Ok(Answer { text, ids, finish, stats })
+        Ok(Answer { text, ids, logprobs: all_logprobs, finish, stats })
+    }
+
+    /// The sampling with line ends and end tokens exempt from XTC, as mlx-lm has it.
+    fn exempting(&self, sampling: &Sampling, stop_ids: &[u32]) -> Result<Sampling, Error> {
+        let mut sampling = sampling.clone();
+        if sampling.xtc_probability > 0.0 {
+            sampling.xtc_exempt.extend_from_slice(stop_ids);
+            if let Ok(tokenizer) = self.tokenizer() {
+                sampling.xtc_exempt.extend(tokenizer.encode("\n", false)?);
+            }
+        }
+        Ok(sampling)
+    }
+}
+
+/// Text of an answer from its ids: whole characters, up to a stop string.
+struct Writer {
+    detokenizer: Detokenizer,
+    stops: StopStrings,
+    /// Tokens whose text is not searched for stop strings.
+    n_unsearched: usize,
+    stopped: bool,
+}
+
+impl Writer {
+    fn new(stops: &[String], n_unsearched: usize) -> Self {
+        Self { detokenizer: Detokenizer::new(true), stops: StopStrings::new(stops), n_unsearched, stopped: false }
+    }
+
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, Error> {
+        let text = self.detokenizer.push(tokenizer, id)?;
+        if self.n_unsearched > 0 {
+            self.n_unsearched -= 1;
+            return Ok(text);
+        }
+        let (text, stopped) = self.stops.push(&text);
+        self.stopped = stopped;
+        Ok(text)
+    }
+
+    fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, Error> {
+        let (mut text, stopped) = self.stops.push(&self.detokenizer.finish(tokenizer)?);
+        self.stopped = stopped;
+        if !stopped {
+            text += &self.stops.finish();
+        }
+        Ok(text)
     }
 }

@@ -61,6 +61,11 @@ impl Model {
         self.tokenizer.as_ref().map_or(&self.eos_ids, |tokenizer| tokenizer.eos_ids())
     }
 
+    /// Whether messages are put into a chat template. If not, prompts are the last message alone.
+    pub fn has_chat_template(&self) -> bool {
+        matches!(self.template, Ok(Some(_)))
+    }
+
     /// Token ids of a user's message in the model's chat template; of the plain text if there is no template.
     pub fn chat_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
         self.messages_prompt(&json!([{ "role": "user", "content": text }]), &ChatOptions::default())

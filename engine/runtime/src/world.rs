@@ -52,6 +52,15 @@ pub enum Event {
         /// Prompt tokens in the cache.
         n_tokens: u32,
     },
+    /// Log-probabilities of the token that the request's next event tells, where they are wanted.
+    Logprobs {
+        /// The request.
+        request: RequestId,
+        /// The token's.
+        logprob: f32,
+        /// The best ids and theirs, in falling order.
+        best: Vec<(u32, f32)>,
+    },
     /// A token of the answer.
     Token {
         /// The request.

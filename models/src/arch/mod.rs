@@ -1,6 +1,8 @@
 //! The architectures, one file each: a checked [`ModelSpec`] and the checkpoint's table of weights become a [`Graph`].
 
 mod llama;
+mod mistral;
+mod qwen2;
 
 use crate::blocks::Lowering;
 use crate::config::{Architecture, ModelSpec};
@@ -18,6 +20,8 @@ pub fn build(spec: &ModelSpec, weights: WeightTable<'_>) -> Result<Graph> {
     let mut lowering = Lowering::new(name, weights);
     match spec.architecture {
         Architecture::Llama => llama::build(spec, &mut lowering)?,
+        Architecture::Mistral => mistral::build(spec, &mut lowering)?,
+        Architecture::Qwen2 => qwen2::build(spec, &mut lowering)?,
     }
     lowering.finish()
 }

@@ -3,4 +3,5 @@
 pub mod chat_template;
 pub mod detokenizer;
 mod python;
+pub mod stop;
 pub mod tokenizer;

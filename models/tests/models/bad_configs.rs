@@ -96,7 +96,16 @@ fn architectures() {
 #[test]
 fn rotary_positions() {
     let scaling = |scaling: Value| parse(json!({"rope_scaling": scaling}));
-    assert_error(scaling(json!({"type": "yarn", "factor": 4.0})), &["rope_scaling.type", "yarn", "llama3"]);
+    assert_error(scaling(json!({"type": "longrope", "factor": 4.0})), &["rope_scaling.type", "longrope", "yarn"]);
+    assert_error(scaling(json!({"type": "yarn"})), &["rope_scaling.factor", "absent"]);
+    assert_error(
+        scaling(json!({"type": "yarn", "factor": 2, "beta_fast": 1})),
+        &["rope_scaling.beta_fast", "beta_slow"],
+    );
+    assert_error(
+        parse(json!({"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2}})),
+        &["rope_theta", "greater than 1"],
+    );
     assert_error(scaling(json!({"rope_type": "linear"})), &["rope_scaling.factor", "absent"]);
     assert_error(scaling(json!({"rope_type": "linear", "factor": 0})), &["rope_scaling.factor", "0"]);
     assert_error(scaling(json!({"factor": 2})), &["rope_scaling.rope_type", "absent"]);

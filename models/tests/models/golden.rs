@@ -8,10 +8,21 @@ use ingot_models::config::{ModelSpec, RopeScaling};
 use ingot_models::formats::affine::{AffineView, QuantShape};
 use ingot_models::formats::safetensors::{Safetensors, StoredType};
 use ingot_models::weights::{Loaded, Matrix};
+use serde_json::json;
 use std::path::Path;
 
-const LLAMAS: [&str; 5] = ["llama", "llama_tied", "llama_rope_linear", "llama_rope_llama3", "llama_sharded"];
-const MLX_LLAMAS: [&str; 7] = [
+const CHECKPOINTS: [&str; 9] = [
+    "llama",
+    "llama_tied",
+    "llama_rope_linear",
+    "llama_rope_llama3",
+    "llama_sharded",
+    "mistral",
+    "qwen2",
+    "qwen2_tied",
+    "qwen2_rope_yarn",
+];
+const MLX_CHECKPOINTS: [&str; 8] = [
     "llama_affine_b2_g32",
     "llama_affine_b3_g64",
     "llama_affine_b4_g32",
@@ -19,6 +30,7 @@ const MLX_LLAMAS: [&str; 7] = [
     "llama_affine_b4_g64_f16",
     "llama_affine_b6_g64",
     "llama_affine_b8_g64",
+    "qwen2_affine_b4_g64",
 ];
 
 fn open(folder: &Path) -> Model {
@@ -27,7 +39,7 @@ fn open(folder: &Path) -> Model {
 
 #[test]
 fn both_styles_of_configuration_are_the_same_model() {
-    for name in LLAMAS {
+    for name in CHECKPOINTS {
         let Some(folder) = golden(name) else { return };
         let [four, five] = ["config.json", "config.transformers5.json"].map(|file| {
             let path = folder.join(file);
@@ -46,6 +58,45 @@ fn both_styles_of_configuration_are_the_same_model() {
     let scaling =
         RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 32 };
     assert_eq!(llama3.rope.scaling, scaling);
+    let Some(yarn) = spec("qwen2_rope_yarn") else {
+        return;
+    };
+    let scaling = RopeScaling::Yarn {
+        factor: 4.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_max_positions: 32,
+        attention_factor: 0.1 * 4f64.ln() + 1.0,
+        truncate: true,
+    };
+    assert_eq!(yarn.rope.scaling, scaling);
+}
+
+#[test]
+fn layers_see_what_their_family_says() {
+    let windows = |name: &str, change: serde_json::Value| {
+        let folder = golden(name)?;
+        let path = folder.join("config.json");
+        let mut config = read_json(&path);
+        for (field, value) in change.as_object().expect("an object") {
+            config[field] = value.clone();
+        }
+        let spec = ModelSpec::parse(&path, &config).unwrap_or_else(|error| panic!("{error}"));
+        Some(spec.windows.iter().map(|window| window.window).collect::<Vec<_>>())
+    };
+    for (name, change, expected) in [
+        ("llama", json!({"sliding_window": 8}), [0, 0]),
+        ("mistral", json!({}), [32, 32]),
+        ("mistral", json!({"sliding_window": null}), [0, 0]),
+        ("mistral", json!({"layer_types": ["full_attention", "sliding_attention"]}), [0, 32]),
+        ("qwen2", json!({}), [0, 0]),
+        ("qwen2", json!({"use_sliding_window": true}), [0, 16]),
+        ("qwen2", json!({"use_sliding_window": true, "max_window_layers": 0}), [16, 16]),
+        ("qwen2", json!({"use_sliding_window": true, "sliding_window": null}), [0, 0]),
+    ] {
+        let Some(found) = windows(name, change.clone()) else { return };
+        assert_eq!(found, expected, "{name} with {change}");
+    }
 }
 
 #[test]
@@ -89,8 +140,8 @@ fn affine_codes_dequantize_as_in_mlx() {
 
 #[test]
 fn checkpoints_lower_to_verified_graphs_with_all_weights() {
-    let quantized = MLX_LLAMAS.iter().chain(&["llama_affine_mixed"]).map(|name| format!("mlx/{name}"));
-    for name in LLAMAS.iter().map(|name| name.to_string()).chain(quantized) {
+    let quantized = MLX_CHECKPOINTS.iter().chain(&["llama_affine_mixed"]).map(|name| format!("mlx/{name}"));
+    for name in CHECKPOINTS.iter().map(|name| name.to_string()).chain(quantized) {
         let Some(folder) = golden(&name) else { return };
         let model = open(&folder);
         let graph = model.graph().unwrap_or_else(|error| panic!("{error}"));

@@ -4,6 +4,7 @@ mod bad_checkpoints;
 mod bad_configs;
 mod golden;
 mod golden_text;
+mod tokenizers;
 
 use ingot_models::formats::safetensors::{StoredType, TensorDecl, write};
 use serde_json::{Value, json};

@@ -93,6 +93,10 @@ fixtures! {
     llama_rope_linear "llama_rope_linear"
     llama_rope_llama3 "llama_rope_llama3"
     llama_sharded "llama_sharded"
+    mistral "mistral"
+    qwen2 "qwen2"
+    qwen2_tied "qwen2_tied"
+    qwen2_rope_yarn "qwen2_rope_yarn"
     mlx_affine_b2_g32 "mlx/llama_affine_b2_g32"
     mlx_affine_b3_g64 "mlx/llama_affine_b3_g64"
     mlx_affine_b4_g32 "mlx/llama_affine_b4_g32"
@@ -101,6 +105,7 @@ fixtures! {
     mlx_affine_b6_g64 "mlx/llama_affine_b6_g64"
     mlx_affine_b8_g64 "mlx/llama_affine_b8_g64"
     mlx_affine_mixed "mlx/llama_affine_mixed"
+    mlx_qwen2_affine_b4_g64 "mlx/qwen2_affine_b4_g64"
 }
 
 /// Every matrix in parts: a binding takes 12 kB.
@@ -137,20 +142,31 @@ fn an_adapter_without_subgroups_works() {
     }
 }
 
-/// Chunks that end within pages and tiles: 75 tokens in steps of 13.
+/// Chunks that end within pages and tiles: 75 tokens in steps of 13, without and with a window of 32.
 #[test]
 fn the_chunk_size_does_not_matter() {
-    fixture("llama", |target| {
-        target.prefill_tokens = 13;
-        target.prefill_q_tile = 4;
-    });
+    for name in ["llama", "mistral"] {
+        fixture(name, |target| {
+            target.prefill_tokens = 13;
+            target.prefill_q_tile = 4;
+        });
+    }
 }
 
 /// The same configuration in transformers 5's words.
 #[test]
 fn transformers_5_configurations_give_the_same_logits() {
     let Some(golden) = shared("golden") else { return };
-    for name in ["llama", "llama_tied", "llama_rope_linear", "llama_rope_llama3", "llama_sharded"] {
+    for name in [
+        "llama",
+        "llama_tied",
+        "llama_rope_linear",
+        "llama_rope_llama3",
+        "llama_sharded",
+        "mistral",
+        "qwen2",
+        "qwen2_rope_yarn",
+    ] {
         let (source, copy) = (golden.join(name), tempfile::tempdir().expect("a folder"));
         for entry in std::fs::read_dir(&source).expect("a fixture").flatten() {
             let file = entry.file_name();

@@ -2,7 +2,7 @@
 
 use crate::support::{Log, MAX_CONTEXT, MAX_PAGES, TinyModel};
 use ingot_runtime::RuntimeError;
-use ingot_runtime::sample::Sampling;
+use ingot_runtime::sample::{Penalty, Sampling};
 use ingot_runtime::world::{FinishReason, Request, RequestId};
 use ingot_tests::random::VOCAB;
 use ingot_tests::rig::Device;
@@ -27,7 +27,23 @@ fn request() -> impl Strategy<Value = Request> {
     ];
     let sampling = prop_oneof![
         2 => Just(Sampling::default()),
-        1 => (any::<u64>(), 0u32..20).prop_map(|(seed, top_k)| Sampling { temperature: 1.0, top_p: 0.9, top_k, seed }),
+        1 => (any::<u64>(), 0u32..20).prop_map(|(seed, top_k)| Sampling {
+            temperature: 1.0,
+            top_p: 0.9,
+            top_k,
+            seed,
+            ..Sampling::default()
+        }),
+        1 => (any::<u64>(), 0u32..12).prop_map(|(seed, min_tokens)| Sampling {
+            temperature: 0.8,
+            min_p: 0.05,
+            xtc_probability: 0.5,
+            repetition: Penalty { strength: 1.2, window: 6 },
+            logit_bias: vec![(3, 2.0)],
+            min_tokens,
+            seed,
+            ..Sampling::default()
+        }),
     ];
     // Few ids of many tokens end some answers.
     let stop_ids = prop::collection::vec(0..VOCAB, 0..6);
@@ -98,7 +114,10 @@ fn check_alone(request: &Request, alone: &crate::support::Story) {
     let room = (MAX_CONTEXT as usize - n_prompt).min(request.max_tokens as usize);
     let stop_at = alone.ids.iter().position(|id| request.stop_ids.contains(id));
     match alone.reason {
-        Some(FinishReason::Stop) => assert_eq!(stop_at, Some(alone.ids.len() - 1), "{request:?}: {alone:?}"),
+        Some(FinishReason::Stop) => {
+            assert_eq!(stop_at, Some(alone.ids.len() - 1), "{request:?}: {alone:?}");
+            assert!(alone.ids.len() > request.sampling.min_tokens as usize, "{request:?}: {alone:?}");
+        }
         Some(FinishReason::Length) => assert!(stop_at.is_none() && alone.ids.len() == room, "{request:?}: {alone:?}"),
         other => panic!("{request:?} ended with {other:?}"),
     }
@@ -154,6 +173,28 @@ fn a_seed_fixes_an_answer_whatever_runs_beside_it() {
     log.run_to_end(&mut world);
     for ix in [1, 3, 4] {
         assert_eq!(log.stories[&ids[ix]].ids, alone);
+    }
+}
+
+#[test]
+fn log_probabilities_come_with_every_token_and_change_none() {
+    let model = TinyModel::new();
+    let request = |temperature, n_logprobs| Request {
+        prompt: vec![5, 6, 7],
+        sampling: Sampling { temperature, n_logprobs, seed: 9, ..Sampling::default() },
+        stop_ids: Vec::new(),
+        max_tokens: 12,
+        prompt_logits: false,
+    };
+    for temperature in [0.0, 1.0] {
+        let (without, with) = (model.alone(&request(temperature, None)), model.alone(&request(temperature, Some(3))));
+        assert_eq!(without.ids, with.ids);
+        assert_eq!((without.logprobs.len(), with.logprobs.len()), (0, 12));
+        for (id, (logprob, best)) in with.ids.iter().zip(&with.logprobs) {
+            assert!(best.len() == 3 && best.is_sorted_by(|a, b| a.1 >= b.1) && *logprob <= best[0].1, "{best:?}");
+            assert!(best.iter().all(|(other, other_logprob)| other != id || other_logprob == logprob), "{best:?}");
+            assert!(temperature > 0.0 || best[0].0 == *id, "greedy takes the best");
+        }
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) struct Story {
     pub(crate) n_prompt: u32,
     pub(crate) n_prefilled: u32,
     pub(crate) ids: Vec<u32>,
+    pub(crate) logprobs: Vec<(f32, Vec<(u32, f32)>)>,
     pub(crate) logits: Vec<f32>,
     pub(crate) reason: Option<FinishReason>,
 }
@@ -87,6 +88,7 @@ impl Log {
         self.n_fed_back += world.step.tokens.iter().filter(|token| token.id & SAMPLED != 0).count();
         for event in world.events.drain(..) {
             let (Event::Prefilled { request, .. }
+            | Event::Logprobs { request, .. }
             | Event::Token { request, .. }
             | Event::Logits { request, .. }
             | Event::Finished { request, .. }) = event;
@@ -97,6 +99,7 @@ impl Log {
                     assert!(story.n_prefilled < n_tokens && n_tokens <= story.n_prompt, "{n_tokens} after {story:?}");
                     story.n_prefilled = n_tokens;
                 }
+                Event::Logprobs { logprob, best, .. } => story.logprobs.push((logprob, best)),
                 Event::Token { id, .. } => {
                     assert!(story.n_prefilled == story.n_prompt && id < VOCAB, "{id} after {story:?}");
                     story.ids.push(id);

@@ -1,12 +1,12 @@
 //! `ingot generate`: a prompt in, text out, in the manner of `mlx_lm.generate`.
 
-use crate::args::{DeviceArgs, Ids, ModelArgs, SamplingArgs, ids};
+use crate::args::{AnswerArgs, DeviceArgs, Ids, ModelArgs, ids, max_tokens, unescape, variables};
 use crate::{interrupt, output};
 use anyhow::{Context, Result};
 use clap::{ArgAction, Args};
 use ingot::models::text::chat_template::ChatOptions;
-use ingot::{Answer, FinishReason, GenerateOptions, Model, Piece};
-use serde_json::{Value, json};
+use ingot::{Answer, FinishReason, Logprobs, Model, Piece};
+use serde_json::{Map, Value, json};
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,17 @@ pub(crate) struct GenerateArgs {
     /// Do not put the prompt into the model's chat template
     #[arg(long)]
     ignore_chat_template: bool,
+    /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
+    #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "ignore_chat_template")]
+    chat_template_config: Option<Map<String, Value>>,
     /// Most tokens of the answer; -1 for as many as the context holds
     #[arg(short, long, value_name = "N", default_value = "100", value_parser = max_tokens, allow_negative_numbers = true)]
     max_tokens: u32,
-    /// Do not end the answer at an end token
-    #[arg(long)]
-    ignore_eos: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    answer: AnswerArgs,
+    /// Print each token's log-probability and those of the N best (needs --json)
+    #[arg(long, value_name = "N", requires = "json")]
+    logprobs: Option<u32>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print rulers, speeds and memory around the text; `--verbose false` prints the text alone
@@ -68,11 +71,8 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
         Some(ids) => ids.0.clone(),
         None => encode(&model, args, text.as_deref().unwrap_or(""))?,
     };
-    let options = GenerateOptions {
-        max_tokens: args.max_tokens,
-        sampling: args.sampling.sampling(),
-        ignore_eos: args.ignore_eos,
-    };
+    let mut options = args.answer.options(&model, args.max_tokens)?;
+    options.sampling.n_logprobs = args.logprobs;
     interrupt::install()?;
     let mut first_token = None;
     let mut written = Ok(());
@@ -92,6 +92,9 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
             object["seed"] = json!(options.sampling.seed);
             object["device"] = json!(model.device());
             object["model"] = json!(folder);
+            if args.logprobs.is_some() {
+                object["logprobs"] = answer.logprobs.iter().map(logprobs).collect();
+            }
             output::println(&object.to_string())
         }
     }
@@ -109,19 +112,10 @@ fn show(piece: &Piece, form: Form, is_first: bool) -> Result<()> {
     }
 }
 
-/// Tokens of `--max-tokens`; -1 is more than any context.
-fn max_tokens(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(-1) => Ok(u32::MAX),
-        Ok(n @ 1..) => u32::try_from(n).map_err(|_| "too many; -1 fills the context".into()),
-        Ok(_) | Err::<i64, _>(_) => Err("it must be 1 or more, or -1 to fill the context".into()),
-    }
-}
-
 /// The text of `--prompt`.
 fn message(prompt: &str) -> Result<String> {
     if prompt != "-" {
-        return Ok(prompt.replace("\\n", "\n").replace("\\t", "\t"));
+        return Ok(unescape(prompt));
     }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).context("the prompt on standard input")?;
@@ -142,11 +136,12 @@ fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {
     let system = args.system_prompt.iter().map(|text| json!({ "role": "system", "content": text }));
     let user = json!({ "role": "user", "content": text });
     let messages = Value::Array(system.chain([user]).collect());
-    Ok(model.messages_prompt(&messages, &ChatOptions::default())?)
+    let extra = args.chat_template_config.clone().unwrap_or_default();
+    Ok(model.messages_prompt(&messages, &ChatOptions { extra, ..ChatOptions::default() })?)
 }
 
 /// The lines below the text, as mlx-lm writes them, with the time to the first token.
-fn statistics(answer: &Answer, from_start: Option<Duration>) -> String {
+pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> String {
     let stats = &answer.stats;
     let mut lines = format!("Prompt: {} tokens, {:.3} tokens-per-sec\n", stats.n_prompt, stats.prompt_tps());
     lines += &format!("Generation: {} tokens, {:.3} tokens-per-sec\n", stats.n_generated, stats.generation_tps());
@@ -178,6 +173,12 @@ fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
         "time_to_first_token_from_start_s": seconds(from_start),
         "peak_memory_bytes": stats.memory.peak,
     })
+}
+
+/// One token's log-probabilities; `best` in falling order.
+fn logprobs(of: &Logprobs) -> Value {
+    let best: Vec<Value> = of.best.iter().map(|(id, logprob)| json!({ "id": id, "logprob": logprob })).collect();
+    json!({ "logprob": of.chosen, "best": best })
 }
 
 fn reason(finish: FinishReason) -> &'static str {

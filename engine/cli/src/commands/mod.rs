@@ -1,6 +1,7 @@
 //! The subcommands, one a file.
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod devices;
 pub(crate) mod explain;
 pub(crate) mod generate;

@@ -1,87 +1,66 @@
-//! How the next token is chosen. Greedy choices are made on the device; what follows here is for the rest.
+//! How the next token is chosen. Plain greedy choices are made on the device; what follows here is for the rest.
 //!
-//! Order and meaning are mlx-lm's: log-probabilities, then top-p, then top-k, on untempered numbers; at last a draw
-//! from `softmax(logprobs / temperature)`.
+//! Order and meaning are mlx-lm's. The logits pass the [`processors`]: bias, then penalties of what the sequence holds. The
+//! log-probabilities of the result are those that are told. At temperature 0 the greatest wins; else the [`filters`] drop
+//! tokens (top-p, min-p, XTC, top-k, all untempered), and the token is drawn from `softmax(logprobs / temperature)`.
 
+mod filters;
+mod processors;
 mod random;
+mod sampling;
 
+pub use filters::filter;
+pub use processors::process;
 pub use random::Random;
-
-use crate::RuntimeError;
-
-/// How a request's tokens are chosen.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Sampling {
-    /// 0 takes the most probable token and ignores the filters.
-    pub temperature: f32,
-    /// Keeps the most probable tokens until their mass exceeds this; off outside (0, 1).
-    pub top_p: f32,
-    /// Keeps this many of the most probable tokens; 0 is off.
-    pub top_k: u32,
-    /// Seed of the request's random numbers.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 }
-    }
-}
-
-impl Sampling {
-    /// Whether the device's greedy choice is the answer.
-    pub fn is_greedy(&self) -> bool {
-        self.temperature == 0.0
-    }
-
-    /// Checks the ranges.
-    pub fn check(&self, n_vocab: u32) -> Result<(), RuntimeError> {
-        let bad = |name, value: String, allowed| Err(RuntimeError::BadSampling { name, value, allowed });
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return bad("temperature", self.temperature.to_string(), "0 or a positive number");
-        }
-        if !(0.0..=1.0).contains(&self.top_p) {
-            return bad("top-p", self.top_p.to_string(), "between 0 and 1");
-        }
-        if self.top_k >= n_vocab {
-            return bad("top-k", self.top_k.to_string(), "0 (off) or less than the vocabulary");
-        }
-        Ok(())
-    }
-}
+pub use sampling::{Penalty, Sampling};
 
 /// Memory that sampling reuses, so that a decode step allocates nothing once it has grown.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    logits: Vec<f32>,
+    /// Log-probabilities from which the newest token was chosen, before the filters.
     logprobs: Vec<f32>,
+    filtered: Vec<f32>,
     order: Vec<u32>,
 }
 
-/// Draws a token from logits. `position` and the seed determine the random number, so a result does not depend on the batch.
-pub fn sample(logits: &[f32], sampling: &Sampling, position: u32, scratch: &mut Scratch) -> u32 {
-    if sampling.is_greedy() {
-        return argmax(logits);
+/// What a sequence holds when its next token is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// Prompt and answer so far.
+    pub tokens: &'a [u32],
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Ids that would end the answer.
+    pub stop_ids: &'a [u32],
+}
+
+/// Chooses a token from logits. The seed and the sequence's length determine the random numbers, so a result does not
+/// depend on the batch.
+pub fn sample(logits: &[f32], sampling: &Sampling, history: &History<'_>, scratch: &mut Scratch) -> u32 {
+    let Scratch { logits: processed, logprobs, filtered, order } = scratch;
+    processed.clear();
+    processed.extend_from_slice(logits);
+    process(processed, sampling, history);
+    log_softmax(processed, logprobs);
+    if sampling.temperature == 0.0 {
+        return argmax(logprobs);
     }
-    let Scratch { logprobs, order } = scratch;
-    log_softmax(logits, logprobs);
-    let filtered = (sampling.top_p > 0.0 && sampling.top_p < 1.0) || sampling.top_k > 0;
-    if filtered {
-        order.clear();
-        order.extend(0..logprobs.len() as u32);
-        let by_logprob = |a: &u32, b: &u32| logprobs[*b as usize].total_cmp(&logprobs[*a as usize]);
-        order.sort_unstable_by(by_logprob);
-        let mut keep = order.len();
-        if sampling.top_p > 0.0 && sampling.top_p < 1.0 {
-            keep = keep.min(top_p_count(order, logprobs, sampling.top_p));
-        }
-        if sampling.top_k > 0 {
-            keep = keep.min(sampling.top_k as usize);
-        }
-        for dropped in &order[keep..] {
-            logprobs[*dropped as usize] = f32::NEG_INFINITY;
-        }
-    }
-    draw(logprobs, sampling, position)
+    let mut random = Random::at(sampling.seed, history.tokens.len() as u32);
+    filtered.clone_from(logprobs);
+    // A coin is tossed only where it matters, so that a seed draws the same numbers without XTC.
+    let tosses = sampling.xtc_probability > 0.0;
+    let excludes = tosses && random.unit() <= f64::from(sampling.xtc_probability);
+    filter(filtered, sampling, excludes, order);
+    draw(filtered, sampling.temperature, &mut random)
+}
+
+/// The log-probability of the token that [`sample`] has just chosen, and the best ids with theirs, in falling order.
+pub fn logprobs(chosen: u32, n_best: usize, scratch: &mut Scratch) -> (f32, Vec<(u32, f32)>) {
+    let Scratch { logprobs, order, .. } = scratch;
+    let mut ranking = filters::Ranking::new(logprobs, order);
+    let best = (0..n_best.min(logprobs.len())).map(|rank| ranking.at(rank)).collect();
+    (logprobs[chosen as usize], best)
 }
 
 /// Greatest logit, the lowest id on a tie.
@@ -104,25 +83,13 @@ pub fn log_softmax(logits: &[f32], out: &mut Vec<f32>) {
     out.extend(logits.iter().map(|logit| logit - log_sum));
 }
 
-/// How many of the sorted tokens stay: a token stays while the mass strictly above it is below `p`; ties with the last stay.
-fn top_p_count(order: &[u32], logprobs: &[f32], p: f32) -> usize {
-    let logprob = |rank: usize| logprobs[order[rank] as usize];
-    let mut above = 0.0f64;
-    let mut keep = 0;
-    while keep < order.len() && (above < f64::from(p) || (keep > 0 && logprob(keep) == logprob(keep - 1))) {
-        above += f64::from(logprob(keep)).exp();
-        keep += 1;
-    }
-    keep.max(1)
-}
-
 /// One draw from `softmax(logprobs / temperature)`.
-fn draw(logprobs: &[f32], sampling: &Sampling, position: u32) -> u32 {
-    let inverse = 1.0 / f64::from(sampling.temperature);
+fn draw(logprobs: &[f32], temperature: f32, random: &mut Random) -> u32 {
+    let inverse = 1.0 / f64::from(temperature);
     let max = logprobs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |logprob: f32| (f64::from(logprob - max) * inverse).exp();
     let total: f64 = logprobs.iter().map(|logprob| weight(*logprob)).sum();
-    let mut rest = Random::at(sampling.seed, position).unit() * total;
+    let mut rest = random.unit() * total;
     let mut last = argmax(logprobs);
     for (ix, logprob) in logprobs.iter().enumerate() {
         let weight = weight(*logprob);
@@ -141,11 +108,20 @@ fn draw(logprobs: &[f32], sampling: &Sampling, position: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn counts(logits: &[f32], sampling: Sampling, n: u32) -> Vec<u32> {
+    fn at(position: u32) -> Vec<u32> {
+        vec![0; position as usize]
+    }
+
+    fn choose(logits: &[f32], sampling: &Sampling, position: u32, scratch: &mut Scratch) -> u32 {
+        let history = History { tokens: &at(position), n_prompt: position as usize, stop_ids: &[] };
+        sample(logits, sampling, &history, scratch)
+    }
+
+    fn counts(logits: &[f32], sampling: &Sampling, n: u32) -> Vec<u32> {
         let mut counts = vec![0; logits.len()];
         let mut scratch = Scratch::default();
         for position in 0..n {
-            counts[sample(logits, &sampling, position, &mut scratch) as usize] += 1;
+            counts[choose(logits, sampling, position, &mut scratch) as usize] += 1;
         }
         counts
     }
@@ -154,7 +130,7 @@ mod tests {
     fn draws_follow_the_tempered_distribution() {
         let logits = [0.0, 1.0, 2.0];
         for temperature in [0.5f32, 1.0, 2.0] {
-            let found = counts(&logits, Sampling { temperature, seed: 7, ..Sampling::default() }, 20_000);
+            let found = counts(&logits, &Sampling { temperature, seed: 7, ..Sampling::default() }, 20_000);
             let weights: Vec<f32> = logits.iter().map(|l| (l / temperature).exp()).collect();
             let total: f32 = weights.iter().sum();
             for (count, weight) in found.iter().zip(&weights) {
@@ -165,25 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn filters_keep_what_mlx_lm_keeps() {
-        // Probabilities 0.5, 0.25, 0.125, 0.125: the mass above the second is 0.5, above the third 0.75.
-        let logits = [0.5f32.ln(), 0.25f32.ln(), 0.125f32.ln(), 0.125f32.ln()];
-        let kept = |top_p, top_k| {
-            let sampling = Sampling { temperature: 1.0, top_p, top_k, seed: 3 };
-            counts(&logits, sampling, 2_000).iter().map(|count| *count > 0).collect::<Vec<_>>()
-        };
-        assert_eq!(kept(0.45, 0), [true, false, false, false]);
-        assert_eq!(kept(0.6, 0), [true, true, false, false]);
-        assert_eq!(kept(0.8, 0), [true, true, true, true], "a tie with the last kept stays");
-        assert_eq!(kept(1.0, 2), [true, true, false, false]);
-        assert_eq!(kept(0.0, 0), [true, true, true, true], "0 is off");
+    fn xtc_is_applied_as_often_as_asked() {
+        // The first token is excluded where XTC is applied; where not, it is all but certain.
+        let logits = [0.0, -9.0, -30.0];
+        let sampling =
+            Sampling { temperature: 0.1, xtc_probability: 0.25, xtc_threshold: 0.0001, seed: 3, ..Sampling::default() };
+        let found = counts(&logits, &sampling, 4_000);
+        assert!((900..1100).contains(&found[1]) && found[0] + found[1] == 4_000, "{found:?}");
     }
 
     #[test]
     fn greedy_ignores_filters_and_takes_the_lowest_of_a_tie() {
         let mut scratch = Scratch::default();
         let sampling = Sampling { top_k: 1, top_p: 0.1, ..Sampling::default() };
-        assert_eq!(sample(&[1.0, 3.0, 3.0], &sampling, 0, &mut scratch), 1);
+        assert_eq!(choose(&[1.0, 3.0, 3.0], &sampling, 0, &mut scratch), 1);
     }
 
     #[test]
@@ -191,10 +162,23 @@ mod tests {
         let logits = [0.0; 64];
         let sampling = Sampling { temperature: 1.0, seed: 11, ..Sampling::default() };
         let mut scratch = Scratch::default();
-        let a: Vec<_> = (0..32).map(|p| sample(&logits, &sampling, p, &mut scratch)).collect();
-        let b: Vec<_> = (0..32).rev().map(|p| sample(&logits, &sampling, p, &mut scratch)).collect();
+        let a: Vec<_> = (0..32).map(|p| choose(&logits, &sampling, p, &mut scratch)).collect();
+        let b: Vec<_> = (0..32).rev().map(|p| choose(&logits, &sampling, p, &mut scratch)).collect();
         assert!(a.iter().eq(b.iter().rev()));
         let other = Sampling { seed: 12, ..sampling };
-        assert!((0..32).map(|p| sample(&logits, &other, p, &mut scratch)).ne(a));
+        assert!((0..32).map(|p| choose(&logits, &other, p, &mut scratch)).ne(a));
+    }
+
+    #[test]
+    fn log_probabilities_are_those_before_the_filters() {
+        let logits = [0.25f32.ln(), 0.5f32.ln(), 0.125f32.ln(), 0.125f32.ln()];
+        let sampling = Sampling { temperature: 0.5, top_k: 1, ..Sampling::default() };
+        let mut scratch = Scratch::default();
+        let chosen = choose(&logits, &sampling, 0, &mut scratch);
+        let (logprob, best) = logprobs(chosen, 3, &mut scratch);
+        assert!(chosen == 1 && (logprob - 0.5f32.ln()).abs() < 1e-6, "{chosen}: {logprob}");
+        assert_eq!(best.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0, 2], "the lower id of a tie first");
+        let (again, all) = logprobs(chosen, 9, &mut scratch);
+        assert_eq!((again, all.len()), (logprob, 4));
     }
 }

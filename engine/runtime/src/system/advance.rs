@@ -1,7 +1,7 @@
 //! Hands a finished step's results to its sequences: chooses tokens, appends them, checks stop rules.
 
-use crate::sample::sample;
-use crate::world::{Event, FinishReason, State, World};
+use crate::sample::{History, Scratch, logprobs, sample};
+use crate::world::{Event, FinishReason, Sequences, State, World};
 
 /// Runs the system on [`World::output`], the result of the oldest step in flight.
 pub fn advance(world: &mut World) {
@@ -40,7 +40,7 @@ pub fn advance(world: &mut World) {
         let id = if sequences.sampling[row].is_greedy() {
             output.sampled[last]
         } else {
-            sample(&output.logits[last * n_vocab..(last + 1) * n_vocab], &sequences.sampling[row], n_cached, scratch)
+            choose(sequences, row, &output.logits[last * n_vocab..(last + 1) * n_vocab], scratch, events)
         };
         sequences.tokens[row].push(id);
         if sequences.n_in_flight[row] == 0 {
@@ -57,4 +57,16 @@ pub fn advance(world: &mut World) {
         }
     }
     spare.push(record);
+}
+
+/// Chooses a token on the processor, and tells its log-probabilities if they are wanted.
+fn choose(sequences: &Sequences, row: usize, logits: &[f32], scratch: &mut Scratch, events: &mut Vec<Event>) -> u32 {
+    let (sampling, n_prompt) = (&sequences.sampling[row], sequences.n_prompt[row] as usize);
+    let history = History { tokens: &sequences.tokens[row], n_prompt, stop_ids: &sequences.stop_ids[row] };
+    let id = sample(logits, sampling, &history, scratch);
+    if let Some(n_best) = sampling.n_logprobs {
+        let (logprob, best) = logprobs(id, n_best as usize, scratch);
+        events.push(Event::Logprobs { request: sequences.request[row], logprob, best });
+    }
+    id
 }

@@ -1,0 +1,242 @@
+//! `ingot chat`: a conversation, line by line; lines that begin with `/` are commands.
+
+mod input;
+mod session;
+
+use crate::args::{AnswerArgs, DeviceArgs, ModelArgs, max_tokens, variables};
+use crate::commands::generate::statistics;
+use crate::{interrupt, output};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Command, FromArgMatches};
+use ingot::models::text::chat_template::ChatOptions;
+use ingot::{Answer, GenerateOptions, Model};
+use input::{Entry, Reader};
+use serde_json::{Map, Value};
+use session::Session;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Flags of `ingot chat`.
+#[derive(Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A system message before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system_prompt: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// What `/set` changes.
+#[derive(Args)]
+struct Settings {
+    /// Most tokens of an answer; -1 for as many as the context holds
+    #[arg(short, long, value_name = "N", default_value = "256", value_parser = max_tokens, allow_negative_numbers = true)]
+    max_tokens: u32,
+    #[command(flatten)]
+    answer: AnswerArgs,
+    /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
+    #[arg(long, value_name = "JSON", value_parser = variables)]
+    chat_template_config: Option<Map<String, Value>>,
+}
+
+const HELP: &str = r#"/set NAME VALUE   change a setting: a flag of `ingot chat --help` without its dashes, e.g. /set temp 0.7
+/system [TEXT]    set the system message; without a text, remove it
+/reset            forget the conversation, keep settings and system message
+/save FILE        write the conversation to a file
+/load FILE        go on with the conversation of a file
+/stats            tokens and speeds of the last answer
+/help             this list
+/quit             end (or Ctrl-D)
+Ctrl-C stops an answer. A line that ends in \ goes on in the next one; """ begins and ends a text of several lines.
+A message that begins with / needs a space before it."#;
+
+/// A conversation and all that it needs.
+struct Chat {
+    model: Model,
+    session: Session,
+    settings: Settings,
+    /// The command line, and every `/set` as if it had been said there.
+    said: Vec<OsString>,
+    last: Option<Answer>,
+}
+
+/// Runs the command. `flags` are the command line after the subcommand.
+pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
+    let model = args.device.load(&args.model.folder()?)?;
+    // A tokenizer that is missing is told before the first message, and so is an extra end token that is unknown.
+    model.tokenizer()?;
+    args.settings.options(&model)?;
+    interrupt::install()?;
+    output::println(&format!("Chat on {}. /help lists commands, Ctrl-D ends.", model.device()))?;
+    if !model.has_chat_template() {
+        output::println("This model has no chat template: it continues each message as a text of its own.")?;
+    }
+    let session = Session::new(args.system_prompt);
+    let mut chat = Chat { model, session, settings: args.settings, said: flags, last: None };
+    let mut reader = Reader::new()?;
+    loop {
+        // What was pressed between answers stops none.
+        interrupt::clear();
+        let result = match reader.next()? {
+            Entry::End => return Ok(()),
+            Entry::Command(word, _) if matches!(word.as_str(), "quit" | "exit" | "bye") => return Ok(()),
+            Entry::Command(word, rest) => chat.command(&word, &rest),
+            Entry::Message(text) => chat.say(text),
+        };
+        match result {
+            Err(error) if output::is_broken_pipe(&error) => return Err(error),
+            // A conversation outlives a misspelt command and a message that does not fit.
+            Err(error) => output::report(&error),
+            Ok(()) => {}
+        }
+    }
+}
+
+impl Settings {
+    fn options(&self, model: &Model) -> Result<GenerateOptions> {
+        self.answer.options(model, self.max_tokens)
+    }
+
+    /// The settings of a command line in which every flag may be said again.
+    fn parse(flags: &[OsString]) -> Result<Self, clap::Error> {
+        let command = Command::new("chat").no_binary_name(true).args_override_self(true);
+        let mut matches = ChatArgs::augment_args(command).try_get_matches_from(flags)?;
+        Ok(ChatArgs::from_arg_matches_mut(&mut matches)?.settings)
+    }
+
+    /// Whether there is a setting of that name.
+    fn has(name: &str) -> bool {
+        Self::augment_args(Command::new("set")).get_arguments().any(|arg| arg.get_long() == Some(name))
+    }
+}
+
+impl Chat {
+    fn command(&mut self, word: &str, rest: &str) -> Result<()> {
+        match word {
+            "help" => output::println(HELP),
+            "set" => self.set(rest),
+            "system" => {
+                self.session.system = Some(rest.to_owned()).filter(|text| !text.is_empty());
+                Ok(())
+            }
+            "reset" => {
+                self.session.messages.clear();
+                self.last = None;
+                Ok(())
+            }
+            "save" => self.session.save(file(rest)?),
+            "load" => {
+                self.session = Session::load(file(rest)?)?;
+                output::println(&format!("{} messages", self.session.messages.len()))
+            }
+            "stats" => match &self.last {
+                Some(answer) => output::println(&statistics(answer, None)),
+                None => output::println("no answer yet"),
+            },
+            _ => bail!("unknown command /{word}; /help lists commands"),
+        }
+    }
+
+    fn set(&mut self, rest: &str) -> Result<()> {
+        let (name, value) =
+            rest.split_once(char::is_whitespace).map_or((rest, ""), |(name, value)| (name, value.trim()));
+        if !Settings::has(name) {
+            bail!(
+                "`{name}` is no setting; write /set NAME VALUE with a name of `ingot chat --help`, e.g. /set temp 0.7"
+            );
+        }
+        let mut said = self.said.clone();
+        // A flag without a value is a switch.
+        said.push(if value.is_empty() { format!("--{name}") } else { format!("--{name}={value}") }.into());
+        let settings = Settings::parse(&said).map_err(|error| {
+            let message = error.to_string();
+            let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            anyhow!("{first}")
+        })?;
+        settings.options(&self.model)?;
+        (self.settings, self.said) = (settings, said);
+        Ok(())
+    }
+
+    /// A message and its answer. If there is none, the conversation is as before.
+    fn say(&mut self, text: String) -> Result<()> {
+        self.session.push("user", text);
+        let answer = self.answer();
+        match answer {
+            Ok(answer) => {
+                self.session.push("assistant", answer.text.clone());
+                self.last = Some(answer);
+                Ok(())
+            }
+            Err(error) => {
+                self.session.messages.pop();
+                Err(error)
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Result<Answer> {
+        let options = self.settings.options(&self.model)?;
+        let prompt = self.prompt(options.max_tokens)?;
+        let mut written = Ok(());
+        let answer = self.model.generate(&prompt, &options, |piece| {
+            written = output::print(&piece.text);
+            written.is_ok() && !interrupt::pressed()
+        })?;
+        written?;
+        output::println("")?;
+        Ok(answer)
+    }
+
+    /// The conversation as token ids. What does not fit the context beside an answer is forgotten, the oldest first.
+    fn prompt(&mut self, max_tokens: u32) -> Result<Vec<u32>> {
+        let context = self.model.facts().max_context;
+        let room = (context - max_tokens.min(context / 4)) as usize;
+        let mut n_forgotten = 0;
+        loop {
+            let extra = self.settings.chat_template_config.clone().unwrap_or_default();
+            let options = ChatOptions { extra, ..ChatOptions::default() };
+            let prompt = self.model.messages_prompt(&self.session.rendered(), &options)?;
+            if prompt.len() <= room || !self.session.forget_oldest() {
+                if n_forgotten > 0 {
+                    let note = format!(
+                        "[the context holds {context} tokens: the oldest {n_forgotten} exchanges are forgotten]"
+                    );
+                    output::println(&note)?;
+                }
+                return Ok(prompt);
+            }
+            n_forgotten += 1;
+        }
+    }
+}
+
+fn file(rest: &str) -> Result<&Path> {
+    Some(rest).filter(|rest| !rest.is_empty()).map(Path::new).context("name a file, e.g. /save talk.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Settings, clap::Error> {
+        Settings::parse(&flags.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_setting_is_a_flag_said_again() {
+        let settings = parse(&["--temp", "0.5", "--max-tokens", "7", "--max-tokens=9", "--model", "x"]).expect("right");
+        assert_eq!(settings.max_tokens, 9);
+        assert!(parse(&["--temp=hot"]).is_err());
+        for name in ["temp", "max-tokens", "stop", "repetition-penalty", "chat-template-config", "seed"] {
+            assert!(Settings::has(name), "{name}");
+        }
+        for name in ["model", "device", "", "threads"] {
+            assert!(!Settings::has(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Reads messages and commands from the terminal, with editing and history, or from a pipe.
+
+use anyhow::{Context, Result};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+/// What the user said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Entry {
+    /// A message, perhaps of several lines.
+    Message(String),
+    /// A command's word without its slash, and the rest of its line.
+    Command(String, String),
+    /// The input has ended.
+    End,
+}
+
+/// The terminal or pipe.
+pub(super) struct Reader {
+    editor: DefaultEditor,
+}
+
+impl Reader {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { editor: DefaultEditor::new().context("the terminal")? })
+    }
+
+    /// The next message or command; empty ones are skipped. Ctrl-C drops what is being typed.
+    pub(super) fn next(&mut self) -> Result<Entry> {
+        loop {
+            let Some(line) = self.line("> ")? else { return Ok(Entry::End) };
+            let is_quoted = line.trim_start().starts_with(QUOTES);
+            let text = assemble(line, &mut || self.line("… "))?;
+            if text.trim().is_empty() {
+                continue;
+            }
+            // A history that takes no entry is no reason to stop.
+            let _ = self.editor.add_history_entry(&text);
+            return Ok(if is_quoted { Entry::Message(text) } else { entry(text) });
+        }
+    }
+
+    /// A line without its end; `None` at the end of the input. Ctrl-C gives an empty one.
+    fn line(&mut self, prompt: &str) -> Result<Option<String>> {
+        match self.editor.readline(prompt) {
+            Ok(line) => Ok(Some(line)),
+            Err(ReadlineError::Interrupted) => Ok(Some(String::new())),
+            Err(ReadlineError::Eof) => Ok(None),
+            Err(error) => Err(error).context("standard input"),
+        }
+    }
+}
+
+fn entry(text: String) -> Entry {
+    let Some(command) = text.strip_prefix('/') else {
+        return Entry::Message(text.trim().to_owned());
+    };
+    let (word, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+    Entry::Command(word.trim().to_owned(), rest.trim().to_owned())
+}
+
+/// Marks the beginning and the end of a text of several lines.
+const QUOTES: &str = "\"\"\"";
+
+/// A whole text from its first line and those after it, which `more` reads. A text whose quotes are never closed ends
+/// with the input.
+fn assemble(first: String, more: &mut impl FnMut() -> Result<Option<String>>) -> Result<String> {
+    if let Some(begun) = first.trim_start().strip_prefix(QUOTES) {
+        let mut text = begun.to_owned();
+        loop {
+            if let Some(whole) = text.trim_end().strip_suffix(QUOTES) {
+                return Ok(whole.trim_matches('\n').to_owned());
+            }
+            let Some(line) = more()? else { return Ok(text) };
+            text.push('\n');
+            text.push_str(&line);
+        }
+    }
+    let mut text = first;
+    while let Some(line) = text.strip_suffix('\\') {
+        let mut line = line.to_owned();
+        line.push('\n');
+        let Some(next) = more()? else { return Ok(line) };
+        text = line + &next;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> String {
+        let mut rest = lines[1..].iter();
+        let mut more = || Ok(rest.next().map(|line| line.to_string()));
+        let text = assemble(lines[0].to_owned(), &mut more).expect("is read");
+        assert_eq!(rest.len(), 0, "all lines belong to it");
+        text
+    }
+
+    #[test]
+    fn texts_of_several_lines() {
+        assert_eq!(read(&["one"]), "one");
+        assert_eq!(read(&["one \\", "two\\", "three"]), "one \ntwo\nthree");
+        assert_eq!(read(&["one\\"]), "one\n");
+        assert_eq!(read(&["\"\"\"one\"\"\""]), "one");
+        assert_eq!(read(&["\"\"\"", "one", "", "/two", "\"\"\""]), "one\n\n/two");
+        assert_eq!(read(&["\"\"\"one", "two"]), "one\ntwo");
+    }
+
+    #[test]
+    fn commands_begin_with_a_slash() {
+        let command = |word: &str, rest: &str| Entry::Command(word.into(), rest.into());
+        assert_eq!(entry("/set temp  0.7 ".into()), command("set", "temp  0.7"));
+        assert_eq!(entry("/help".into()), command("help", ""));
+        assert_eq!(entry(" /help".into()), Entry::Message("/help".into()));
+        assert_eq!(entry("a / b\n".into()), Entry::Message("a / b".into()));
+    }
+}

@@ -1,0 +1,182 @@
+//! How answers are made and what ends them: flags of `ingot generate`, and `ingot chat`.
+
+use super::{STORY, fail, ingot, json, on_cpu, succeed, text};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+const FRANCE: &str = "What is the capital of France?";
+
+fn answer(flags: &[&str]) -> Value {
+    json(on_cpu(&[&["generate", "-p", FRANCE, "--json"], flags].concat()))
+}
+
+fn ids(object: &Value) -> Vec<u64> {
+    object["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_stop_string_ends_the_answer_before_itself() {
+    let whole = answer(&[]);
+    assert_eq!(whole["text"], "The capital of France is Paris.");
+    // It begins and ends inside tokens.
+    let cut = answer(&["--stop", "nowhere", "--stop", "pital of Fra"]);
+    assert_eq!((&cut["text"], &cut["finish_reason"]), (&Value::from("The ca"), &Value::from("stop")));
+    assert!(ids(&cut).len() < ids(&whole).len() && ids(&whole).starts_with(&ids(&cut)), "{cut}");
+    assert_eq!(answer(&["--stop", "Paris!"])["text"], whole["text"], "what was held back is shown");
+}
+
+#[test]
+fn shortest_answers_and_further_end_tokens() {
+    let whole = ids(&answer(&[]));
+    let long = answer(&["--min-tokens", "20", "-m", "30"]);
+    assert!(ids(&long).len() > 20 && ids(&long).starts_with(&whole[..10]), "{long}");
+    let short = answer(&["--extra-eos-token", "Ġof"]);
+    assert_eq!((&short["text"], &short["finish_reason"]), (&Value::from("The capital"), &Value::from("stop")));
+    fail(on_cpu(&["generate", "-p", "x", "--extra-eos-token", "<no such>"]), 1, &["--extra-eos-token", "<no such>"]);
+}
+
+#[test]
+fn biases_and_penalties_change_what_is_chosen() {
+    assert_eq!(ids(&answer(&["--logit-bias", "7=1000,9=-3", "-m", "3"])), [7, 7, 7]);
+    assert_eq!(ids(&answer(&["--repetition-penalty", "1"])), ids(&answer(&[])));
+    // Nothing of the last 20 tokens comes again.
+    let mut found = ids(&answer(&["--frequency-penalty", "1000", "--ignore-eos", "-m", "20"]));
+    let first = ids(&answer(&["--presence-penalty", "1000", "--ignore-eos", "-m", "20"]));
+    assert_eq!(found, first, "what occurs at most once is penalized once");
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found.len(), 20);
+    let draw =
+        |flags: &[&str]| ids(&answer(&[&["--temp", "2", "--seed", "1", "-m", "20", "--ignore-eos"], flags].concat()));
+    assert_ne!(draw(&[]), draw(&["--xtc-probability", "1", "--xtc-threshold", "0.05"]));
+    assert_eq!(draw(&["--min-p", "1"]), draw(&["--top-k", "1"]), "both leave one token");
+}
+
+#[test]
+fn log_probabilities_of_each_token() {
+    let object = answer(&["--logprobs", "2"]);
+    let logprobs = object["logprobs"].as_array().unwrap();
+    assert_eq!(logprobs.len(), ids(&object).len());
+    for (id, of) in ids(&object).iter().zip(logprobs) {
+        let [first, second] = [0, 1].map(|rank| of["best"][rank]["logprob"].as_f64().unwrap());
+        assert_eq!((of["best"][0]["id"].as_u64(), of["logprob"].as_f64()), (Some(*id), Some(first)), "greedy");
+        assert!(second <= first && first <= 0.0 && of["best"].as_array().unwrap().len() == 2, "{of}");
+    }
+    assert_eq!(answer(&[])["logprobs"], Value::Null);
+}
+
+#[test]
+fn values_out_of_range_are_misuse() {
+    for (flags, part) in [
+        (&["--min-p", "2"][..], "between 0 and 1"),
+        (&["--min-tokens-to-keep", "0"], "--min-tokens-to-keep"),
+        (&["--xtc-threshold", "0.6"], "0.5"),
+        (&["--repetition-penalty", "-1"], "positive"),
+        (&["--presence-penalty", "nan"], "number"),
+        (&["--logit-bias", "x"], "12=-5.5"),
+        (&["--logprobs", "2"], "--json"),
+        (&["--chat-template-config", "[]"], "JSON object"),
+    ] {
+        let output = ingot(&[&["generate", "-p", "x"], flags].concat()).output().unwrap();
+        let message = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && message.contains(part), "{flags:?}: {message}");
+    }
+    fail(on_cpu(&["generate", "-p", "x", "--logit-bias", "4096=1"]), 1, &["logit-bias", "4096", "vocabulary"]);
+}
+
+/// What a chat prints for these lines, on standard output and on standard error.
+fn chat(flags: &[&str], lines: &[&str]) -> (String, String) {
+    let mut command = on_cpu(&[&["chat"], flags].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    (text(&output.stdout), text(&output.stderr))
+}
+
+fn n_prompts(printed: &str) -> Vec<u32> {
+    let tokens = |line: &str| line.strip_prefix("Prompt: ")?.split(' ').next()?.parse().ok();
+    printed.lines().filter_map(tokens).collect()
+}
+
+#[test]
+fn a_chat_remembers_until_it_is_reset() {
+    let lines =
+        [FRANCE, "/stats", "", "And what\\", "is its river?", "/stats", "/reset", FRANCE, "/stats", "/quit", "Hi"];
+    let (printed, errors) = chat(&[], &lines);
+    assert_eq!(errors, "");
+    let n_prompts = n_prompts(&printed);
+    assert!(n_prompts.len() == 3 && n_prompts[0] == 16 && n_prompts[2] == 16, "{printed}");
+    assert!(n_prompts[1] > 2 * 16, "the first exchange is part of the second prompt: {printed}");
+    assert_eq!(printed.matches("The capital of France is Paris.\n").count(), 2, "{printed}");
+}
+
+#[test]
+fn a_chat_is_saved_and_loaded_and_survives_mistakes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let path = path.to_str().unwrap();
+    let mistakes =
+        ["/sing", "/set temp hot", "/set model x", "/set extra-eos-token <no such>", "/load /nowhere.json", "/save"];
+    let (save, load) = (format!("/save {path}"), format!("/load {path}"));
+    let lines = [&["/system Be brief.", FRANCE][..], &mistakes, &[&save, "/help"]].concat();
+    let (printed, errors) = chat(&[], &lines);
+    let errors: Vec<_> = errors.lines().collect();
+    assert_eq!(errors.len(), mistakes.len(), "{errors:?}");
+    for (error, part) in errors.iter().zip(["/sing", "temp", "`model`", "<no such>", "/nowhere.json", "name a file"]) {
+        assert!(error.starts_with("error: ") && error.contains(part), "{error}");
+    }
+    assert!(printed.contains("/reset") && printed.contains("Ctrl-C stops an answer"), "{printed}");
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(saved["system"], "Be brief.");
+    assert_eq!((&saved["messages"][0]["content"], saved["messages"].as_array().unwrap().len()), (&FRANCE.into(), 2));
+    let (printed, _) = chat(&[], &[&load, "Why?", "/stats"]);
+    assert!(printed.contains("2 messages") && n_prompts(&printed)[0] > 2 * 16, "{printed}");
+}
+
+#[test]
+fn settings_hold_from_the_next_answer_on() {
+    let (printed, errors) =
+        chat(&["-m", "40"], &["/set stop of France", FRANCE, "/set max-tokens 1", "/stats", "Hi", "/stats"]);
+    assert_eq!(errors, "");
+    assert!(printed.contains("The capital \n"), "{printed}");
+    assert!(printed.contains("Generation: 1 tokens") && printed.contains("Stopped at the limit"), "{printed}");
+}
+
+#[test]
+fn a_long_chat_forgets_its_beginning() {
+    let lines = [FRANCE; 5];
+    let (printed, errors) = chat(&["--context", "80", "-m", "12"], &lines);
+    assert_eq!(errors, "");
+    assert_eq!(printed.matches("The capital of France is Paris.").count(), 5, "{printed}");
+    assert!(printed.contains("80 tokens: the oldest"), "{printed}");
+    let (_, errors) = chat(&["--context", "8"], &[FRANCE]);
+    assert!(errors.contains("context holds 8"), "{errors}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_an_answer_and_not_the_chat() {
+    let mut command = on_cpu(&["chat", "--ignore-eos", "-m", "-1", "--threads", "1"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    stdin.write_all(format!("{STORY}\n").as_bytes()).unwrap();
+    // The greeting is one line; a long story follows.
+    stdout.read_exact(&mut [0; 160]).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    stdin.write_all(b"/stats\n/set max-tokens 2\nHello\n/stats\n").unwrap();
+    drop(stdin);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(rest.contains("Stopped by Ctrl-C"), "{rest}");
+    assert!(rest.contains("Generation: 2 tokens"), "the chat goes on: {rest}");
+}
+
+#[test]
+fn chat_names_what_is_missing() {
+    fail(on_cpu(&["chat", "--model", "/no/such/folder"]), 1, &["/no/such/folder"]);
+    fail(on_cpu(&["chat", "--extra-eos-token", "<no such>"]), 1, &["<no such>"]);
+    assert!(succeed(ingot(&["chat", "--help"])).contains("--repetition-penalty"));
+}
