@@ -1,13 +1,18 @@
-//! Compilation, a CPU decode step, the sampler and the tokenizer.
+//! Compilation and its passes, CPU decode and prefill, the sampler and the tokenizer.
 //!
 //! `cargo bench -p ingot-bench` measures; `cargo test --release` runs each once.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ingot::compiler::pass::bucket;
+use ingot::compiler::pipeline::{GRAPH_PASSES, bucket_graph, bucket_kernels};
 use ingot::compiler::{Options, TargetProfile, compile};
+use ingot::models::Files;
+use ingot::models::text::detokenizer::Detokenizer;
+use ingot::models::text::tokenizer::Tokenizer;
 use ingot::runtime::sample::{History, Sampling, Scratch, sample};
 use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model, RandomShape};
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The plan alone, from shapes: no weight is read.
 fn compilation(c: &mut Criterion) {
@@ -24,11 +29,57 @@ fn compilation(c: &mut Criterion) {
     group.finish();
 }
 
+/// Each pass on the graph that the one before it leaves.
+fn passes(c: &mut Criterion) {
+    let graph = RandomShape::named("llama-8b").expect("a known shape").graph();
+    let target = TargetProfile::vulkan();
+    let mut group = c.benchmark_group("pass, llama-8b for vulkan");
+    group.sample_size(10);
+    let mut before = graph;
+    for (name, pass) in GRAPH_PASSES {
+        group.bench_function(*name, |b| b.iter(|| pass(black_box(&before), &target).expect("a graph")));
+        before = pass(&before, &target).expect("a graph");
+    }
+    let buckets = bucket::run(&target, 1, 8192);
+    let bucket = buckets.first().expect("a bucket of one token");
+    group.bench_function("kernels of one token", |b| {
+        b.iter(|| {
+            let graph = bucket_graph(black_box(&before), &target, bucket).expect("a graph");
+            bucket_kernels(&graph, &target, bucket, Options::new(8192)).expect("kernels")
+        });
+    });
+    group.finish();
+}
+
+/// A story through the shipped tokenizer, there and back.
+fn tokenizer(c: &mut Criterion) {
+    let tokenizer = Tokenizer::load(&Files::folder(&shipped()), &[]).expect("the shipped tokenizer");
+    let text =
+        "Once upon a time a small dragon called Pip lived on a hill, and every morning it asked for pizza. ".repeat(20);
+    let ids = tokenizer.encode(&text, false).expect("ids");
+    let mut group = c.benchmark_group("tokenizer");
+    group.throughput(Throughput::Bytes(text.len() as u64)).sample_size(20);
+    group.bench_function("encode", |b| b.iter(|| tokenizer.encode(black_box(&text), false).expect("ids")));
+    group.throughput(Throughput::Elements(ids.len() as u64));
+    group.bench_function("decode token by token", |b| {
+        b.iter(|| {
+            let mut detokenizer = Detokenizer::new(true);
+            let n: usize =
+                ids.iter().map(|id| detokenizer.push(&tokenizer, black_box(*id)).expect("a known id").len()).sum();
+            n + detokenizer.finish(&tokenizer).expect("the rest").len()
+        });
+    });
+    group.finish();
+}
+
+fn shipped() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/ingot-tales-14m")).to_path_buf()
+}
+
 /// Sixteen greedy tokens of the shipped model on the processor, prompt of one token.
 fn decode(c: &mut Criterion) {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/ingot-tales-14m"));
     let options = LoadOptions { device: DeviceChoice::Cpu, cache: ingot::Cache::Off, ..LoadOptions::default() };
-    let mut model = Model::load(folder, options).expect("the shipped model");
+    let mut model = Model::load(&shipped(), options).expect("the shipped model");
     let mut group = c.benchmark_group("cpu");
     group.throughput(Throughput::Elements(16)).sample_size(20);
     let answer = GenerateOptions { max_tokens: 16, ignore_eos: true, ..GenerateOptions::default() };
@@ -69,5 +120,5 @@ fn sampler(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, compilation, decode, sampler);
+criterion_group!(benches, compilation, passes, decode, sampler, tokenizer);
 criterion_main!(benches);

@@ -4,6 +4,8 @@
 mod artifact;
 #[path = "serving/gpu.rs"]
 mod gpu;
+#[path = "serving/measuring.rs"]
+mod measuring;
 #[path = "serving/random.rs"]
 mod random;
 #[path = "serving/support.rs"]
