@@ -6,6 +6,8 @@ mod artifact;
 mod gpu;
 #[path = "serving/random.rs"]
 mod random;
+#[path = "serving/stranger.rs"]
+mod stranger;
 #[path = "serving/support.rs"]
 mod support;
 #[path = "serving/tiles.rs"]

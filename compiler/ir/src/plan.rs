@@ -33,6 +33,9 @@ pub const MAX_STEP: u32 = 1 << 20;
 /// Tokens of the longest sequence that a plan may be made for.
 pub const MAX_CONTEXT: u32 = 1 << 28;
 
+/// Sequences at one time that a plan may be made for, at most.
+pub const MAX_BATCH: u32 = 1 << 16;
+
 /// Bytes that everything in a plan may have together; no sum of its sizes overflows.
 pub const MAX_BYTES: u64 = 1 << 60;
 
