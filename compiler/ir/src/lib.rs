@@ -23,6 +23,7 @@ pub mod plan;
 pub mod memory;
 mod plan_text;
 mod plan_verify;
+mod spec_verify;
 
 use thiserror::Error;
 

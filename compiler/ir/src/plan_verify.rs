@@ -113,22 +113,7 @@ impl Plan {
     }
 
     fn verify_kernel(&self, kernel: &PlanKernel) -> Result<(), String> {
-        let operand = |op: &EpilogueOp| match *op {
-            EpilogueOp::Bias(n) | EpilogueOp::Add(n) | EpilogueOp::Mul(n) => n,
-            _ => 0,
-        };
-        if let Some(op) = kernel.spec.epilogue.iter().find(|op| usize::from(operand(op)) >= EPILOGUE_ROLES.len()) {
-            return Err(format!("epilogue op {op} has no operand"));
-        }
-        // Templates without a choice of rows run over these, whatever a spec says.
-        let fixed = match kernel.spec.template {
-            Template::Embed | Template::RopeKv | Template::Attention => Some(Rows::Tokens),
-            Template::GatherRows => Some(Rows::Wanted),
-            _ => None,
-        };
-        if let Some(rows) = fixed.filter(|rows| *rows != kernel.spec.rows) {
-            return Err(format!("{} runs over {rows}, not {}", kernel.spec.template, kernel.spec.rows));
-        }
+        kernel.spec.verify()?;
         let places: Vec<_> = kernel.slots.iter().map(|slot| (slot.group, slot.binding)).collect();
         if let Some(ix) = (1..places.len()).find(|ix| places[..*ix].contains(&places[*ix])) {
             return Err(format!("binding {}.{} is declared twice", places[ix].0, places[ix].1));
