@@ -28,7 +28,7 @@ impl KernelSpec {
         let ops = &self.epilogue;
         let takes = matches!(self.template, Template::Matvec | Template::Matmul | Template::Map);
         if ops.len() > if takes { MAX_OPS } else { 0 } {
-            return Err(format!("a {} takes no {} epilogue ops", self.template, ops.len()));
+            return Err(format!("an epilogue of {} ops cannot follow {}", ops.len(), self.template));
         }
         let pairs_at = ops.iter().position(|op| *op == EpilogueOp::SiluMulPairs);
         for (ix, op) in ops.iter().enumerate() {

@@ -48,7 +48,8 @@ fn artifact_of(plan: &Plan) -> Vec<u8> {
     in_file(&[], |path| {
         let files = [("config.json".to_owned(), b"{}".to_vec())];
         let written = write(path, plan, &[2], &files, WeightsOf::Elsewhere, 1, &mut |_, _| {});
-        written.and_then(|()| Ok(std::fs::read(path).unwrap_or_default())).unwrap_or_else(|error| panic!("{error}"))
+        written.unwrap_or_else(|error| panic!("{error}"));
+        std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     })
 }
 
@@ -60,8 +61,11 @@ fn in_file<T>(bytes: &[u8], f: impl FnOnce(&Path) -> T) -> T {
     f(&path)
 }
 
-/// Byte ranges of an artifact's tensors in the order of the file, and where data begins. `None` if the header is none.
-pub fn tensors(bytes: &[u8]) -> Option<(Vec<(String, Range<usize>)>, usize)> {
+/// Names and byte ranges of a file's tensors, in the order of the file.
+pub type Places = Vec<(String, Range<usize>)>;
+
+/// An artifact's tensors, and where data begins. `None` if the header is none.
+pub fn tensors(bytes: &[u8]) -> Option<(Places, usize)> {
     let (n_header, metadata) = SafeTensors::read_metadata(bytes).ok()?;
     let data_at = 8 + n_header;
     let place = |(name, info): (String, &safetensors::tensor::TensorInfo)| {

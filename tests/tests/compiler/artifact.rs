@@ -62,7 +62,7 @@ fn open(bytes: &[u8]) -> Result<Artifact, ArtifactError> {
 }
 
 /// Byte ranges of an artifact's tensors, in the order of the file, and where data begins.
-fn tensors(bytes: &[u8]) -> (Vec<(String, std::ops::Range<usize>)>, usize) {
+fn tensors(bytes: &[u8]) -> (any_bytes::Places, usize) {
     any_bytes::tensors(bytes).expect("a header")
 }
 

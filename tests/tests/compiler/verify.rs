@@ -5,9 +5,9 @@ use ingot_compiler::target::Fusion;
 use ingot_compiler::{TargetProfile, compile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Handle;
-use ingot_ir::kernel::{Access, Const, EpilogueOp, KernelGraph, Role, Rows, SlabId};
+use ingot_ir::kernel::{Access, Const, EpilogueOp, KernelGraph, KernelSpec, Role, Rows, SlabId};
 use ingot_ir::kv::{KvGroup, KvGroupId, KvLayerId, KvShape, Window};
-use ingot_ir::plan::{ArenaId, Binding, BlobId, DispatchId, PipelineId, Plan, VariantId};
+use ingot_ir::plan::{ArenaId, Binding, BlobId, DispatchId, PipelineId, Plan, PlanKernel, VariantId};
 use ingot_ir::size::{Dim, ExprId};
 use ingot_ir::weight::{Format, Layout, Source, WeightId};
 use ingot_tests::random::{AFFINE4, Shape};
@@ -386,7 +386,8 @@ fn plan_rules_for_strangers() {
         refused(map),
         // A vector of the matrix's rows in place of the result's rows, and the other way round.
         biased(|p| {
-            let bias = p.kernels.iter().find(|(_, k)| k.spec.epilogue.first() == Some(&EpilogueOp::Bias(0)));
+            let is_biased = |k: &PlanKernel| k.spec.epilogue == [EpilogueOp::Bias(0), EpilogueOp::AddOut];
+            let bias = p.kernels.iter().find(|(_, kernel)| is_biased(kernel));
             let id = bias.map(|(id, _)| id).expect("a kernel with a bias");
             p.kernels[id].spec.epilogue[0] = EpilogueOp::Add(0);
         }),
@@ -402,8 +403,49 @@ fn plan_rules_for_strangers() {
     p2: attention runs over tokens, not wanted
     p11: gather_rows runs over wanted, not tokens
     d4: operand out ends at column 1048640 of rows of 64
+    d3: operand operand0 cannot be bound to that
     d1: operand operand0 cannot be bound to that
-    d1: operand operand0 cannot be bound to that
+    ");
+}
+
+#[test]
+fn spec_rules() {
+    let said = |name: &str, change: fn(&mut KernelSpec)| {
+        let plan = small_plan(&TargetProfile::cpu());
+        let found = plan.kernels.as_slice().iter().find(|kernel| kernel.spec.template.name() == name);
+        let mut spec = found.expect("a kernel of the name").spec.clone();
+        assert_eq!(spec.verify(), Ok(()));
+        change(&mut spec);
+        spec.verify().expect_err("a rule is broken")
+    };
+    let said = [
+        said("attention", |s| s.set("N_KV_HEADS", Const::U32(3))),
+        said("attention", |s| s.set("Q_TILE", Const::U32(0))),
+        said("attention", |s| s.epilogue.push(EpilogueOp::Silu)),
+        said("rope_kv", |s| s.set("ROT_DIM", Const::U32(18))),
+        said("rope_kv", |s| s.set("ROT_DIM", Const::U32(7))),
+        said("argmax_partial", |s| s.set("BLOCK", Const::U32(0))),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::Silu; 9]),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::Add(3)]),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::SiluMulPairs; 2]),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::AddOut, EpilogueOp::SiluMulPairs]),
+        said("matvec", |s| {
+            s.epilogue = vec![EpilogueOp::SiluMulPairs];
+            s.set("N", Const::U32(63));
+        }),
+    ];
+    insta::assert_snapshot!(said.join("\n"), @r"
+    4 query heads cannot share 3
+    Q_TILE is 0, not positive
+    an epilogue of 1 ops cannot follow attention
+    rotates 18 numbers of heads of 16
+    ROT_DIM is 7, not even
+    BLOCK is 0, not positive
+    an epilogue of 9 ops cannot follow matvec
+    epilogue op add(3) has no operand
+    epilogue op silu_mul_pairs cannot stand there
+    epilogue op add_out cannot stand there
+    N is 63, not even
     ");
 }
 
