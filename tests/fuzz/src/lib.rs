@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo install cargo-fuzz
-//! cargo run --release --bin seeds --manifest-path tests/fuzz/Cargo.toml
+//! cargo test --release -p ingot-tests --test compiler -- --ignored seeds_for_cargo_fuzz
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none artifact
 //! ```
 

@@ -1,6 +1,7 @@
 //! The fuzz targets on their seeds with small changes, the same on every machine.
 
 use ingot_tests::rng::Rng;
+use ingot_tests::shared::root;
 
 // In its own crate it is public.
 #[allow(unreachable_pub)]
@@ -82,6 +83,18 @@ fn fuzz(name: &str, target: fn(&[u8]), n_changed: u32) {
             // A panic says enough but for its number.
             let outcome = std::panic::catch_unwind(|| target(&bytes));
             assert!(outcome.is_ok(), "{name}: change {n} of seed {ix}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "writes tests/fuzz/corpus"]
+fn seeds_for_cargo_fuzz() {
+    for (target, seeds) in any_bytes::seeds() {
+        let folder = root().join("tests/fuzz/corpus").join(target);
+        std::fs::create_dir_all(&folder).expect("is made");
+        for (ix, seed) in seeds.iter().enumerate() {
+            std::fs::write(folder.join(format!("seed{ix}")), seed).expect("is written");
         }
     }
 }
