@@ -56,9 +56,10 @@ pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKern
     Ok(PlanKernel { spec: spec.clone(), slots, workgroup: linked.workgroup_size, wgsl: linked.wgsl })
 }
 
-/// Whether a kernel's text, bindings and workgroup are what its spec links to, for a target with subgroups or without.
+/// Whether a kernel's text, bindings and workgroup are what its spec links to, for a target with subgroups (the one that
+/// takes the most of a kernel) or without.
 pub(crate) fn is_ours(kernel: &PlanKernel) -> bool {
-    [TargetProfile::vulkan(), TargetProfile::webgpu()]
+    [TargetProfile::nvidia(), TargetProfile::webgpu()]
         .iter()
         .any(|target| link(&kernel.spec, target).is_ok_and(|linked| linked == *kernel))
 }
@@ -79,6 +80,7 @@ fn translate(spec: &KernelSpec, target: &TargetProfile) -> shaders::KernelSpec {
         prologue: match spec.prologue {
             Prologue::None => shaders::Prologue::None,
             Prologue::RmsNorm => shaders::Prologue::RmsNorm,
+            Prologue::RmsNormParts => shaders::Prologue::RmsNormParts,
         },
         epilogue: spec.epilogue.iter().map(epilogue_op).collect(),
         consts: spec.consts.iter().map(|(name, value)| (name.clone(), constant(*value))).collect(),
@@ -127,6 +129,7 @@ fn epilogue_op(op: &EpilogueOp) -> shaders::EpilogueOp {
         EpilogueOp::Gelu => shaders::EpilogueOp::Gelu,
         EpilogueOp::SiluMulPairs => shaders::EpilogueOp::SiluMulPairs,
         EpilogueOp::RopeKv => shaders::EpilogueOp::RopeKv,
+        EpilogueOp::Normed => shaders::EpilogueOp::Normed,
     }
 }
 

@@ -99,6 +99,7 @@ pub fn bucket_kernels(
     options: Options,
 ) -> Result<KernelGraph, CompileError> {
     let groups = pass::group::run(graph, target, &bucket.bounds)?;
+    let groups = pass::half_rows::run(graph, target, groups);
     let groups = pass::order::run(graph, groups);
     let max_pages = options.max_context.div_ceil(target.page_tokens);
     let kernels = select::run(graph, &groups, target, &bucket.bounds, max_pages)?;

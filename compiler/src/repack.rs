@@ -139,10 +139,15 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
     let end = offset + out.len() as u64;
     out.fill(0);
     // Codes or plain values: rows as they are.
+    let turned = matches!(weight.format, Format::Affine { bits: 4, .. });
     for_rows(offset, end.min(codes_end), 0, code_bytes, |row, within, at, len| {
         let (segment, source) = row_source(weight, row);
-        let from = source as usize * code_bytes as usize + within;
-        out[at..at + len].copy_from_slice(&parts[segment].values[from..from + len]);
+        let stored = &parts[segment].values[source as usize * code_bytes as usize..][..code_bytes as usize];
+        if turned {
+            turn_blocks(stored, within, &mut out[at..at + len]);
+        } else {
+            out[at..at + len].copy_from_slice(&stored[within..within + len]);
+        }
     });
     // Scales and biases side by side, so that one load brings both.
     let Format::Affine { scales, .. } = weight.format else { return };
@@ -163,6 +168,28 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
         let at = at + (offset.max(scales_at) - offset) as usize;
         out[at..at + len].copy_from_slice(&pair_row[within..within + len]);
     });
+}
+
+/// Bytes of a block of 4-bit codes: 32 columns, the load of one lane.
+const BLOCK_BYTES: usize = 16;
+
+/// Bytes `within ..` of a row of 4-bit codes whose blocks are turned: word i of block b, eight columns, is the block's word
+/// (i + b / 2) % 4. See `shaders/slot/weight_affine4.wgsl` for the reason.
+fn turn_blocks(row: &[u8], within: usize, out: &mut [u8]) {
+    let mut at = 0;
+    while at < out.len() {
+        let byte = within + at;
+        let block = byte / BLOCK_BYTES;
+        let turn = 4 * (block / 2 % 4);
+        let stored = &row[block * BLOCK_BYTES..][..BLOCK_BYTES];
+        let mut turned = [0; BLOCK_BYTES];
+        turned.copy_from_slice(stored);
+        turned.rotate_left(turn);
+        let first = byte % BLOCK_BYTES;
+        let n = (BLOCK_BYTES - first).min(out.len() - at);
+        out[at..at + n].copy_from_slice(&turned[first..first + n]);
+        at += n;
+    }
 }
 
 /// Calls `f(row, byte within the row, byte from `start`, length)` for every row that meets bytes `start .. end`, where

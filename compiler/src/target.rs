@@ -3,6 +3,7 @@
 use crate::select::tiles::TileTable;
 use ingot_ir::kv::PAGE_TOKENS;
 use ingot_ir::plan::KvType;
+use ingot_ir::weight::Format;
 pub use ingot_shaders::limits::{CoopScalar, CoopShape, Limits};
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub enum Fusion {
     /// Rotation and cache write into the product that makes queries, keys and values; their rows are then in an order
     /// in which rotary pairs are neighbours.
     RopeKv,
+    /// Inputs of half-precision products in half rows, the norm's weight multiplied in by whoever computes them.
+    HalfRows,
 }
 
 /// A target: everything that may change the compiler's output but the model.
@@ -173,6 +176,11 @@ impl TargetProfile {
     /// Every preset.
     pub fn presets() -> Vec<Self> {
         vec![Self::cpu(), Self::vulkan(), Self::nvidia(), Self::apple(), Self::lavapipe(), Self::webgpu()]
+    }
+
+    /// Whether a matrix-vector product of weights of a format multiplies in half precision.
+    pub fn multiplies_half(&self, format: Format) -> bool {
+        !self.is_cpu && self.subgroups && self.limits.f16 && matches!(format, Format::Affine { bits: 4, .. })
     }
 
     /// Whether a fusion is wanted.

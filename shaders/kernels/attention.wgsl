@@ -9,15 +9,15 @@
 // and the sums of shared tokens; 22 KiB for 16 queries of 256 numbers.
 // Assumes: KV_BLOCK divides WG and is a multiple of 16; HEAD_DIM even, at most 2 * WG; Q_TILE <= WG / 16; kv_split 0 of 1.
 // Masked tokens are never read (their pages may be gone): a visible token of the block stands in with weight 0.
-// Slots: kv.
+// Slots: kv, out.
 
 import package::lib::grid::linear_id;
 import package::lib::step::{step_n_tiles, step_tile, step_sequence};
 import package::lib::pages::{KV_ROW_WORDS, KV_VALUE_AT, PAGE_TOKENS, key_word};
 import package::slot::kv::{kv_word, kv_piece};
+import package::slot::out::out_store;
 
 @group(0) @binding(1) var<storage, read> q: array<f32>;
-@group(2) @binding(0) var<storage, read_write> out: array<f32>;
 @group(3) @binding(1) var<storage, read> page_table: array<u32>;
 
 const MASKED = -3e38;
@@ -196,9 +196,10 @@ fn main(
         for (var i = 0u; i < OUT_QUERIES; i++) {
             let query = query_group + i * QUERY_GROUPS;
             if query < n_queries {
-                let at = ((first_token + query) * N_HEADS + head) * HEAD_DIM + 2u * word;
-                out[at] = sums[i].x / sums[i].z;
-                out[at + 1u] = sums[i].y / sums[i].z;
+                let row = (first_token + query) * N_HEADS * HEAD_DIM;
+                let column = head * HEAD_DIM + 2u * word;
+                out_store(row, column, sums[i].x / sums[i].z);
+                out_store(row, column + 1u, sums[i].y / sums[i].z);
             }
         }
     }

@@ -5,73 +5,24 @@
 // another: ROWS_PER_SUBGROUP rows of W and one of K_SPLIT parts of K. Teams stride over the units by their number, so
 // every subgroup size is right, and best is one that leaves no team idle. Lanes stride over the unit's blocks with
 // UNROLL * ROWS_PER_SUBGROUP loads in flight. x comes straight from global memory, where the caches hold it.
-// Sums meet in workgroup memory: 4 * M_MAX * (ROWS_PER_WG * K_SPLIT + units) bytes, plus 4 * WG in the plain tier.
+// Sums meet in workgroup memory: 4 * M_MAX * (ROWS_PER_WG * K_SPLIT + units) bytes, plus 4 * WG in the plain tier, plus
+// 4 * M_MAX * (ROWS_PER_WG + WG / 4) for the squares of a normed copy.
 // Assumes ROWS_PER_WG a multiple of ROWS_PER_SUBGROUP, and even if the epilogue pairs columns.
-// Slots: weight, x, rows, prologue, epilogue, lanes.
+// Slots: unit (and with it x and weight or pairs), rows, prologue, epilogue, lanes.
 
 import package::lib::grid::linear_id;
+import package::lib::sums::{UNITS, part_products, part_squares};
 import package::slot::rows::n_rows;
-import package::slot::x::x_quad;
-import package::slot::prologue::{HAS_SQUARES, prologue_weight, prologue_square, prologue_factor};
-import package::slot::weight::{BLOCK, Block, weight_load, weight_quad, weight_finish};
-import package::slot::lanes::{Lanes, lane_of, n_lanes_of, team_of, n_teams_of, team_sum};
-import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_store};
+import package::slot::unit::{PRODUCTS_SCALE, unit_products};
+import package::slot::prologue::{HAS_SQUARES, prologue_begin, prologue_factor};
+import package::slot::lanes::{Lanes, team_of, n_teams_of};
+import package::slot::epilogue::{COLUMNS_PER_OUT, STORES_SQUARES, epilogue_store, epilogue_squares};
 
 const WG_COLUMNS = (N + ROWS_PER_WG - 1u) / ROWS_PER_WG;
-const UNITS = ROWS_PER_WG / ROWS_PER_SUBGROUP * K_SPLIT;
-const N_BLOCKS = (K + BLOCK - 1u) / BLOCK;
-const BLOCKS_PER_PART = (N_BLOCKS + K_SPLIT - 1u) / K_SPLIT;
+const N_OUT = ROWS_PER_WG / COLUMNS_PER_OUT;
 
-// What a lane sums up: products [row of W][row of x], and squares of x.
-struct Sums { products: array<f32, ROWS_PER_SUBGROUP * M_MAX>, squares: array<f32, M_MAX> }
-
-var<workgroup> part_products: array<f32, ROWS_PER_WG * K_SPLIT * M_MAX>;
-var<workgroup> part_squares: array<f32, UNITS * M_MAX>;
-
-// Adds a block of ROWS_PER_SUBGROUP rows of W times the rows of x from `x_row` (the last one stands in for missing ones).
-fn multiply(w: array<Block, ROWS_PER_SUBGROUP>, block: u32, x_row: u32, x_last: u32, sums: ptr<function, Sums>) {
-    var blocks = w;
-    var products: array<f32, ROWS_PER_SUBGROUP * M_MAX>;
-    var x_sums: array<f32, M_MAX>;
-    for (var quad = 0u; quad < BLOCK / 4u; quad++) {
-        let x_weight = prologue_weight(block * (BLOCK / 4u) + quad);
-        var columns: array<vec4<f32>, ROWS_PER_SUBGROUP>;
-        for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { columns[r] = weight_quad(blocks[r], quad); }
-        for (var m = 0u; m < M_MAX; m++) {
-            let raw = x_quad(min(x_row + m, x_last), block * (BLOCK / 4u) + quad);
-            let value = raw * x_weight;
-            if HAS_SQUARES { (*sums).squares[m] += prologue_square(raw); }
-            x_sums[m] += dot(value, vec4<f32>(1.0));
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { products[r * M_MAX + m] += dot(columns[r], value); }
-        }
-    }
-    for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) {
-        for (var m = 0u; m < M_MAX; m++) {
-            (*sums).products[r * M_MAX + m] += weight_finish(blocks[r], products[r * M_MAX + m], x_sums[m]);
-        }
-    }
-}
-
-// A lane's share of a unit: blocks first, first + stride .. below end.
-fn walk(w_row: u32, first: u32, end: u32, stride: u32, x_row: u32, x_last: u32) -> Sums {
-    var sums: Sums;
-    var block = first;
-    for (; block + (UNROLL - 1u) * stride < end; block += UNROLL * stride) {
-        var loaded: array<array<Block, ROWS_PER_SUBGROUP>, UNROLL>;
-        for (var u = 0u; u < UNROLL; u++) {
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[u][r] = weight_load(min(w_row + r, N - 1u), block + u * stride); }
-        }
-        for (var u = 0u; u < UNROLL; u++) { multiply(loaded[u], block + u * stride, x_row, x_last, &sums); }
-    }
-    if UNROLL > 1u {
-        for (; block < end; block += stride) {
-            var loaded: array<Block, ROWS_PER_SUBGROUP>;
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[r] = weight_load(min(w_row + r, N - 1u), block); }
-            multiply(loaded, block, x_row, x_last, &sums);
-        }
-    }
-    return sums;
-}
+// Squares of what the workgroup stored, if the epilogue wants them.
+var<workgroup> out_squares: array<f32, STORES_SQUARES * N_OUT * M_MAX + 1u>;
 
 @compute @workgroup_size(WG)
 fn main(
@@ -86,36 +37,29 @@ fn main(
     let x_end = n_rows();
     if x_first >= x_end { return; }
 
+    prologue_begin(x_first, x_end - 1u, lanes);
     for (var base = 0u; base < UNITS; base += n_teams_of(lanes)) {
-        let unit = base + team_of(lanes);
-        let part_first = unit % K_SPLIT * BLOCKS_PER_PART;
-        let w_row = w_first + unit / K_SPLIT * ROWS_PER_SUBGROUP;
-        var sums: Sums;
-        if unit < UNITS && w_row < N {
-            let part_end = min(part_first + BLOCKS_PER_PART, N_BLOCKS);
-            sums = walk(w_row, part_first + lane_of(lanes), part_end, n_lanes_of(lanes), x_first, x_end - 1u);
-        }
-        for (var i = 0u; i < ROWS_PER_SUBGROUP * M_MAX; i++) {
-            let sum = team_sum(sums.products[i], lanes);
-            if lane_of(lanes) == 0u && unit < UNITS { part_products[unit * ROWS_PER_SUBGROUP * M_MAX + i] = sum; }
-        }
-        if HAS_SQUARES {
-            for (var m = 0u; m < M_MAX; m++) {
-                let sum = team_sum(sums.squares[m], lanes);
-                if lane_of(lanes) == 0u && unit < UNITS { part_squares[unit * M_MAX + m] = sum; }
-            }
-        }
+        unit_products(base + team_of(lanes), w_first, x_first, x_end - 1u, lanes);
     }
     workgroupBarrier();
 
-    let n_out = ROWS_PER_WG / COLUMNS_PER_OUT;
-    for (var i = thread; i < n_out * M_MAX; i += WG) {
-        let column = i % n_out;
-        let m = i / n_out;
+    for (var i = thread; i < N_OUT * M_MAX; i += WG) {
+        let column = i % N_OUT;
+        let m = i / N_OUT;
+        var stored = 0.0;
         if x_first + m < x_end && w_first + column * COLUMNS_PER_OUT < N {
             let first = total(column * COLUMNS_PER_OUT, m);
             let second = total(column * COLUMNS_PER_OUT + COLUMNS_PER_OUT - 1u, m);
-            epilogue_store(x_first + m, w_first / COLUMNS_PER_OUT + column, first, second);
+            stored = epilogue_store(x_first + m, w_first / COLUMNS_PER_OUT + column, first, second);
+        }
+        if STORES_SQUARES > 0u { out_squares[i] = stored * stored; }
+    }
+    if STORES_SQUARES > 0u {
+        workgroupBarrier();
+        if thread < M_MAX && x_first + thread < x_end {
+            var sum = 0.0;
+            for (var i = 0u; i < N_OUT; i++) { sum += out_squares[thread * N_OUT + i]; }
+            epilogue_squares(x_first + thread, id % WG_COLUMNS, sum);
         }
     }
 }
@@ -129,5 +73,5 @@ fn total(row: u32, m: u32) -> f32 {
         sum += part_products[((unit + part) * ROWS_PER_SUBGROUP + row % ROWS_PER_SUBGROUP) * M_MAX + m];
         if HAS_SQUARES { squares += part_squares[(unit + part) * M_MAX + m]; }
     }
-    return sum * prologue_factor(squares);
+    return sum * PRODUCTS_SCALE * prologue_factor(m, squares);
 }

@@ -15,6 +15,7 @@ fn weight_load(row: u32, block: u32) -> Block {
     let windows = vec2<u32>(window(row, 2u * block), window(row, 2u * block + 1u));
     return Block(windows, scale_bias(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));
 }
+fn weight_place(block: u32, i: u32) -> u32 { return i; }
 fn weight_quad(block: Block, quad: u32) -> vec4<f32> { return codes(select(block.windows.x, block.windows.y, quad == 1u)); }
 fn weight_finish(block: Block, product: f32, x_sum: f32) -> f32 {
     return product * block.scale.x + x_sum * block.scale.y;

@@ -8,6 +8,7 @@ const BLOCK = 8u;
 struct Block { words: vec4<u32> }
 
 fn weight_load(row: u32, block: u32) -> Block { return Block(weight[row * (W_COLS / 8u) + block]); }
+fn weight_place(block: u32, i: u32) -> u32 { return i; }
 fn weight_quad(block: Block, quad: u32) -> vec4<f32> {
     let words = select(block.words.xy, block.words.zw, quad == 1u);
     return vec4<f32>(half2(words.x), half2(words.y));

@@ -8,6 +8,7 @@ use crate::spec::{
     Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType,
     Template, Tier, WeightFormat,
 };
+use crate::unit_half;
 use std::collections::BTreeMap;
 
 /// Bytes of workgroup memory that every target has (WebGPU guarantees 16 KiB, every GPU in reach has 32).
@@ -18,7 +19,8 @@ pub fn link(spec: &KernelSpec) -> Result<LinkedKernel, LinkError> {
     let mut consts = resolve(spec)?;
     let slots = slots(spec, &mut consts)?;
     check_workgroup_memory(spec, &consts)?;
-    let header = format!("{}{}", title(spec), consts.header());
+    let enable = if uses_half(spec, &consts) { "enable f16;\n\n" } else { "" };
+    let header = format!("{enable}{}{}", title(spec), consts.header());
     let root = source(&format!("kernels/{}.wgsl", spec.template));
     let lib = |name: &str| {
         let path = format!("lib/{name}.wgsl");
@@ -66,6 +68,17 @@ fn source(path: &str) -> Source {
     Source::new(path, file(path).expect("the catalogue names files that a test finds embedded"))
 }
 
+/// Whether a kernel calculates in half precision.
+fn uses_half(spec: &KernelSpec, consts: &Consts) -> bool {
+    match spec.template {
+        Template::Matvec => {
+            consts.u32("HALF") == 1 || consts.u32("OUT_HALF") == 1 || spec.epilogue.contains(&EpilogueOp::Normed)
+        }
+        Template::Attention => consts.u32("OUT_HALF") == 1,
+        _ => false,
+    }
+}
+
 fn has_weight(template: Template) -> bool {
     matches!(template, Template::Embed | Template::Matvec | Template::Matmul)
 }
@@ -92,15 +105,34 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         });
     }
 
+    if template == Template::Matvec {
+        if consts.u32("HALF") == 1 {
+            bind_pairs(spec, &mut slots)?;
+            slots.insert("unit", unit_half::generate(consts));
+        } else {
+            slots.insert("unit", source("slot/unit_single.wgsl"));
+        }
+    }
     if matches!(template, Template::Matvec | Template::Matmul) {
         let whole = consts.u32("K").is_multiple_of(4);
-        slots.insert("x", source(if whole { "slot/x_vec4.wgsl" } else { "slot/x_ragged.wgsl" }));
+        let x = match (template == Template::Matvec && consts.u32("HALF") == 1, whole) {
+            (true, _) if consts.u32("X_HALF") == 1 => "slot/x_pairs_half.wgsl",
+            (true, _) => "slot/x_pairs_single.wgsl",
+            (false, true) => "slot/x_vec4.wgsl",
+            (false, false) => "slot/x_ragged.wgsl",
+        };
+        slots.insert("x", source(x));
         let prologue = match (spec.prologue, whole) {
             (Prologue::None, _) => "slot/prologue_none.wgsl",
             (Prologue::RmsNorm, true) => "slot/prologue_rms_norm.wgsl",
             (Prologue::RmsNorm, false) => "slot/prologue_rms_norm_ragged.wgsl",
+            (Prologue::RmsNormParts, _) => "slot/prologue_rms_norm_parts.wgsl",
         };
         slots.insert("prologue", source(prologue));
+    }
+    if has_epilogue(template) || template == Template::Attention {
+        let half = matches!(template, Template::Matvec | Template::Attention) && consts.u32("OUT_HALF") == 1;
+        slots.insert("out", source(if half { "slot/out_half.wgsl" } else { "slot/out_single.wgsl" }));
     }
     if spec.prologue != Prologue::None && template != Template::Matvec {
         return Err(LinkError::NoPrologue { template });
@@ -146,6 +178,16 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
     }
 }
 
+/// Binds the slot `pairs`.
+fn bind_pairs(spec: &KernelSpec, slots: &mut BTreeMap<&'static str, Source>) -> Result<(), LinkError> {
+    let why = "there are no half-precision products (HALF) of this format";
+    let Some(WeightFormat::Affine { bits: 4, .. }) = spec.weight else {
+        return Err(LinkError::BadWeight { template: spec.template, weight: spec.weight, why: why.into() });
+    };
+    slots.insert("pairs", source("slot/pairs_affine4.wgsl"));
+    Ok(())
+}
+
 /// The buffers of a kernel, by group and number.
 fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     use Access::{Read, ReadWrite};
@@ -164,8 +206,10 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
         _ => {}
     }
-    if spec.prologue == Prologue::RmsNorm {
-        list.push(info(Role::NormWeight, 1, 1, Read));
+    match spec.prologue {
+        Prologue::None => {}
+        Prologue::RmsNorm => list.push(info(Role::NormWeight, 1, 1, Read)),
+        Prologue::RmsNormParts => list.push(info(Role::Squares, 0, 2, Read)),
     }
     list.push(info(Role::Out, 2, 0, ReadWrite));
     list.extend(epilogue::bindings(&spec.epilogue));
@@ -183,7 +227,8 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::Matvec => {
             let units = c.u32("ROWS_PER_WG") / c.u32("ROWS_PER_SUBGROUP") * c.u32("K_SPLIT");
             let lanes = if spec.tier == Tier::Plain { c.u32("WG") } else { 0 };
-            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes)
+            let squares = 1 + c.u32("M_MAX") * (c.u32("ROWS_PER_WG") + c.u32("WG") / 4);
+            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares)
         }
         Template::Matmul => 4 * c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")),
         Template::Attention => {

@@ -1,7 +1,7 @@
 //! Each template's numbers: names, ranges, defaults, and how they must fit together.
 
 use crate::link::LinkError;
-use crate::spec::{Const, EpilogueOp, KernelSpec, Template, WeightFormat};
+use crate::spec::{Const, EpilogueOp, KernelSpec, Prologue, Template, Tier, WeightFormat};
 use std::fmt::Write;
 
 /// What a constant is when a spec does not set it.
@@ -73,7 +73,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     OUT_AT,
                     rule("M_MAX", ConstDefault::U32(1), 1, 8),
                     rule("EPS", ConstDefault::F32(1e-5), 0, 0),
-                    power("WG", 64, 32, 256),
+                    power("WG", 128, 32, 256),
                     rule("ROWS_PER_SUBGROUP", ConstDefault::U32(2), 1, 8),
                     rule(
                         "ROWS_PER_WG",
@@ -85,6 +85,10 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     ),
                     rule("K_SPLIT", ConstDefault::U32(2), 1, 8),
                     rule("UNROLL", ConstDefault::U32(2), 1, 8),
+                    rule("HALF", ConstDefault::U32(0), 0, 1),
+                    rule("X_HALF", ConstDefault::U32(0), 0, 1),
+                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    rule("SQUARE_PARTS", ConstDefault::Derived("ceil(N / ROWS_PER_WG)"), 1, MAX_SIZE),
                 ]
             }
         }
@@ -138,6 +142,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
                     rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
                     rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
+                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     size("MAX_PAGES"),
                     power("WG", 256, 128, 256),
                     ConstRule {
@@ -251,6 +256,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
             let rows = c.u32("ROWS_PER_SUBGROUP");
             (c.u32("WG") / 32 / c.u32("K_SPLIT")).max(1).max(pairs / rows) * rows
         }
+        (_, "SQUARE_PARTS") => c.u32("N").div_ceil(c.u32("ROWS_PER_WG")),
         (_, "ROT_DIM") => c.u32("HEAD_DIM"),
         (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),
         (_, "K_STRIDE" | "V_STRIDE") => c.u32("N_KV_HEADS") * c.u32("HEAD_DIM"),
@@ -317,7 +323,19 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
                 "ROWS_PER_WG",
                 "even, since the epilogue pairs columns",
             )?;
-            need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
+            need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")?;
+            need(c.u32("HALF") == 0 || spec.tier == Tier::Subgroups, "HALF", "0 in the plain tier")?;
+            need(c.u32("X_HALF") <= c.u32("HALF"), "X_HALF", "0 without HALF")?;
+            let parts = spec.prologue == Prologue::RmsNormParts;
+            need(!parts || c.u32("X_HALF") == 1, "X_HALF", "1 after a normed copy")?;
+            let normed = spec.epilogue.contains(&EpilogueOp::Normed);
+            let own_parts = c.u32("N").div_ceil(c.u32("ROWS_PER_WG"));
+            need(!normed || c.u32("SQUARE_PARTS") == own_parts, "SQUARE_PARTS", "ceil(N / ROWS_PER_WG)")?;
+            need(!(normed && parts), "SQUARE_PARTS", "of one normalization: a normed input leaves no normed copy")?;
+            let n_out = c.u32("N") / crate::epilogue::columns_per_out(&spec.epilogue);
+            need(!normed || n_out.is_multiple_of(8), "N", "a multiple of 8, since half rows are stored")?;
+            let half_row = c.u32("OUT_STRIDE").is_multiple_of(8) && c.u32("OUT_AT").is_multiple_of(8);
+            need(c.u32("OUT_HALF") == 0 || half_row, "OUT_STRIDE", "a multiple of 8, as half rows are stored")
         }
         Template::Matmul => need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns"),
         Template::Map => {
@@ -336,7 +354,9 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             need(c.u32("N_HEADS").is_multiple_of(c.u32("N_KV_HEADS")), "N_HEADS", "a multiple of N_KV_HEADS")?;
             need(c.u32("KV_BLOCK") <= c.u32("WG"), "KV_BLOCK", "at most WG")?;
             need(c.u32("HEAD_DIM") <= 2 * c.u32("WG"), "HEAD_DIM", "at most 2 * WG")?;
-            need(c.u32("Q_TILE") * 16 <= c.u32("WG"), "Q_TILE", "at most WG / 16")
+            need(c.u32("Q_TILE") * 16 <= c.u32("WG"), "Q_TILE", "at most WG / 16")?;
+            let row = c.u32("N_HEADS") * c.u32("HEAD_DIM");
+            need(c.u32("OUT_HALF") == 0 || row.is_multiple_of(8), "HEAD_DIM", "of half rows of a multiple of 8 columns")
         }
         _ => Ok(()),
     }

@@ -16,6 +16,11 @@ pub(crate) fn bindings(ops: &[EpilogueOp]) -> Vec<BindingInfo> {
     let used = |n: usize| ops.iter().any(|op| operand(*op).is_some_and(|other| usize::from(other) == n));
     let binding = |n: usize| BindingInfo { role: OPERANDS[n], group: 2, binding: 1 + n as u32, access: Access::Read };
     let mut list: Vec<BindingInfo> = (0..OPERANDS.len()).filter(|n| used(*n)).map(binding).collect();
+    if ops.contains(&EpilogueOp::Normed) {
+        list.push(BindingInfo { role: Role::NextNorm, group: 1, binding: 3, access: Access::Read });
+        list.push(BindingInfo { role: Role::Normed, group: 2, binding: 4, access: Access::ReadWrite });
+        list.push(BindingInfo { role: Role::Squares, group: 2, binding: 5, access: Access::ReadWrite });
+    }
     if ops.contains(&EpilogueOp::RopeKv) {
         list.push(BindingInfo { role: Role::Freqs, group: 1, binding: 2, access: Access::Read });
         list.push(BindingInfo { role: Role::Kv, group: 3, binding: 0, access: Access::ReadWrite });
@@ -34,14 +39,14 @@ const ROPE_KV: &str = "\
         v = first_turned;
     }
     if head < N_HEADS {
-        let at = row * OUT_STRIDE + OUT_AT + 2u * column;
-        out[at] = v;
-        out[at + 1u] = w;
+        out_store(row * OUT_STRIDE, OUT_AT + 2u * column, v);
+        out_store(row * OUT_STRIDE, OUT_AT + 2u * column + 1u, w);
     } else {
         let kv_head = (head - N_HEADS) % N_KV_HEADS;
         let value_at = select(KV_VALUE_AT, 0u, head < N_HEADS + N_KV_HEADS);
         kv[key_word(step_slot(KV_GROUP, row), kv_head) + value_at + d / 2u] = pack2x16float(vec2<f32>(v, w));
     }
+    return 0.0;
 }
 ";
 
@@ -54,7 +59,8 @@ fn operand(op: EpilogueOp) -> Option<u8> {
 
 /// The module's text. It declares the output and the operands, and
 /// `epilogue_store(row, column, first, second)`: stores output column `column`, made of the template's column
-/// `column`, or with pairs of `2 * column` and `2 * column + 1`.
+/// `column`, or with pairs of `2 * column` and `2 * column + 1`, and gives its number. If `STORES_SQUARES` is 1, the
+/// template hands the sums of a row's squares to `epilogue_squares(row, part, sum)`.
 pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     check(spec)?;
     let names = spec.epilogue.iter().map(|op| op.to_string()).collect::<Vec<_>>().join(", ");
@@ -71,21 +77,29 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
                        import package::lib::pages::{KV_VALUE_AT, key_word};\n";
         text = format!("{imports}{text}");
     }
-    text.push_str("\n@group(2) @binding(0) var<storage, read_write> out: array<f32>;\n");
+    let normed = spec.epilogue.contains(&EpilogueOp::Normed);
+    if normed {
+        text = format!("import package::lib::half_rows::{{HALF_SCALE, half_place}};\n{text}");
+    }
+    let adds_in_place = spec.epilogue.contains(&EpilogueOp::AddOut);
+    let out = if adds_in_place { "{out, out_store}" } else { "out_store" };
+    text = format!("import package::slot::out::{out};\n{text}\n");
     for info in bindings(&spec.epilogue) {
-        let (access, kind) = match info.access {
-            Access::Read => ("read", "f32"),
-            Access::ReadWrite => ("read_write", "u32"),
+        let (access, kind) = match (info.access, info.role) {
+            (Access::Read, _) => ("read", "f32"),
+            (Access::ReadWrite, Role::Normed) => ("read_write", "f16"),
+            (Access::ReadWrite, Role::Squares) => ("read_write", "f32"),
+            (Access::ReadWrite, _) => ("read_write", "u32"),
         };
         let BindingInfo { role, group, binding, .. } = info;
         let _ = writeln!(text, "@group({group}) @binding({binding}) var<storage, {access}> {role}: array<{kind}>;");
     }
     let n_columns = columns_per_out(&spec.epilogue);
-    let _ = writeln!(text, "\nconst COLUMNS_PER_OUT = {n_columns}u;\n");
-    text.push_str("fn epilogue_store(row: u32, column: u32, first: f32, second: f32) {\n");
-    if !rotates {
-        text.push_str("    let at = row * OUT_STRIDE + OUT_AT + column;\n");
-    }
+    let _ = writeln!(text, "\nconst COLUMNS_PER_OUT = {n_columns}u;");
+    let _ = writeln!(text, "const STORES_SQUARES = {}u;\n", u32::from(normed));
+    let store = if normed { "    squares[row * SQUARE_PARTS + part] = sum;\n" } else { "" };
+    let _ = writeln!(text, "fn epilogue_squares(row: u32, part: u32, sum: f32) {{\n{store}}}\n");
+    text.push_str("fn epilogue_store(row: u32, column: u32, first: f32, second: f32) -> f32 {\n");
     text.push_str("    var v = first;\n");
     let mut pairs = n_columns == 2;
     if pairs {
@@ -103,7 +117,10 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
             EpilogueOp::Bias(n) => both(&|v, at| format!("{v} += operand{n}[{at}];")),
             EpilogueOp::Add(n) => format!("v += operand{n}[row * OUT_COLS + column];"),
             EpilogueOp::Mul(n) => format!("v *= operand{n}[row * OUT_COLS + column];"),
-            EpilogueOp::AddOut => "v += out[at];".into(),
+            EpilogueOp::AddOut => "v += out[row * OUT_STRIDE + OUT_AT + column];".into(),
+            EpilogueOp::Normed => {
+                "normed[row * OUT_COLS + half_place(column)] = f16(v * next_norm[column] * HALF_SCALE);".into()
+            }
             EpilogueOp::Silu => both(&|v, _| format!("{v} = silu({v});")),
             EpilogueOp::Gelu => both(&|v, _| format!("{v} = gelu({v});")),
             EpilogueOp::SiluMulPairs => {
@@ -117,7 +134,7 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
         };
         let _ = writeln!(text, "    {line} // {op}");
     }
-    text.push_str("    out[at] = v;\n}\n");
+    text.push_str("    out_store(row * OUT_STRIDE, OUT_AT + column, v);\n    return v;\n}\n");
     Ok(Source::new(format!("epilogue({names})"), text))
 }
 
@@ -129,6 +146,9 @@ fn check(spec: &KernelSpec) -> Result<(), LinkError> {
         let bad = |why| Err(LinkError::BadEpilogue { template: spec.template, op: *op, why });
         if operand(*op).is_some_and(|n| usize::from(n) >= OPERANDS.len()) {
             return bad("operands are 0, 1 and 2");
+        }
+        if *op == EpilogueOp::Normed && (spec.template != Template::Matvec || ix + 1 != ops.len()) {
+            return bad("stands last, in a matvec");
         }
         if *op == EpilogueOp::RopeKv {
             let alone = ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)));

@@ -19,6 +19,7 @@ mod link;
 pub mod lint;
 pub mod reflect;
 mod spec;
+mod unit_half;
 
 pub use catalog::{grid, link};
 pub use consts::{ConstDefault, ConstRule, ROPE_KV_RULES, const_rules, const_value};

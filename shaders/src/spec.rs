@@ -63,6 +63,8 @@ named! {
         None "none",
         /// RMS normalization with a weight.
         RmsNorm "rms_norm",
+        /// RMS normalization of half rows that [`EpilogueOp::Normed`] left: what remains is a factor a row.
+        RmsNormParts "rms_norm_parts",
     }
 }
 
@@ -95,6 +97,12 @@ named! {
         Weight "weight",
         /// A normalization's weight.
         NormWeight "norm_weight",
+        /// The weight of the normalization that follows.
+        NextNorm "next_norm",
+        /// Half rows of the result times that weight.
+        Normed "normed",
+        /// Sums of squares, several a row.
+        Squares "squares",
         /// Rotary frequencies.
         Freqs "freqs",
         /// Result.
@@ -186,6 +194,9 @@ pub enum EpilogueOp {
     /// Columns are the heads of queries, keys and values: rotates pairs `(2i, 2i + 1)` of queries and keys by their
     /// token's position, writes keys and values to its page; the queries remain. Matvec only, last, after `Bias` alone.
     RopeKv,
+    /// Stores the result a second time, in half rows and times the weight of the normalization that follows, and sums of
+    /// its squares. Matvec only, last.
+    Normed,
 }
 
 impl fmt::Display for EpilogueOp {
@@ -199,6 +210,7 @@ impl fmt::Display for EpilogueOp {
             Self::Gelu => f.write_str("gelu"),
             Self::SiluMulPairs => f.write_str("silu_mul_pairs"),
             Self::RopeKv => f.write_str("rope_kv"),
+            Self::Normed => f.write_str("normed"),
         }
     }
 }

@@ -87,8 +87,15 @@ impl Device {
                 // Small pieces, so that weights are uploaded in several.
                 let memory = MemoryOptions { piece_bytes: 64 << 10, ..MemoryOptions::default() };
                 let progress = &mut |_, _| {};
-                let options =
-                    LoadOptions { limits, memory, trusted: true, n_threads: 2, pipeline_cache: None, progress };
+                let options = LoadOptions {
+                    limits,
+                    memory,
+                    trusted: true,
+                    n_threads: 2,
+                    pipeline_cache: None,
+                    alike: false,
+                    progress,
+                };
                 GpuBackend::load(gpu.clone(), plan, &mut fill, options).map(|gpu| Backend::Gpu(Box::new(gpu)))
             }
         };

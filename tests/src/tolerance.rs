@@ -1,5 +1,7 @@
 //! Every tolerance of the tests, once, with its reason. Errors are relative L2: `|found - expected| / |expected|`.
 
+use ingot_compiler::TargetProfile;
+use ingot_ir::graph::Graph;
 use ingot_ir::plan::KvType;
 
 /// Logits on the CPU against the reference. Both compute in f32; sums of a few thousand products taken in another order
@@ -22,6 +24,14 @@ pub enum Arithmetic {
     F32,
     /// Inputs rounded to half precision, sums in single precision.
     F16Inputs,
+}
+
+impl Arithmetic {
+    /// Of a graph's matrix products on a target.
+    pub fn of(target: &TargetProfile, graph: &Graph) -> Self {
+        let is_half = graph.weights.as_slice().iter().any(|weight| target.multiplies_half(weight.format));
+        if is_half { Self::F16Inputs } else { Self::F32 }
+    }
 }
 
 /// Of a kernel that sums `k` products, against the interpreter, which sums in f64. Rounding errors of a sum grow like

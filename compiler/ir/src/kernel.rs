@@ -82,6 +82,8 @@ named! {
         None "none",
         /// RMS normalization with a weight.
         RmsNorm "rms_norm",
+        /// RMS normalization of half rows that [`EpilogueOp::Normed`] left: what remains is a factor a row.
+        RmsNormParts "rms_norm_parts",
     }
 }
 
@@ -104,6 +106,12 @@ named! {
         Weight "weight",
         /// A normalization's weight.
         NormWeight "norm_weight",
+        /// The weight of the normalization that follows.
+        NextNorm "next_norm",
+        /// Half rows (f16 times a scale, in pairs) of the result times that weight.
+        Normed "normed",
+        /// Sums of the result's squares, several a row.
+        Squares "squares",
         /// Rotary frequencies.
         Freqs "freqs",
         /// Result.
@@ -154,6 +162,9 @@ pub enum EpilogueOp {
     /// Columns are the heads of queries, keys and values: rotates queries and keys, whose pairs are neighbours, writes
     /// keys and values to their pages; the result is the queries. Last in its list, after `Bias` alone.
     RopeKv,
+    /// Stores the result a second time: in half rows, times the weight of the normalization that follows; and sums of its
+    /// squares. Last in its list.
+    Normed,
 }
 
 impl EpilogueOp {
@@ -168,6 +179,7 @@ impl EpilogueOp {
             "gelu" => Some(Self::Gelu),
             "silu_mul_pairs" => Some(Self::SiluMulPairs),
             "rope_kv" => Some(Self::RopeKv),
+            "normed" => Some(Self::Normed),
             _ => match text.split_once('(')? {
                 ("bias", rest) => operand(rest).map(Self::Bias),
                 ("add", rest) => operand(rest).map(Self::Add),
@@ -189,6 +201,7 @@ impl fmt::Display for EpilogueOp {
             Self::Gelu => f.write_str("gelu"),
             Self::SiluMulPairs => f.write_str("silu_mul_pairs"),
             Self::RopeKv => f.write_str("rope_kv"),
+            Self::Normed => f.write_str("normed"),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod kernel;
 mod kernel_text;
 pub mod plan;
 pub mod memory;
+pub mod cost;
 mod plan_text;
 mod plan_verify;
 mod spec_verify;

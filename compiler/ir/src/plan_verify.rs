@@ -2,7 +2,7 @@
 
 use crate::IrError;
 use crate::handle::Handle;
-use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Role, Rows, Template};
+use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
 use crate::kv::PAGE_TOKENS;
 use crate::plan::{
     BINDING_ALIGN, Binding, Bound, DispatchId, MAX_BATCH, MAX_BYTES, MAX_CONTEXT, MAX_STEP, MAX_WORKGROUPS,
@@ -176,6 +176,11 @@ impl Plan {
         if end.is_none() {
             return bad("its operands do not exist".into());
         }
+        let spec = &kernel.spec;
+        let has_parts = spec.prologue == Prologue::RmsNormParts || spec.epilogue.contains(&EpilogueOp::Normed);
+        if has_parts && spec.u32("SQUARE_PARTS").is_none_or(|n| n == 0) {
+            return bad("does not say how many sums of squares a row has".into());
+        }
         let operands = self.operands_of(dispatch);
         for (ix, operand) in operands.iter().enumerate() {
             if operands[..ix].iter().any(|other| other.role == operand.role) {
@@ -261,6 +266,12 @@ impl Plan {
         }
         // Numbers of 4 bytes that the template touches, where it is bound to an arena or the logits.
         let words = match (kernel.template, operand.role) {
+            // Half rows are two numbers a word.
+            (Template::Matvec, Role::X) if n("X_HALF") == 1 => rows * n("K").div_ceil(2),
+            (Template::Matvec, Role::Out) if n("OUT_HALF") == 1 => rows * out_stride.div_ceil(2),
+            (Template::Attention, Role::Out) if n("OUT_HALF") == 1 => rows * heads("N_HEADS").div_ceil(2),
+            (Template::Matvec, Role::Normed) => rows * n_out.div_ceil(2),
+            (Template::Matvec, Role::Squares) => rows * n("SQUARE_PARTS"),
             (Template::Matvec | Template::Matmul, Role::X) => rows * n("K"),
             (Template::Matvec | Template::Matmul | Template::Map, Role::Out) => rows * out_stride,
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
@@ -327,6 +338,8 @@ impl Plan {
     ) -> Result<(), IrError> {
         let weight = &self.weights[blob];
         let kernel = &self.kernels[self.dispatches[id].kernel].spec;
+        let pairs = if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) { 2 } else { 1 };
+        let next_cols = u128::from(kernel.u32("N").unwrap_or(0) / pairs);
         let fits = match (operand.role, kernel.template) {
             (Role::Weight, Template::Embed) => {
                 u64::from(weight.n_cols) == n_cols
@@ -342,6 +355,7 @@ impl Plan {
                 weight.n_cols == 1 && Some(weight.n_rows) == kernel.u32("N").or(kernel.u32("N_COLS"))
             }
             (Role::Freqs, _) => weight.n_cols == 1 && Some(weight.n_rows) == kernel.u32("ROT_DIM").map(|n| n / 2),
+            (Role::NextNorm, _) => u128::from(weight.n_rows) == next_cols && weight.n_cols == 1,
             (Role::NormWeight, _) => u64::from(weight.n_rows) == n_cols && weight.n_cols == 1,
             _ => true,
         };
@@ -371,7 +385,7 @@ fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
         Role::Sampled => binding == Binding::Sampled,
         Role::Kv => matches!(binding, Binding::Kv(_)),
         Role::PageTable => matches!(binding, Binding::PageTable(_)),
-        Role::Weight | Role::NormWeight | Role::Freqs => matches!(binding, Binding::Weight(_)),
+        Role::Weight | Role::NormWeight | Role::NextNorm | Role::Freqs => matches!(binding, Binding::Weight(_)),
         Role::Operand0 | Role::Operand1 | Role::Operand2 => {
             let is_vector = matches!(binding, Binding::Weight(_));
             let reads = |n: u8| EPILOGUE_ROLES.get(usize::from(n)) == Some(&role);
@@ -384,6 +398,7 @@ fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
             suits && (is_vector || matches!(binding, Binding::Arena { .. } | Binding::Logits))
         }
         Role::Out if kernel.template == Template::ArgmaxFinal => binding == Binding::Sampled,
+        Role::Normed | Role::Squares => matches!(binding, Binding::Arena { .. }),
         Role::X | Role::Q | Role::K | Role::V | Role::Out => {
             matches!(binding, Binding::Arena { .. } | Binding::Logits)
         }

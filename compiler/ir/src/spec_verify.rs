@@ -46,6 +46,7 @@ impl KernelSpec {
                         && ix + 1 == ops.len()
                         && ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)))
                 }
+                EpilogueOp::Normed => self.template == Template::Matvec && ix + 1 == ops.len(),
                 EpilogueOp::Bias(_) | EpilogueOp::Silu | EpilogueOp::Gelu => true,
             };
             if !in_place {

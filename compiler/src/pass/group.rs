@@ -97,9 +97,17 @@ pub struct Group {
     pub kind: Kind,
     /// The graph values that it covers, in order; the last is its result.
     pub members: Vec<ValueId>,
+    /// Whether its result lies in half rows; see the `half_rows` pass.
+    pub half: bool,
+    /// The norm of its result of which it stores a weighted copy in half rows.
+    pub normed: Option<ValueId>,
 }
 
 impl Group {
+    fn new(kind: Kind, members: Vec<ValueId>) -> Self {
+        Self { kind, members, half: false, normed: None }
+    }
+
     /// The value that it leaves in memory.
     pub fn result(&self) -> ValueId {
         match &self.kind {
@@ -177,7 +185,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
                 let (q, k) = ropes(graph, id)?;
                 grouped[q] = true;
                 grouped[k] = true;
-                groups.push(Group { kind: Kind::RopeKv { q, k, write: id }, members: vec![q, k, id] });
+                groups.push(Group::new(Kind::RopeKv { q, k, write: id }, vec![q, k, id]));
                 continue;
             }
             Op::Linear { x, bias, .. } => {
@@ -194,7 +202,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
                 tail.iter().for_each(|v| grouped[*v] = true);
                 let mut members: Vec<_> = norm.into_iter().chain([id]).collect();
                 members.append(&mut tail);
-                groups.push(Group { kind: Kind::Matrix { linear: id, template, norm, epilogue }, members });
+                groups.push(Group::new(Kind::Matrix { linear: id, template, norm, epilogue }, members));
                 continue;
             }
             Op::Silu { x } => Kind::Map { x, steps: vec![Step::Silu] },
@@ -203,7 +211,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             Op::Add { a, b } => Kind::Map { x: a, steps: vec![Step::Add(b)] },
             Op::Mul { a, b } => Kind::Map { x: a, steps: vec![Step::Mul(b)] },
         };
-        groups.push(Group { kind, members: vec![id] });
+        groups.push(Group::new(kind, vec![id]));
     }
     for (id, value) in graph.values.iter() {
         if matches!(value.op, Op::Rope { .. }) && !grouped[id] {

@@ -8,6 +8,7 @@ pub mod assign_layout;
 pub mod bucket;
 pub mod drop_unused_rows;
 pub mod group;
+pub mod half_rows;
 pub mod order;
 pub mod alias;
 pub mod plan_memory;

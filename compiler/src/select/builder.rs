@@ -17,6 +17,15 @@ pub(super) struct Spot {
     pub stride: u32,
 }
 
+/// A weighted copy in half rows, and sums of the squares of what was copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Normed {
+    pub rows: Place,
+    pub squares: Place,
+    /// Sums a row.
+    pub n_parts: u32,
+}
+
 pub(super) struct Builder<'a> {
     pub graph: &'a Graph,
     pub target: &'a TargetProfile,
@@ -25,6 +34,10 @@ pub(super) struct Builder<'a> {
     /// The concatenation that a value is a part of, and the part's first column.
     part_of: Column<ValueId, Option<(ValueId, u32)>>,
     slabs: Column<ValueId, Option<SlabId>>,
+    /// Values that lie in half rows alone.
+    half: Column<ValueId, bool>,
+    /// Norms of which weighted half rows lie in memory.
+    normed: Column<ValueId, Option<Normed>>,
     /// Products that were given tiles, before and after: a model's layers are alike.
     tiled: Vec<(KernelSpec, KernelSpec)>,
 }
@@ -41,7 +54,18 @@ impl<'a> Builder<'a> {
             }
         }
         let slabs = Column::new(graph.values.len(), None);
-        Self { graph, target, bucket, kernels: KernelGraph::new(*bucket), part_of, slabs, tiled: Vec::new() }
+        let (half, normed) = (Column::new(graph.values.len(), false), Column::new(graph.values.len(), None));
+        Self {
+            graph,
+            target,
+            bucket,
+            kernels: KernelGraph::new(*bucket),
+            part_of,
+            slabs,
+            half,
+            normed,
+            tiled: Vec::new(),
+        }
     }
 
     /// A matrix product with the tiles that the target's table has for it.
@@ -97,6 +121,33 @@ impl<'a> Builder<'a> {
         Spot { place: Place::Slab(slab), at, stride }
     }
 
+    /// Where a value will lie in half rows, two numbers a word.
+    pub(super) fn half_spot_for(&mut self, v: ValueId) -> Place {
+        self.half[v] = true;
+        let shape = Shape { n_cols: self.cols(v) / 2, ..self.graph.values[v].shape };
+        let slab = self.kernels.slabs.push(Slab { holds: v, shape, in_place_of: None });
+        self.slabs[v] = Some(slab);
+        Place::Slab(slab)
+    }
+
+    /// Whether a value lies in half rows alone.
+    pub(super) fn is_half(&self, v: ValueId) -> bool {
+        self.half[v]
+    }
+
+    /// Where weighted half rows of a norm's input will lie, and `n_parts` sums of squares a row.
+    pub(super) fn normed_for(&mut self, norm: ValueId, n_parts: u32) -> Normed {
+        let (rows, squares) = (self.scratch(norm, self.cols(norm) / 2), self.scratch(norm, n_parts));
+        let normed = Normed { rows, squares, n_parts };
+        self.normed[norm] = Some(normed);
+        normed
+    }
+
+    /// Where weighted half rows of a norm's input lie, if they do.
+    pub(super) fn normed(&self, norm: ValueId) -> Option<Normed> {
+        self.normed[norm]
+    }
+
     /// Where a value lies, seen through slices.
     pub(super) fn spot_of(&mut self, v: ValueId) -> Spot {
         match self.graph.values[v].op {
@@ -110,6 +161,7 @@ impl<'a> Builder<'a> {
 
     /// Where a value lies that a kernel reads in whole rows.
     pub(super) fn whole(&mut self, v: ValueId, reader: ValueId) -> Result<Place, CompileError> {
+        debug_assert!(!self.half[v], "whoever reads half rows knows it");
         let spot = self.spot_of(v);
         if spot.at == 0 && spot.stride == self.cols(v) {
             return Ok(spot.place);

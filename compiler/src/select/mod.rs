@@ -136,26 +136,67 @@ fn matrix(
         // A chunk wants one row a sequence, but for prompts whose every logit is wanted.
         let n_rows = if rows == Dim::Rows { b.bucket.sequences } else { b.bucket.get(rows) };
         spec.set("M_MAX", Const::U32(n_rows.clamp(1, b.target.matvec_rows)));
+        if b.target.multiplies_half(w.format) {
+            spec.set("HALF", Const::U32(1));
+        }
     }
     let mut operands = vec![STEP];
-    let input = match norm.map(|norm| &b.graph.values[norm].op) {
-        Some(Op::RmsNorm { x, weight, eps }) => {
-            spec.prologue = Prologue::RmsNorm;
-            spec.set("EPS", Const::F32(*eps));
-            operands.push(read(Role::NormWeight, Place::Weight(*weight)));
-            *x
-        }
-        _ => x,
-    };
-    operands.push(read(Role::X, b.whole(input, linear)?));
+    operands.extend(input(b, &mut spec, x, norm, linear)?);
     operands.push(read(Role::Weight, Place::Weight(weight)));
-    let Spot { place, at, stride } = b.spot_for(result);
+    let Spot { place, at, stride } = if group.half {
+        spec.set("OUT_HALF", Const::U32(1));
+        Spot { place: b.half_spot_for(result), at: 0, stride: b.cols(result) }
+    } else {
+        b.spot_for(result)
+    };
     spec.set("OUT_STRIDE", Const::U32(stride));
     spec.set("OUT_AT", Const::U32(at));
     epilogue(b, &mut spec, &mut operands, steps, result)?;
     operands.push(write(Role::Out, place));
-    let spec = b.tiled(spec);
+    if group.normed.is_some() {
+        spec.epilogue.push(EpilogueOp::Normed);
+    }
+    let mut spec = b.tiled(spec);
+    if let Some(norm) = group.normed {
+        let Op::RmsNorm { weight, .. } = b.graph.values[norm].op else { unreachable!("half_rows names a norm") };
+        let n_parts = link::const_value(&spec, b.target, "SQUARE_PARTS").ok_or_else(|| {
+            let why = "its tiles leave no whole number of sums of squares".into();
+            CompileError::NoKernel { value: result, op: "linear", why }
+        })?;
+        spec.set("SQUARE_PARTS", Const::U32(n_parts));
+        let normed = b.normed_for(norm, n_parts);
+        operands.push(read(Role::NextNorm, Place::Weight(weight)));
+        operands.push(write(Role::Normed, normed.rows));
+        operands.push(write(Role::Squares, normed.squares));
+    }
     b.node(spec, operands, &group.members)
+}
+
+/// What a matrix product reads as x, with its norm's part.
+fn input(
+    b: &mut Builder<'_>,
+    spec: &mut KernelSpec,
+    x: ValueId,
+    norm: Option<ValueId>,
+    linear: ValueId,
+) -> Result<Vec<Operand>, CompileError> {
+    let Some((norm, Op::RmsNorm { x: raw, weight, eps })) = norm.map(|norm| (norm, &b.graph.values[norm].op)) else {
+        if b.is_half(x) {
+            spec.set("X_HALF", Const::U32(1));
+            return Ok(vec![read(Role::X, b.spot_for(x).place)]);
+        }
+        return Ok(vec![read(Role::X, b.whole(x, linear)?)]);
+    };
+    spec.set("EPS", Const::F32(*eps));
+    if let Some(normed) = b.normed(norm) {
+        spec.prologue = Prologue::RmsNormParts;
+        spec.set("X_HALF", Const::U32(1));
+        spec.set("SQUARE_PARTS", Const::U32(normed.n_parts));
+        return Ok(vec![read(Role::X, normed.rows), read(Role::Squares, normed.squares)]);
+    }
+    spec.prologue = Prologue::RmsNorm;
+    let (raw, weight) = (*raw, *weight);
+    Ok(vec![read(Role::NormWeight, Place::Weight(weight)), read(Role::X, b.whole(raw, linear)?)])
 }
 
 /// Adds an epilogue's steps and operands to a kernel.
@@ -287,11 +328,16 @@ fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), C
     }
     spec.set("SCALE", Const::F32(scale));
     spec.set("SOFTCAP", Const::F32(softcap));
-    let out = b.spot_for(result);
+    let out = if group.half {
+        spec.set("OUT_HALF", Const::U32(1));
+        b.half_spot_for(result)
+    } else {
+        b.spot_for(result).place
+    };
     let operands = vec![
         STEP,
         read(Role::Q, queries),
-        write(Role::Out, out.place),
+        write(Role::Out, out),
         read(Role::Kv, Place::Kv(layer)),
         read(Role::PageTable, Place::PageTable(b.graph.kv.layers[layer].group)),
     ];

@@ -5,7 +5,7 @@
 
 use crate::link;
 use crate::target::TargetProfile;
-use ingot_ir::kernel::{Const, KernelSpec, Template};
+use ingot_ir::kernel::{Const, EpilogueOp, KernelSpec, Template};
 use ingot_ir::plan::PlanKernel;
 use ingot_ir::size::Dims;
 use ingot_ir::weight::Format;
@@ -323,6 +323,10 @@ fn named(template: Template, values: &[u32]) -> BTreeMap<String, u32> {
 /// A kernel with other tiles.
 pub fn with_tiles(spec: &KernelSpec, tiles: &BTreeMap<String, u32>) -> KernelSpec {
     let mut spec = spec.clone();
+    if spec.epilogue.contains(&EpilogueOp::Normed) {
+        // As many as workgroups.
+        spec.consts.retain(|(name, _)| name != "SQUARE_PARTS");
+    }
     tiles.iter().for_each(|(name, value)| spec.set(name, Const::U32(*value)));
     spec
 }

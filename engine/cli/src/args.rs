@@ -48,6 +48,14 @@ impl DeviceArgs {
         Ok(Model::load_random(shape, self.options())?)
     }
 
+    /// Makes room for sequences of this many tokens, where the flags leave it open.
+    pub(crate) fn make_room(&mut self, n_sequences: u32, n_tokens: u32) {
+        self.max_batch = Some(self.max_batch.unwrap_or(1).max(n_sequences));
+        if self.context.is_none() && (n_sequences > 1 || n_tokens > DEFAULT_CONTEXT) {
+            self.context = Some(n_tokens.max(1));
+        }
+    }
+
     fn options(&self) -> LoadOptions {
         LoadOptions {
             device: self.device.clone(),
@@ -103,6 +111,9 @@ impl SamplingArgs {
         Sampling { temperature: self.temp, top_p: self.top_p, top_k: self.top_k, seed }
     }
 }
+
+/// Tokens of a sequence that a model is loaded for if nothing else is said.
+const DEFAULT_CONTEXT: u32 = 8192;
 
 /// Most sequences at one time.
 pub(crate) const MAX_BATCH: i64 = 256;

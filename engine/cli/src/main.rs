@@ -40,6 +40,10 @@ enum Command {
     Cache(commands::cache::CacheArgs),
     /// Measure the tiles of each kernel shape on this device, and keep the best for later compilations
     Tune(commands::tune::TuneArgs),
+    /// Tell what each device can do, and check that one computes what it should
+    Doctor(commands::doctor::DoctorArgs),
+    /// Time every kernel of a step
+    Profile(commands::profile::ProfileArgs),
     /// Measure prefill and decode speed
     Bench(commands::bench::BenchArgs),
 }
@@ -55,6 +59,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Cache(args) => commands::cache::run(&args),
         Command::Tune(args) => commands::tune::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Profile(args) => commands::profile::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };
     match result {

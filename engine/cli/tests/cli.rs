@@ -345,6 +345,124 @@ fn bench_measures_what_it_is_asked() {
 }
 
 #[test]
+fn bench_sweeps_batches_and_writes_a_page_and_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("bench.html");
+    let args =
+        ["bench", "ingot-tales-1m", "-p", "0", "-g", "4", "-b", "1,3", "-d", "0,8", "-r", "2", "--csv", "--html"];
+    let mut command = on_cpu(&args);
+    command.arg(&page);
+    let printed = succeed(command);
+    let lines: Vec<Vec<&str>> = printed.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((lines.len(), lines[0][2]), (5, "test"), "{printed}");
+    let column = |name: &str| {
+        let ix = lines[0].iter().position(|other| *other == name).unwrap();
+        lines[1..].iter().map(move |line| line[ix].parse::<f64>().unwrap())
+    };
+    assert!(column("tokens_per_s").all(|speed| speed > 0.0));
+    assert!(column("between_tokens_p50_s").zip(column("between_tokens_p99_s")).all(|(half, most)| half <= most));
+    assert_eq!(column("batch").collect::<Vec<_>>(), [1.0, 3.0, 1.0, 3.0]);
+    // Three sequences share each read of the weights, and longer contexts are read in full.
+    let bytes: Vec<f64> = column("bytes_per_token").collect();
+    assert!(bytes[1] < bytes[0] / 2.0 && bytes[2] > bytes[0], "{bytes:?}");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(page.matches("<svg ").count(), 3, "speed over context, over batch, roofline");
+    assert!(page.contains("decode 4 x 3 at 8") && !page.contains("NaN") && !page.contains("src="), "{page}");
+}
+
+/// A program that prints what llama-bench prints: a list of one test, its speed 1000 tokens of prompt or 10 of answer.
+#[cfg(unix)]
+fn fake_llama_bench(folder: &TempDir, speed: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.path().join("llama-bench");
+    let log = folder.path().join("log");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> {}\nprintf '[\\n  {{ \"n_prompt\": 0, \"avg_ts\": {speed}, \"stddev_ts\": 0.0 }}\\n]\\n'\n",
+        log.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!("llama-bench={}", path.display())
+}
+
+#[cfg(unix)]
+#[test]
+fn bench_runs_a_peer_in_turn_and_prints_ratios() {
+    let folder = tempfile::tempdir().unwrap();
+    let peer = fake_llama_bench(&folder, "10.5");
+    let bench = ["bench", "ingot-tales-1m", "-p", "8", "-g", "4", "-b", "1,2", "-d", "8", "-r", "2", "--threads", "2"];
+    let args = [&bench[..], &["--against", &peer, "--against-model", "x.gguf", "--json"]].concat();
+    let object = json(on_cpu(&args));
+    let results = object["results"].as_array().unwrap();
+    for row in &results[..2] {
+        let (ours, peer) = (row["tokens_per_s"].as_f64().unwrap(), &row["peers"][0]);
+        assert_eq!((&peer["name"], &peer["tokens_per_s"]), (&Value::from("llama-bench"), &Value::from(10.5)));
+        assert!((peer["ratio"].as_f64().unwrap() / (ours / 10.5) - 1.0).abs() < 1e-9);
+    }
+    assert_eq!(results[2]["peers"][0]["ratio"], Value::Null, "llama-bench decodes one sequence at a time");
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let runs: Vec<&str> = log.lines().collect();
+    let with = |p, n, d| format!("-m x.gguf -o json -r 1 -p {p} -n {n} -d {d} -ngl 0 -t 2");
+    assert_eq!(runs, [with(8, 0, 0), with(8, 0, 0), with(0, 4, 8), with(0, 4, 8)]);
+
+    let table = succeed(on_cpu(&[&bench[..], &["--against", &peer, "--against-model", "x.gguf"]].concat()));
+    assert!(table.contains("| - llama-bench | 10.5 ± 0.0; ingot is "), "{table}");
+    let model = ["--against-model", "x.gguf"];
+    let broken = fake_llama_bench(&folder, "-1");
+    fail(on_cpu(&[&bench[..], &["--json", "--against", &broken], &model].concat()), 1, &["printed no speed", "avg_ts"]);
+    let absent = [&bench[..], &["--json", "--against", "llama-bench=/no/such/program"], &model].concat();
+    fail(on_cpu(&absent), 1, &["/no/such/program", "cannot be run"]);
+    fail(on_cpu(&[&bench[..], &["--against", &peer]].concat()), 1, &["GGUF", "--against-model"]);
+    fail(on_cpu(&[&bench[..], &["--against", "vllm"]].concat()), 2, &["llama-bench=PROGRAM"]);
+}
+
+#[test]
+fn profile_tells_each_kernel_of_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.json");
+    let mut command = on_cpu(&["profile", "ingot-tales-1m", "--depth", "20", "-r", "3", "--json", "--trace"]);
+    command.arg(&trace);
+    let object = json(command);
+    let (kernels, launches) = (object["kernels"].as_array().unwrap(), object["launches"].as_array().unwrap());
+    let sum = |list: &[Value], field: &str| list.iter().map(|row| row[field].as_f64().unwrap()).sum::<f64>();
+    for field in ["time_s", "weight_bytes", "kv_bytes", "flops"] {
+        let (all, each) = (sum(kernels, field), sum(launches, field));
+        assert!(each > 0.0 && (all / each - 1.0).abs() < 1e-9, "{field}: {all} and {each}");
+    }
+    assert_eq!(sum(kernels, "times"), launches.len() as f64);
+    // One token reads every weight once, which is what the plan says of itself, and the rotary frequencies in each layer.
+    let bench = json(on_cpu(&["bench", "ingot-tales-1m", "-p", "0", "-g", "1", "-r", "1", "--json"]));
+    let once = bench["weight_bytes_per_token"].as_u64().unwrap();
+    assert_eq!(object["step"]["weight_bytes"], once + 2 * 32 * 4);
+    // 21 tokens of 3 layers, keys and values of 128 numbers, f32: read once; one token's written.
+    assert_eq!(object["step"]["kv_bytes"], 22 * 3 * 2 * 64 * 4);
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(trace).unwrap()).unwrap();
+    let slices: Vec<_> = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X").collect();
+    assert_eq!(slices.len(), launches.len());
+    let at = |slice: &Value, field: &str| slice[field].as_f64().unwrap();
+    assert!(slices.windows(2).all(|pair| at(pair[0], "ts") + at(pair[0], "dur") <= at(pair[1], "ts") + 1e-6));
+
+    let table = succeed(on_cpu(&["profile", "ingot-tales-1m", "--prefill", "16", "-b", "2", "-r", "1"]));
+    assert!(table.contains("a step of 2 x 16 tokens after 0") && table.contains("sum of kernels"), "{table}");
+    fail(on_cpu(&["profile", "ingot-tales-1m", "--prefill", "1000"]), 1, &["a step takes at most"]);
+    fail(on_cpu(&["profile", "ingot-tales-1m", "-d", "5000"]), 1, &["5000"]);
+}
+
+#[test]
+fn the_doctor_tells_and_checks() {
+    let object = json(on_cpu(&["doctor", "--quick", "--json"]));
+    assert_eq!((&object["checked"], &object["failed"]), (&Value::from("CPU"), &Value::from(0)));
+    let checks = object["checks"].as_array().unwrap();
+    assert!(checks.len() > 20 && checks.iter().all(|check| check["ok"] == true), "{object}");
+    for format in ["f32", "f16", "bf16", "affine2g64_f16", "affine3g64_f16", "affine8g64_f16", "affine4g64_f32"] {
+        assert!(checks.iter().any(|check| check["name"] == format!("weights {format}")), "{format}");
+    }
+    let told = succeed(on_cpu(&["doctor", "--quick"]));
+    assert!(told.contains("+ run models") && told.contains("ok   weights bf16"), "{told}");
+    assert!(told.trim_end().ends_with("0 of which failed"), "{told}");
+}
+
+#[test]
 fn misuse_is_exit_code_2() {
     for (args, part) in [
         (&["generate"][..], "required"),

@@ -104,10 +104,12 @@ pub(crate) fn resolve_for(choice: &DeviceChoice, plan: &Plan, path: &Path) -> Re
         None => other("the CPU".into(), format!("choose another --device, or {}", advice("cpu"))),
         Some(found) => {
             let target = target_of(found.info());
+            let uses = |text: &str| plan.kernels.as_slice().iter().any(|kernel| kernel.wgsl.contains(text));
             let fits = !plan.is_cpu
                 && runs(&target.name, &plan.target)
                 && plan.max_binding_bytes <= target.max_binding_bytes
-                && (target.subgroups || !plan.kernels.as_slice().iter().any(|kernel| kernel.wgsl.contains("subgroup")));
+                && (target.subgroups || !uses("subgroup"))
+                && (target.limits.f16 || !uses("enable f16;"));
             if fits { Ok(adapter) } else { other(found.info().name.clone(), advice("this")) }
         }
     }

@@ -75,6 +75,9 @@ pub enum Error {
     /// Something that needs a tokenizer.
     #[error("this model has no tokenizer; pass token ids")]
     NoTokenizer,
+    /// A step that the loaded plan cannot run.
+    #[error("there is no such step: {0}; ask for less, or raise --context or --max-batch")]
+    BadStep(String),
     /// A context that the model cannot hold.
     #[error("--context is {found}; {allowed}")]
     BadContext {

@@ -28,18 +28,26 @@ mod load;
 mod compile;
 mod model;
 mod generate;
+mod steps;
+mod measure;
+mod doctor;
 
 pub use cache::{Cache, CacheEntry};
 pub use compile::{CompileOptions, compile, compile_random};
 pub use device::{DeviceChoice, DeviceInfo, devices, target, target_of};
+pub use doctor::{Check, Diagnosis, DoctorOptions, doctor};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Piece, Stats};
+pub use ingot_ir::cost::Cost;
 pub use ingot_ir::memory::{Bytes, MemoryTable};
+pub use ingot_runtime::ceilings::Ceilings;
 pub use ingot_runtime::sample::Sampling;
 pub use ingot_runtime::world::FinishReason;
 pub use load::{AdjustTarget, LoadOptions, Progress};
+pub use measure::{Measured, Workload};
 pub use model::{Model, PlanFacts};
 pub use random::RandomShape;
+pub use steps::{Profile, ProfiledKernel, ProfiledLaunch, StepFacts, StepShape};
 pub use tiles::{Tiles, stored_path, tuned_target};
 pub use tune::{TuneOptions, TuneProgress, Tuned, TunedShape, tune, tune_random};
 

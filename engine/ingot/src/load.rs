@@ -90,13 +90,16 @@ impl Model {
         Self::load_lowered(Lowered::random(shape), options)
     }
 
-    fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
+    fn load_lowered(mut model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
         let max_context = model.context(options.context)?;
         let adapter = device::resolve(&options.device)?;
         let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
         options.tiles.set(&mut target, adapter.as_ref().map(|adapter| adapter.info().name.as_str()))?;
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
+        }
+        if let (Weights::Random(random), None) = (&mut model.weights, &adapter) {
+            random.spread();
         }
         let text = Text::read(model.files, &model.eos_ids);
         let max_batch = options.max_batch.max(1);
@@ -227,6 +230,7 @@ fn start_gpu(
         trusted,
         n_threads: device::n_threads(),
         pipeline_cache: Some(&mut pipelines),
+        alike: matches!(weights, Weights::Random(_)),
         progress: &mut *progress,
     };
     let mut fill = |id: BlobId, weight: &PlanWeight, offset: u64, out: &mut [u8]| {

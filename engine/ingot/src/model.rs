@@ -31,6 +31,8 @@ pub struct PlanFacts {
     pub max_context: u32,
     /// Token ids are below this.
     pub n_vocab: u32,
+    /// Tokens of the largest step: a longer prompt is read in chunks of this many.
+    pub max_step_tokens: u32,
 }
 
 impl Model {
@@ -137,6 +139,7 @@ impl Model {
             n_kernels: plan.kernels.len(),
             max_context: plan.max_context,
             n_vocab: plan.n_vocab,
+            max_step_tokens: plan.max_bounds().tokens,
         }
     }
 

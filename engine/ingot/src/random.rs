@@ -175,20 +175,29 @@ impl RandomShape {
     }
 }
 
-/// One block of random bytes that every tensor is cut from: real data for the device, no memory for a whole checkpoint.
+/// Blocks of made-up bytes that tensors are cut from: real data for the device, no memory for a whole checkpoint. Equal
+/// shapes are equal bytes.
 pub(crate) struct RandomWeights {
     codes: Vec<u8>,
     scales: Vec<u8>,
     biases: Vec<u8>,
     ones: Vec<u8>,
-    /// Bytes of values and of scales by a tensor's name.
-    sizes: BTreeMap<String, (usize, usize)>,
+    /// By a tensor's name.
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor is cut from its blocks.
+struct Place {
+    values_at: usize,
+    n_values: usize,
+    scales_at: usize,
+    n_scales: usize,
 }
 
 impl RandomWeights {
     /// Bytes for the largest tensor of a graph.
     pub(crate) fn new(graph: &Graph) -> Self {
-        let mut sizes = BTreeMap::new();
+        let mut places = BTreeMap::new();
         let (mut codes, mut scales, mut ones) = (0, 0, 0);
         for weight in graph.weights.as_slice() {
             let Source::Tensor(name) = &weight.source else { continue };
@@ -197,10 +206,11 @@ impl RandomWeights {
                 Format::Affine { bits, group, .. } => (n * u64::from(bits) / 8, n / u64::from(group)),
                 format => (u64::from(weight.n_rows) * format.row_bytes(weight.n_cols), 0),
             };
-            let (values, n_scales) = (values as usize, n_scales as usize);
-            sizes.insert(name.clone(), (values, n_scales * SCALE_BYTES));
+            let (n_values, n_scales) = (values as usize, n_scales as usize);
+            let n_scale_bytes = n_scales * SCALE_BYTES;
+            places.insert(name.clone(), Place { values_at: 0, n_values, scales_at: 0, n_scales: n_scale_bytes });
             let most = if weight.n_cols == 1 { &mut ones } else { &mut codes };
-            *most = usize::max(*most, values);
+            *most = usize::max(*most, n_values);
             scales = scales.max(n_scales);
         }
         // A 64-bit linear congruential generator (Knuth's MMIX numbers), eight bytes a step.
@@ -213,15 +223,66 @@ impl RandomWeights {
         // Codes 0..15 become roughly -0.03 .. 0.03 with scale 2^-8 (f16 0x1c00) and bias -7.5 * 2^-8 (f16 0xa780).
         let biases = 0xa780u16.to_le_bytes().repeat(scales);
         let scales = 0x1c00u16.to_le_bytes().repeat(scales);
-        Self { codes: bytes, scales, biases, ones: 1f32.to_le_bytes().repeat(ones / 4), sizes }
+        Self { codes: bytes, scales, biases, ones: 1f32.to_le_bytes().repeat(ones / 4), places }
+    }
+
+    /// Gives every tensor memory of its own, for a device that reads it where it is: tensors that share theirs would
+    /// come from a cache that holds no real model. What a tensor holds stays as it was.
+    pub(crate) fn spread(&mut self) {
+        let align = |n: usize| n.next_multiple_of(64);
+        let (mut n_codes, mut n_scales) = (0, 0);
+        let is_matrix = |name: &str| !name.starts_with('n');
+        for (_, place) in self.places.iter_mut().filter(|(name, _)| is_matrix(name)) {
+            (place.values_at, place.scales_at) = (n_codes, n_scales);
+            n_codes += align(place.n_values);
+            n_scales += align(place.n_scales);
+        }
+        let blocks = [
+            std::mem::replace(&mut self.codes, vec![0; n_codes]),
+            std::mem::replace(&mut self.scales, vec![0; n_scales]),
+            std::mem::replace(&mut self.biases, vec![0; n_scales]),
+        ];
+        for (_, place) in self.places.iter().filter(|(name, _)| is_matrix(name)) {
+            let copy = |to: &mut [u8], at: usize, n: usize, from: &[u8]| to[at..at + n].copy_from_slice(&from[..n]);
+            copy(&mut self.codes, place.values_at, place.n_values, &blocks[0]);
+            copy(&mut self.scales, place.scales_at, place.n_scales, &blocks[1]);
+            copy(&mut self.biases, place.scales_at, place.n_scales, &blocks[2]);
+        }
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<TensorBytes<'_>> {
-        let (values, scales) = *self.sizes.get(name)?;
+        let place = self.places.get(name)?;
         let block = if name.starts_with('n') { &self.ones } else { &self.codes };
-        Some(TensorBytes { values: &block[..values], scales: &self.scales[..scales], biases: &self.biases[..scales] })
+        Some(TensorBytes {
+            values: &block[place.values_at..][..place.n_values],
+            scales: &self.scales[place.scales_at..][..place.n_scales],
+            biases: &self.biases[place.scales_at..][..place.n_scales],
+        })
     }
 }
 
 /// Bytes of a scale of the known shapes' formats.
 const SCALE_BYTES: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_tensors_hold_what_they_held_and_share_nothing() {
+        let shape = RandomShape { n_layers: 2, n_vocab: 128, ..SHAPES[0].clone() };
+        let graph = shape.graph();
+        let (before, mut after) = (RandomWeights::new(&graph), RandomWeights::new(&graph));
+        after.spread();
+        let mut spans = Vec::new();
+        for name in before.places.keys() {
+            let (a, b) = (before.find(name).unwrap(), after.find(name).unwrap());
+            assert!(a.values == b.values && a.scales == b.scales && a.biases == b.biases, "{name}");
+            if !name.starts_with('n') {
+                spans.push((b.values.as_ptr() as usize, b.values.len()));
+            }
+        }
+        spans.sort_unstable();
+        assert!(spans.len() > 10 && spans.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
+    }
+}

@@ -251,6 +251,11 @@ impl Bench<'_> {
         Ok(TunedShape { row, weight_bytes, n_measured, n_wrong })
     }
 
+    /// Rows of the plan's largest matrix.
+    fn most_rows(&self) -> u64 {
+        self.plan.weights.as_slice().iter().map(|weight| u64::from(weight.n_rows)).max().unwrap_or(0)
+    }
+
     /// Bytes of what is bound, for a step of one sequence.
     fn n_bytes(&self, binding: Binding, dims: &Dims) -> u64 {
         let plan = self.plan;
@@ -269,7 +274,11 @@ impl Bench<'_> {
 
     /// An operand's contents: the step's tables, the model's weights, else numbers between -1 and 1.
     fn contents(&self, bound: &Bound, tables: &StepTables) -> TrialOperand {
-        let n_bytes = self.n_bytes(bound.binding, &tables.dims()) as usize;
+        let n_bytes = match bound.role {
+            // Other tiles leave more sums, at most one a row of the matrix.
+            Role::Squares => (u64::from(tables.dims().tokens) * self.most_rows() * 4) as usize,
+            _ => self.n_bytes(bound.binding, &tables.dims()) as usize,
+        };
         let bytes = match (bound.binding, bound.role) {
             (Binding::Step, _) => {
                 let mut words = Vec::new();

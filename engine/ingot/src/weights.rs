@@ -1,5 +1,6 @@
 //! The bytes of a model's weights, wherever they are, as plans ask for them.
 
+use crate::doctor::MadeWeights;
 use crate::random::RandomWeights;
 use ingot_compiler::artifact::Artifact;
 use ingot_compiler::repack::{self, TensorBytes};
@@ -17,6 +18,8 @@ pub(crate) enum Weights {
     Artifact(Arc<Artifact>),
     /// Made on the spot.
     Random(RandomWeights),
+    /// Small and made on the spot, in any format.
+    Made(MadeWeights),
 }
 
 impl Weights {
@@ -26,6 +29,7 @@ impl Weights {
             Self::Checkpoint(checkpoint) => checkpoint,
             Self::Artifact(artifact) => return artifact.tensor(name),
             Self::Random(random) => return random.find(name),
+            Self::Made(made) => return made.find(name),
         };
         if let Some(tensor) = checkpoint.get(name) {
             return Some(TensorBytes { values: tensor.bytes, scales: &[], biases: &[] });

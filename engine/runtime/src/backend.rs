@@ -1,6 +1,7 @@
 //! What executes a plan's steps: the processor or a GPU. Both take the same step tables and give back the same things.
 
 use crate::RuntimeError;
+use crate::ceilings::Ceilings;
 use crate::cpu::execute::CpuBackend;
 use crate::gpu::execute::GpuBackend;
 use ingot_ir::kv::KvGroupId;
@@ -28,6 +29,15 @@ pub struct StepOutput {
     pub logits: Vec<f32>,
     /// Time that the device took, where it can tell.
     pub device_ns: Option<u64>,
+}
+
+/// When a dispatch of a profiled step ran, in nanoseconds after the first began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KernelTime {
+    /// It began.
+    pub start_ns: u64,
+    /// It was done.
+    pub end_ns: u64,
 }
 
 /// Steps that may be in flight.
@@ -68,6 +78,21 @@ impl Backend {
         match self {
             Self::Cpu(cpu) => cpu.write_pages(group, row, first, pages),
             Self::Gpu(gpu) => gpu.write_pages(group, row, first, pages),
+        }
+    }
+    /// Measures what the device can do at most, beside the loaded plan. Blocks; nothing may be in flight.
+    pub fn ceilings(&self) -> Result<Ceilings, RuntimeError> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.ceilings()),
+            Self::Gpu(gpu) => gpu.ceilings(),
+        }
+    }
+    /// Runs a step and tells when each of the variant's dispatches ran, in their order: by the device's clock, or on the
+    /// processor by ours. Blocks; nothing may be in flight.
+    pub fn profile(&mut self, step: &StepInput<'_>) -> Result<Vec<KernelTime>, RuntimeError> {
+        match self {
+            Self::Cpu(cpu) => cpu.profile(step),
+            Self::Gpu(gpu) => gpu.profile(step),
         }
     }
     /// Whether a step may take ids that the step before sampled, before they were read back.

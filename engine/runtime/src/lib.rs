@@ -13,6 +13,7 @@ pub mod kv;
 pub mod sample;
 mod budget;
 pub mod backend;
+pub mod ceilings;
 pub mod cpu;
 pub mod gpu;
 

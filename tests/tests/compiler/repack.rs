@@ -59,7 +59,14 @@ impl Case {
                 let code_bytes = n_cols as usize * usize::from(bits) / 8;
                 let (n_groups, size) = (n_cols as usize / usize::from(group), scales.n_bytes() as usize);
                 for (name, ix) in self.rows() {
-                    out.extend(row(self.tensor(name).values, ix, code_bytes));
+                    let codes = row(self.tensor(name).values, ix, code_bytes);
+                    if bits == 4 {
+                        // Word i of a block of 4 words of 8 codes holds word (i + block / 2) % 4.
+                        let word = |i: usize| (i / 4 * 4 + (i + i / 8) % 4) * 4;
+                        out.extend((0..code_bytes / 4).flat_map(|i| codes[word(i)..word(i) + 4].to_vec()));
+                    } else {
+                        out.extend(codes);
+                    }
                 }
                 out.resize(out.len().next_multiple_of(16), 0);
                 for (name, ix) in self.rows() {

@@ -86,7 +86,8 @@ impl Layer {
         target.prefill_q_tile = q_tile;
         let longest = (0..q_lens[0].len()).map(|s| q_lens.iter().map(|step| step[s]).sum()).max().unwrap_or(0);
         let kv_type = if device.is_cpu() { KvType::F32 } else { KvType::F16 };
-        let product = if self.from == From::Embedding { 0.0 } else { 3.0 * kernel(Arithmetic::F32, WIDTH) };
+        let product =
+            if self.from == From::Embedding { 0.0 } else { 3.0 * kernel(Arithmetic::of(&target, &graph), WIDTH) };
         crate::support::run(&graph, device, &target, &batch, attention(kv_type, longest) + product)
     }
 }

@@ -89,12 +89,9 @@ impl Case {
         target.matvec_rows = self.matvec_rows;
         target.subgroups &= self.subgroups;
         target.declined.clone_from(&self.declined);
-        run(&graph, device, &target, &batch, self.tolerance())
-    }
-
-    /// The product's, and some more for what follows it and the norm before it.
-    fn tolerance(&self) -> f64 {
-        3.0 * kernel(Arithmetic::F32, self.k)
+        // The product's, and some more for what follows it and the norm before it.
+        let tolerance = 3.0 * kernel(Arithmetic::of(&target, &graph), self.k);
+        run(&graph, device, &target, &batch, tolerance)
     }
 }
 
@@ -212,6 +209,7 @@ fn name(op: EpilogueOp) -> &'static str {
         EpilogueOp::Gelu => "gelu",
         EpilogueOp::SiluMulPairs => "silu_mul_pairs",
         EpilogueOp::RopeKv => "rope_kv",
+        EpilogueOp::Normed => "normed",
     }
 }
 
@@ -233,7 +231,8 @@ fn gate_and_up_of_every_kind_of_format() {
         let graph = b.finish(vec![y]);
         for device in devices() {
             let batch = batch(&graph, &[17, 1, 1]);
-            check(&graph, &device, &target(&device, &batch, 3), &batch, 3.0 * kernel(Arithmetic::F32, 256));
+            let target = target(&device, &batch, 3);
+            check(&graph, &device, &target, &batch, 3.0 * kernel(Arithmetic::of(&target, &graph), 256));
         }
     }
 }

@@ -42,7 +42,7 @@ fn each_device(graph: &Graph, n_tokens: &[u32], k: u32, adjust: impl Fn(&Device,
         let batch = batch(graph, n_tokens);
         let mut target = target(&device, &batch, 0);
         adjust(&device, &mut target);
-        check(graph, &device, &target, &batch, kernel(Arithmetic::F32, k));
+        check(graph, &device, &target, &batch, kernel(Arithmetic::of(&target, graph), k));
     }
 }
 
@@ -126,7 +126,8 @@ fn both_ways_of_upload_give_the_same_numbers() {
             // Larger than a piece of an upload.
             let graph = product(format, 1024, 301);
             let batch = batch(&graph, &[3, 1]);
-            check(&graph, device, &target(device, &batch, 0), &batch, kernel(Arithmetic::F32, 1024));
+            let target = target(device, &batch, 0);
+            check(&graph, device, &target, &batch, kernel(Arithmetic::of(&target, &graph), 1024));
         }
     }
 }

@@ -1,20 +1,27 @@
-//! `ingot bench`: prefill and decode speed, with what the plan costs a token.
+//! `ingot bench`: prefill and decode speed, with what the plan costs a token and what the device could do at most.
 //!
 //! Prompts are made-up token ids; answers are greedy and never end early. A prefill of P tokens is timed from the
-//! request to its first token, a decode of G tokens from the first token to the last of G + 1.
+//! request to its first token, a decode of G tokens from the moment when every sequence has its first token.
+
+mod html;
+mod peer;
+mod report;
+mod row;
 
 use crate::args::{self, DeviceArgs};
 use crate::{output, shipped};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
-use ingot::{Bytes, GenerateOptions, Model, PlanFacts, RandomShape, Stats};
-use serde_json::{Value, json};
+use ingot::{Bytes, Ceilings, Measured, Model, RandomShape, Workload};
+use peer::{Against, Peer};
+use report::Report;
+use row::{Row, Spread, Theirs};
 use std::path::PathBuf;
 
 /// Flags of `ingot bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
+    /// Folder of a checkpoint, an artifact, or the name of a shipped model [default: ingot-tales-14m]
     model: Option<PathBuf>,
     /// A model of a published shape with random 4-bit weights: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
@@ -25,232 +32,142 @@ pub(crate) struct BenchArgs {
     /// Tokens to decode; 0 for none
     #[arg(short = 'g', long, value_name = "N,...", value_delimiter = ',', default_value = "128")]
     n_gen: Vec<u32>,
+    /// Sequences that are decoded together
+    #[arg(short = 'b', long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=args::MAX_BATCH))]
+    batch: Vec<u32>,
     /// Tokens in the cache before decoding starts
     #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
     n_depth: Vec<u32>,
     /// Repeats of each measurement, after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeats: u32,
+    /// Run another engine in turn with this one and print ratios: llama-bench=PROGRAM or mlx[=PYTHON]
+    #[arg(long, value_name = "PEER")]
+    against: Vec<Against>,
+    /// What the other engine loads: a GGUF file for llama-bench, a folder for mlx [default for mlx: MODEL]
+    #[arg(long, value_name = "PATH", requires = "against")]
+    against_model: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, conflicts_with = "csv")]
     json: bool,
+    /// Print comma-separated values
+    #[arg(long)]
+    csv: bool,
+    /// Also write a page with tables and plots, complete in itself
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// One measurement.
-#[derive(Clone, Copy)]
-enum Test {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Test {
+    /// A prompt, up to its first token.
     Prefill { n_tokens: u32 },
-    Decode { n_tokens: u32, depth: u32 },
-}
-
-/// What the repeats of a measurement gave.
-struct Row {
-    name: String,
-    /// Tokens a second.
-    speed: Spread,
-    /// From the request to the first token, in seconds.
-    first_token_s: Spread,
-    /// Weight bytes read a second, in GB (decode).
-    weights_gb_s: Option<f64>,
-    /// Share of the decoding time that the device worked, where it can tell.
-    device_busy: Option<f64>,
-    /// What submitting a step takes on this thread, in seconds: on a GPU encoding, on the CPU the work itself.
-    submit_s: f64,
-}
-
-/// A mean and its sample standard deviation.
-struct Spread {
-    mean: f64,
-    sd: f64,
+    /// Tokens after the first, of `batch` sequences that have `depth` tokens in the cache.
+    Decode { n_tokens: u32, depth: u32, batch: u32 },
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let tests = tests(args);
     let mut device = args.device.clone();
-    // The longest test decides how long the context must be; a shorter one needs no more pages than usual.
-    let needed = tests.iter().map(Test::context).max().unwrap_or(1);
-    if device.context.is_none() && needed > DEFAULT_CONTEXT {
-        device.context = Some(needed);
-    }
-    let (mut model, name) = match &args.random {
-        Some(shape) => (device.load_random(shape)?, format!("{} (random weights)", shape.name)),
-        None => {
-            let folder = shipped::folder(args.model.as_deref())?;
-            (device.load(&folder)?, folder.display().to_string())
-        }
+    let workloads = || tests.iter().map(|test| test.workload());
+    let most = workloads().map(|workload| workload.n_sequences).max().unwrap_or(1);
+    device.make_room(most, workloads().map(|workload| workload.context()).max().unwrap_or(1));
+    let folder = match &args.random {
+        Some(_) => None,
+        None => Some(shipped::folder(args.model.as_deref())?),
     };
-    let facts = model.facts();
-    if !args.json {
-        output::println(&heading(&model, &name, &facts))?;
+    let peers: Vec<Peer> = args
+        .against
+        .iter()
+        .map(|against| Peer::new(against, args.against_model.as_deref(), folder.as_deref(), &device))
+        .collect::<Result<_>>()?;
+    let (mut model, name) = match (&args.random, &folder) {
+        (Some(shape), _) => (device.load_random(shape)?, format!("{} (random weights)", shape.name)),
+        (None, Some(folder)) => (device.load(folder)?, folder.display().to_string()),
+        (None, None) => unreachable!("a folder unless weights are random"),
+    };
+    // Before the stream's own buffer is made beside the model.
+    let ceilings = model.ceilings()?;
+    let mut report = Report::new(&model, name, ceilings);
+    let printed = !args.json && !args.csv;
+    if printed {
+        output::println(&report.heading())?;
     }
-    let mut rows = Vec::new();
     for test in tests {
-        let row = measure(&mut model, test, args.repeats, &facts)?;
-        if !args.json {
-            output::println(&row.markdown())?;
+        let row = measure(&mut model, test, args.repeats, &ceilings, &peers)?;
+        if printed {
+            output::println(&report::markdown(&row))?;
         }
-        rows.push(row.object());
+        report.rows.push(row);
     }
-    if args.json {
-        return output::println(&report(&model, &name, &facts, rows).to_string());
+    report.peak_bytes = model.memory().peak;
+    if let Some(path) = &args.html {
+        std::fs::write(path, html::page(&report)).with_context(|| format!("{} cannot be written", path.display()))?;
     }
-    output::println(&format!("\npeak memory {}", Bytes(model.memory().peak)))
+    match (args.json, args.csv) {
+        (true, _) => output::println(&report.object().to_string()),
+        (_, true) => output::print(&report.csv()),
+        _ => output::println(&format!("\npeak memory {}", Bytes(report.peak_bytes))),
+    }
 }
 
-const DEFAULT_CONTEXT: u32 = 8192;
-
 fn tests(args: &BenchArgs) -> Vec<Test> {
-    let prefills = args.n_prompt.iter().filter(|n| **n > 0).map(|n| Test::Prefill { n_tokens: *n });
-    let decodes = args
-        .n_depth
-        .iter()
-        .flat_map(|depth| args.n_gen.iter().filter(|n| **n > 0).map(|n| Test::Decode { n_tokens: *n, depth: *depth }));
-    prefills.chain(decodes).collect()
+    let some = |list: &[u32]| list.iter().copied().filter(|n| *n > 0).collect::<Vec<_>>();
+    let mut tests: Vec<Test> = some(&args.n_prompt).into_iter().map(|n_tokens| Test::Prefill { n_tokens }).collect();
+    for &depth in &args.n_depth {
+        for &batch in &args.batch {
+            tests.extend(some(&args.n_gen).into_iter().map(|n_tokens| Test::Decode { n_tokens, depth, batch }));
+        }
+    }
+    tests
 }
 
 impl Test {
-    fn name(self) -> String {
+    fn workload(self) -> Workload {
         match self {
-            Self::Prefill { n_tokens } => format!("prefill {n_tokens}"),
-            Self::Decode { n_tokens, depth: 0 } => format!("decode {n_tokens}"),
-            Self::Decode { n_tokens, depth } => format!("decode {n_tokens} at {depth}"),
-        }
-    }
-    fn n_prompt(self) -> u32 {
-        match self {
-            Self::Prefill { n_tokens } => n_tokens,
+            Self::Prefill { n_tokens } => Workload { n_sequences: 1, n_prompt: n_tokens, n_gen: 0 },
             // A decode needs at least one token to go on from.
-            Self::Decode { depth, .. } => depth.max(1),
+            Self::Decode { n_tokens, depth, batch } => {
+                Workload { n_sequences: batch, n_prompt: depth.max(1), n_gen: n_tokens }
+            }
         }
     }
-    fn max_tokens(self) -> u32 {
-        match self {
-            Self::Prefill { .. } => 1,
-            // The first token comes from the prefill and is not counted.
-            Self::Decode { n_tokens, .. } => n_tokens.saturating_add(1),
+
+    /// Tokens a second of all sequences.
+    fn speed(self, measured: &Measured) -> f64 {
+        let (n, time) = match self {
+            Self::Prefill { n_tokens } => (n_tokens as usize, measured.first_token),
+            Self::Decode { .. } => (measured.n_decoded, measured.decode),
+        };
+        n as f64 / time.as_secs_f64().max(1e-9)
+    }
+}
+
+fn measure(model: &mut Model, test: Test, repeats: u32, ceilings: &Ceilings, peers: &[Peer]) -> Result<Row> {
+    let workload = test.workload();
+    model.measure(workload)?;
+    let mut runs = Vec::with_capacity(repeats as usize);
+    let mut theirs: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
+    // In turn, so that a machine that slows down meanwhile favours none.
+    for _ in 0..repeats {
+        runs.push(model.measure(workload)?);
+        for (peer, speeds) in peers.iter().zip(&mut theirs) {
+            speeds.extend(peer.speed(test)?);
         }
     }
-    fn context(&self) -> u32 {
-        self.n_prompt().saturating_add(self.max_tokens())
-    }
-    fn speed(self, stats: &Stats) -> f64 {
-        match self {
-            Self::Prefill { .. } => stats.prompt_tps(),
-            Self::Decode { .. } => stats.generation_tps(),
-        }
-    }
-}
-
-fn measure(model: &mut Model, test: Test, repeats: u32, facts: &PlanFacts) -> Result<Row> {
-    let prompt = prompt(test.n_prompt(), facts.n_vocab);
-    let options = GenerateOptions { max_tokens: test.max_tokens(), ignore_eos: true, ..GenerateOptions::default() };
-    let mut once = || -> Result<Stats> { Ok(model.generate(&prompt, &options, |_| true)?.stats) };
-    once()?;
-    let runs = (0..repeats).map(|_| once()).collect::<Result<Vec<_>>>()?;
-    let speed = Spread::of(runs.iter().map(|stats| test.speed(stats)));
-    let is_decode = matches!(test, Test::Decode { .. });
-    let decode_s: f64 = runs.iter().map(|stats| stats.generation.as_secs_f64()).sum();
-    let device_s: Option<f64> = runs.iter().map(|stats| stats.device.map(|time| time.as_secs_f64())).sum();
-    Ok(Row {
-        name: test.name(),
-        first_token_s: Spread::of(runs.iter().map(|stats| stats.first_token.as_secs_f64())),
-        weights_gb_s: is_decode.then_some(facts.weight_bytes as f64 * speed.mean / 1e9),
-        submit_s: Spread::of(runs.iter().map(|stats| stats.submit_per_step.as_secs_f64())).mean,
-        device_busy: device_s.filter(|_| is_decode).map(|device_s| device_s / decode_s.max(1e-9)),
-        speed,
-    })
-}
-
-/// Ids spread over the vocabulary, the same each time.
-fn prompt(n_tokens: u32, n_vocab: u32) -> Vec<u32> {
-    let id = |ix: u32| (u64::from(ix) * 7919 + 1) % u64::from(n_vocab.max(1));
-    (0..n_tokens).map(|ix| id(ix) as u32).collect()
-}
-
-impl Spread {
-    fn of(samples: impl Iterator<Item = f64> + Clone) -> Self {
-        let n = samples.clone().count() as f64;
-        let mean = samples.clone().sum::<f64>() / n;
-        let squares: f64 = samples.map(|x| (x - mean) * (x - mean)).sum();
-        Self { mean, sd: if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { 0.0 } }
-    }
-}
-
-fn heading(model: &Model, name: &str, facts: &PlanFacts) -> String {
-    format!(
-        "{name} on {}\na token: {} kernel launches, {} of weights ({} kernels in the plan)\n\n\
-         | test | tokens/s | first token, ms | weights, GB/s | device busy | submit, µs a step |\n|---|---|---|---|---|---|",
-        model.device(),
-        facts.n_dispatches,
-        Bytes(facts.weight_bytes),
-        facts.n_kernels,
-    )
-}
-
-impl Row {
-    fn markdown(&self) -> String {
-        let Self { name, speed, first_token_s: first, .. } = self;
-        let weights = self.weights_gb_s.map_or("-".into(), |rate| format!("{rate:.2}"));
-        let busy = self.device_busy.map_or("-".into(), |share| format!("{:.0} %", share * 100.0));
-        let first = format!("{:.1} ± {:.1}", first.mean * 1e3, first.sd * 1e3);
-        format!(
-            "| {name} | {:.1} ± {:.1} | {first} | {weights} | {busy} | {:.0} |",
-            speed.mean,
-            speed.sd,
-            self.submit_s * 1e6
-        )
-    }
-
-    fn object(&self) -> Value {
-        json!({
-            "test": self.name,
-            "tokens_per_s": self.speed.mean,
-            "tokens_per_s_sd": self.speed.sd,
-            "first_token_s": self.first_token_s.mean,
-            "first_token_s_sd": self.first_token_s.sd,
-            "weights_gb_per_s": self.weights_gb_s,
-            "device_busy": self.device_busy,
-            "submit_s_per_step": self.submit_s,
+    let speeds: Vec<f64> = runs.iter().map(|measured| test.speed(measured)).collect();
+    let mut row = Row::new(test, &runs, Spread::of(&speeds), model, ceilings)?;
+    row.peers = peers
+        .iter()
+        .zip(&theirs)
+        .map(|(peer, speeds)| Theirs {
+            name: peer.name().to_owned(),
+            speed: (!speeds.is_empty()).then(|| Spread::of(speeds)),
         })
-    }
-}
-
-fn report(model: &Model, name: &str, facts: &PlanFacts, rows: Vec<Value>) -> Value {
-    json!({
-        "model": name,
-        "device": model.device(),
-        "dispatches_per_token": facts.n_dispatches,
-        "weight_bytes_per_token": facts.weight_bytes,
-        "kernels": facts.n_kernels,
-        "context": facts.max_context,
-        "peak_memory_bytes": model.memory().peak,
-        "results": rows,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mean_and_sample_deviation() {
-        let spread = Spread::of([1.0, 2.0, 3.0, 4.0].into_iter());
-        assert_eq!(spread.mean, 2.5);
-        assert!((spread.sd - (5.0f64 / 3.0).sqrt()).abs() < 1e-12);
-        assert_eq!(Spread::of([7.0].into_iter()).sd, 0.0);
-    }
-
-    #[test]
-    fn a_decode_needs_a_prompt_and_one_token_more() {
-        let test = Test::Decode { n_tokens: 128, depth: 0 };
-        assert_eq!((test.n_prompt(), test.max_tokens(), test.context()), (1, 129, 130));
-    }
-
-    #[test]
-    fn prompts_stay_in_the_vocabulary() {
-        assert!(prompt(1000, 97).iter().all(|id| *id < 97));
-    }
+        .collect();
+    Ok(row)
 }

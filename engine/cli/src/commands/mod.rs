@@ -9,3 +9,5 @@ pub(crate) mod compile;
 pub(crate) mod inspect;
 pub(crate) mod cache;
 pub(crate) mod tune;
+pub(crate) mod profile;
+pub(crate) mod doctor;

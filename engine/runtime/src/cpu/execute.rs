@@ -4,6 +4,8 @@
 //! nothing by name.
 #![allow(unsafe_code)]
 
+mod profile;
+
 use super::attention::{Attention, attention};
 use super::linear::{Linear, NormPrologue, linear};
 use super::pool::Pool;
@@ -339,6 +341,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
             let norm = match spec.prologue {
                 Prologue::None => None,
                 Prologue::RmsNorm => Some((operand(Role::NormWeight)?, f("EPS")?)),
+                Prologue::RmsNormParts => return Err(RuntimeError::Cpu("it has no half rows".into())),
             };
             let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
             let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
@@ -411,6 +414,7 @@ fn tail(
         EpilogueOp::Gelu => Tail::Gelu,
         EpilogueOp::SiluMulPairs => Tail::SiluMulPairs,
         EpilogueOp::RopeKv => return Err(RuntimeError::Cpu("it does not rotate in a product's epilogue".into())),
+        EpilogueOp::Normed => return Err(RuntimeError::Cpu("it has no half rows".into())),
     })
 }
 

@@ -29,6 +29,7 @@ pub mod simd;
 pub mod step_view;
 pub mod weight;
 pub mod execute;
+pub mod ceilings;
 
 #[cfg(test)]
 mod testing;

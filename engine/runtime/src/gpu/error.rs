@@ -96,6 +96,16 @@ pub enum GpuError {
         /// wgpu's or the driver's words.
         reason: String,
     },
+    /// Kernels cannot be timed one by one.
+    #[error(
+        "{n_dispatches} kernels cannot be timed on {adapter}: it has no timestamps, or a query set holds too few; use --device cpu"
+    )]
+    NoTimestamps {
+        /// The adapter's name.
+        adapter: String,
+        /// Dispatches of the step.
+        n_dispatches: usize,
+    },
     /// All read-back slots are in flight: more steps were submitted than the ring has slots.
     #[error("all {n_slots} read-back slots are in flight; read one before submitting the next step")]
     RingFull {

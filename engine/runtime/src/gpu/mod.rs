@@ -9,6 +9,7 @@
 //! | [`readback`] | bytes back to the processor without ever blocking the tick |
 //! | [`execute`] | the plan's steps: load, bind once, encode, submit, read back |
 //! | [`timing`] | timestamps around a step and around each dispatch |
+//! | [`ceilings`] | what the device can do at most: a read stream, arithmetic |
 //! | [`tune`] | one kernel by itself, many times: how long it takes |
 //!
 //! Nothing here reads the environment, and nothing panics on what a device answers: wgpu's default handlers abort the
@@ -21,6 +22,7 @@ pub mod pipelines;
 pub mod readback;
 pub mod timing;
 pub mod tune;
+pub mod ceilings;
 pub mod upload;
 pub mod execute;
 

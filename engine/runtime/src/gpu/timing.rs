@@ -72,6 +72,12 @@ impl Timer {
         pass.write_timestamp(&self.set, 2 * ix + 1);
     }
 
+    /// Writes mark `ix` inside a pass: span `n` has the marks `2 n` and `2 n + 1`.
+    pub fn mark(&self, pass: &mut wgpu::ComputePass, ix: u32) {
+        assert!(ix / 2 < self.n_spans && self.in_passes, "mark {ix} of {} spans", self.n_spans);
+        pass.write_timestamp(&self.set, ix);
+    }
+
     /// Resolves the first `n_spans` spans, all of which must have been written; to be called after the last pass.
     pub fn resolve(&self, encoder: &mut wgpu::CommandEncoder, n_spans: u32) {
         assert!(n_spans <= self.n_spans, "{n_spans} spans of {}", self.n_spans);
@@ -90,6 +96,17 @@ impl Timer {
         out.extend(bytes.chunks_exact(2 * MARK_BYTES as usize).map(|span| {
             let [start, stop] = bytemuck::pod_read_unaligned::<[u64; 2]>(span);
             (stop.saturating_sub(start) as f64 * self.period_ns).round() as u64
+        }));
+    }
+
+    /// The marks in nanoseconds after the first, from the same bytes; they replace those of `out`.
+    pub fn marks_ns(&self, bytes: &[u8], out: &mut Vec<u64>) {
+        let mark = |bytes: &[u8]| bytemuck::pod_read_unaligned::<u64>(bytes);
+        let first = bytes.get(..MARK_BYTES as usize).map_or(0, mark);
+        out.clear();
+        out.extend(bytes.chunks_exact(MARK_BYTES as usize).map(|bytes| {
+            let ticks = mark(bytes).saturating_sub(first);
+            (ticks as f64 * self.period_ns).round() as u64
         }));
     }
 }

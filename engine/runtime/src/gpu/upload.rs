@@ -50,6 +50,18 @@ impl Memory {
         }
     }
 
+    /// Makes a storage buffer with the bytes of another, copied on the device.
+    ///
+    /// # Errors
+    /// As [`Memory::allocate`].
+    pub fn copy(&self, what: &str, of: &GpuBuffer) -> Result<GpuBuffer, GpuError> {
+        let buffer = self.make(what, of.size_bytes(), STORAGE, false)?;
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(of.raw(), 0, buffer.raw(), 0, of.size_bytes());
+        self.gpu.queue().submit([encoder.finish()]);
+        Ok(buffer)
+    }
+
     /// Waits for the copies of all uploads and frees the staging buffers. To be called once a model is loaded.
     ///
     /// # Errors
@@ -170,8 +182,10 @@ mod tests {
                 };
                 let buffer = memory.upload("w", size, fill).unwrap();
                 assert_eq!(expected_at, size);
-                let bytes = read(&gpu, &memory, &buffer);
-                assert!((0..size).all(|at| bytes[at as usize] == byte(at)), "unified {unified}, {size} bytes");
+                for buffer in [&buffer, &memory.copy("a copy", &buffer).unwrap()] {
+                    let bytes = read(&gpu, &memory, buffer);
+                    assert!((0..size).all(|at| bytes[at as usize] == byte(at)), "unified {unified}, {size} bytes");
+                }
             }
             memory.finish_uploads().unwrap();
             assert_eq!(memory.in_use().active_bytes, 0);

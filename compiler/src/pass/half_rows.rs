@@ -1,0 +1,65 @@
+//! Assumes groups. Guarantees: a value that only half-precision products read is stored in half rows alone (f16 in pairs,
+//! see `shaders/lib/half_rows.wgsl`); a residual that such products read normed is stored a second time so, times the
+//! norm's weight, with sums of its squares, so that the norm leaves its readers a factor a row.
+//!
+//! A product reads its input once for every few rows of its matrix. In half rows that is a quarter of the bytes of an f32
+//! input and its norm's weight, and nothing is left to convert.
+
+use super::group::{Group, Kind, Step};
+use crate::target::{Fusion, TargetProfile};
+use ingot_ir::graph::{Graph, Op, ValueId};
+use ingot_ir::kernel::Template;
+
+/// Columns of half rows come in eights; half-precision products take whole blocks of 32.
+const BLOCK: u32 = 32;
+
+/// Runs the pass.
+pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec<Group> {
+    if !target.takes(Fusion::HalfRows) {
+        return groups;
+    }
+    let users = graph.users();
+    // Whether every reader of a value is a half-precision product of it, with this norm or none.
+    let feeds = |v: ValueId, norm: Option<ValueId>| {
+        let reads = |user: &ValueId| {
+            groups.iter().any(|group| match &group.kind {
+                Kind::Matrix { linear, template: Template::Matvec, norm: own, .. } => {
+                    linear == user && *own == norm && is_half(graph, target, *linear)
+                }
+                _ => false,
+            })
+        };
+        let whole = graph.values[v].shape.n_cols.is_multiple_of(BLOCK) && !graph.outputs.contains(&v);
+        whole && !users[v].is_empty() && users[v].iter().all(reads)
+    };
+    let decide = |group: &Group| {
+        let result = group.result();
+        let in_rows = !users[result].iter().any(|user| matches!(graph.values[*user].op, Op::Concat { .. }));
+        let (half, residual) = match &group.kind {
+            Kind::Attention => (feeds(result, None), false),
+            Kind::Matrix { template: Template::Matvec, epilogue, .. } => {
+                let rotates = matches!(epilogue.last(), Some(Step::RopeKv { .. }));
+                (!rotates && feeds(result, None), !rotates && in_rows)
+            }
+            _ => (false, false),
+        };
+        let is_norm = |user: &ValueId| matches!(graph.values[*user].op, Op::RmsNorm { x, .. } if x == result);
+        let norms: Vec<ValueId> = users[result].iter().copied().filter(is_norm).collect();
+        let normed = match norms[..] {
+            [norm] if residual && !half && feeds(norm, Some(norm)) => Some(norm),
+            _ => None,
+        };
+        (half, normed)
+    };
+    let decided: Vec<_> = groups.iter().map(decide).collect();
+    for (group, (half, normed)) in groups.iter_mut().zip(decided) {
+        (group.half, group.normed) = (half, normed);
+    }
+    groups
+}
+
+/// Whether a linear layer's product multiplies in half precision.
+fn is_half(graph: &Graph, target: &TargetProfile, linear: ValueId) -> bool {
+    let Op::Linear { weight, .. } = graph.values[linear].op else { return false };
+    target.multiplies_half(graph.weights[weight].format)
+}
