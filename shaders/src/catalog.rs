@@ -224,7 +224,9 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     list.extend(epilogue::bindings(&spec.epilogue));
     match spec.template {
         Template::RopeKv => list.push(info(Role::Kv, 3, 0, ReadWrite)),
-        Template::Attention | Template::AttentionDecode => list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)]),
+        Template::Attention | Template::AttentionDecode => {
+            list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)])
+        }
         _ => {}
     }
     list
@@ -248,9 +250,7 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
             let query_words = queries * c.u32("HEAD_DIM").next_multiple_of(8);
             4 * (query_words + queries * c.u32("KV_BLOCK") + c.u32("KV_BLOCK") + queries * 18) + 16 * shared
         }
-        Template::AttentionDecode => {
-            4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS"))
-        }
+        Template::AttentionDecode => 4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS")),
         Template::AttentionCombine => 8 * c.u32("PARTS"),
         Template::RopeKv => 4 * c.u32("ROT_DIM"),
         Template::RmsNorm => 4 * c.u32("WG"),

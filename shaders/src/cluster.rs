@@ -134,7 +134,9 @@ pub(crate) fn generate(consts: &Consts) -> Source {
             for (half, at) in [("low", 0), ("high", 4)] {
                 for (c, component) in "xyzw".chars().enumerate() {
                     let place = 64 * i as usize + at + c;
-                    line(format!("        team_values[to + {place}u] = values_{h}_{i}_{half}.{component} * factor_{h};"));
+                    line(format!(
+                        "        team_values[to + {place}u] = values_{h}_{i}_{half}.{component} * factor_{h};"
+                    ));
                 }
             }
         }

@@ -164,8 +164,18 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("N_HEADS", ConstDefault::Required, 1, 1024),
                     rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
                     rule("HEAD_DIM", ConstDefault::Required, 64, 256),
-                    rule("HEADS", ConstDefault::Derived("1; with PARTS the most of 4 that divide N_HEADS / N_KV_HEADS"), 1, 4),
-                    rule("TOKENS", ConstDefault::Derived("256 / HEAD_DIM or 1, with PARTS 512 / HEAD_DIM, at most 4"), 1, 4),
+                    rule(
+                        "HEADS",
+                        ConstDefault::Derived("1; with PARTS the most of 4 that divide N_HEADS / N_KV_HEADS"),
+                        1,
+                        4,
+                    ),
+                    rule(
+                        "TOKENS",
+                        ConstDefault::Derived("256 / HEAD_DIM or 1, with PARTS 512 / HEAD_DIM, at most 4"),
+                        1,
+                        4,
+                    ),
                     float("SCALE"),
                     rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
                     rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
@@ -291,7 +301,13 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         }
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
-        (Template::AttentionDecode, "WG") => if c.u32("PARTS") > 0 { 128 } else { 256 },
+        (Template::AttentionDecode, "WG") => {
+            if c.u32("PARTS") > 0 {
+                128
+            } else {
+                256
+            }
+        }
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "UNROLL") => 2 - c.u32("HALF"),
         (_, "ROWS_PER_WG") => {

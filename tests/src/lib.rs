@@ -1,7 +1,9 @@
 //! The test harness: the graph interpreter that every kernel and pass is held against, random graphs and batches,
 //! every tolerance with its reason, and the way to files that the repository does not hold.
 
+pub mod foreign;
 pub mod interpreter;
+pub mod mutate;
 pub mod random;
 pub mod rig;
 pub mod rng;

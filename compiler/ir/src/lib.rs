@@ -24,6 +24,7 @@ pub mod memory;
 pub mod cost;
 mod plan_text;
 mod plan_verify;
+mod spec_verify;
 
 use thiserror::Error;
 

@@ -34,6 +34,9 @@ pub const MAX_STEP: u32 = 1 << 20;
 /// Tokens of the longest sequence that a plan may be made for.
 pub const MAX_CONTEXT: u32 = 1 << 28;
 
+/// Sequences at one time that a plan may be made for, at most.
+pub const MAX_BATCH: u32 = 1 << 16;
+
 /// Bytes that everything in a plan may have together; no sum of its sizes overflows.
 pub const MAX_BYTES: u64 = 1 << 60;
 
@@ -273,9 +276,8 @@ impl Plan {
     }
     /// The smallest variant for a step of the given sizes.
     pub fn variant_for(&self, dims: &Dims, longest_kv: u32) -> Option<VariantId> {
-        let takes = |v: &Variant| {
-            dims.fits(&v.bounds) && (!v.all_rows || dims.rows == dims.tokens) && longest_kv <= v.max_kv
-        };
+        let takes =
+            |v: &Variant| dims.fits(&v.bounds) && (!v.all_rows || dims.rows == dims.tokens) && longest_kv <= v.max_kv;
         self.variants.iter().find(|(_, v)| takes(v)).map(|(id, _)| id)
     }
 

@@ -2,12 +2,13 @@
 
 use crate::IrError;
 use crate::handle::Handle;
-use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, Prologue, Role, Template};
+use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
+use crate::kv::PAGE_TOKENS;
 use crate::plan::{
-    BINDING_ALIGN, Binding, Bound, DispatchId, MAX_BYTES, MAX_CONTEXT, MAX_STEP, MAX_WORKGROUPS, PLAN_VERSION, Plan,
-    PlanKernel, PlanWeight, VariantId,
+    BINDING_ALIGN, Binding, Bound, DispatchId, MAX_BATCH, MAX_BYTES, MAX_CONTEXT, MAX_STEP, MAX_WORKGROUPS,
+    PLAN_VERSION, Plan, PlanKernel, PlanWeight, Variant, VariantId,
 };
-use crate::size::Dim;
+use crate::size::{Dim, Dims};
 use crate::weight::{Layout, checked_bytes};
 
 impl Plan {
@@ -19,11 +20,20 @@ impl Plan {
         if self.version != PLAN_VERSION {
             return bad(&"plan", format!("version {} is not {PLAN_VERSION}; compile the model again", self.version));
         }
-        if self.page_tokens == 0 || self.max_context == 0 || self.n_vocab == 0 {
-            return bad(&"plan", "page size, context and vocabulary must be positive".into());
+        if self.max_context == 0 || self.n_vocab == 0 {
+            return bad(&"plan", "context and vocabulary must be positive".into());
         }
-        if self.max_context > MAX_CONTEXT || self.page_tokens > MAX_CONTEXT {
-            return bad(&"plan", format!("a context or page of more than {MAX_CONTEXT} tokens"));
+        if self.page_tokens != PAGE_TOKENS {
+            return bad(&"plan", format!("pages of {} tokens; kernels know those of {PAGE_TOKENS}", self.page_tokens));
+        }
+        if self.max_context > MAX_CONTEXT {
+            return bad(&"plan", format!("a context of more than {MAX_CONTEXT} tokens"));
+        }
+        if self.max_batch == 0 || self.max_batch > MAX_BATCH {
+            return bad(&"plan", format!("is for {} sequences; 1 to {MAX_BATCH} are possible", self.max_batch));
+        }
+        if self.variants.is_empty() {
+            return bad(&"plan", "has no variants".into());
         }
         self.exprs.verify()?;
         self.kv.verify()?;
@@ -49,6 +59,7 @@ impl Plan {
             if variant.max_parts == 0 || (variant.max_parts > 1 && !fits) {
                 return bad(&id, format!("has no tiles for KV in {} parts", variant.max_parts));
             }
+            self.verify_bounds(variant).or_else(|why| bad(&id, why))?;
             next = variant.first + variant.n_dispatches;
         }
         if next as usize != self.dispatches.len() {
@@ -57,6 +68,22 @@ impl Plan {
         self.verify_sizes().or_else(|why| bad(&"plan", why))?;
         for variant in self.variants.ids() {
             self.verify_dispatches(variant)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a step of the variant's tokens and sequences can be put together.
+    fn verify_bounds(&self, variant: &Variant) -> Result<(), String> {
+        let Dims { tokens, sequences, rows, tiles } = variant.bounds;
+        if tokens == 0 || sequences == 0 || rows == 0 {
+            return Err("is for steps of nothing".into());
+        }
+        // The last tile of each sequence may hold a single token.
+        let most =
+            (u64::from(tokens) + u64::from(sequences) * u64::from(variant.q_tile - 1)) / u64::from(variant.q_tile);
+        let needed = most.min(u64::from(tokens));
+        if u64::from(tiles) < needed {
+            return Err(format!("is for {tiles} tiles; {tokens} tokens of {sequences} sequences may need {needed}"));
         }
         Ok(())
     }
@@ -91,13 +118,7 @@ impl Plan {
     }
 
     fn verify_kernel(&self, kernel: &PlanKernel) -> Result<(), String> {
-        let operand = |op: &EpilogueOp| match *op {
-            EpilogueOp::Bias(n) | EpilogueOp::Add(n) | EpilogueOp::Mul(n) => n,
-            _ => 0,
-        };
-        if let Some(op) = kernel.spec.epilogue.iter().find(|op| usize::from(operand(op)) >= EPILOGUE_ROLES.len()) {
-            return Err(format!("epilogue op {op} has no operand"));
-        }
+        kernel.spec.verify()?;
         let places: Vec<_> = kernel.slots.iter().map(|slot| (slot.group, slot.binding)).collect();
         if let Some(ix) = (1..places.len()).find(|ix| places[..*ix].contains(&places[*ix])) {
             return Err(format!("binding {}.{} is declared twice", places[ix].0, places[ix].1));
@@ -109,8 +130,8 @@ impl Plan {
     fn verify_sizes(&self) -> Result<(), String> {
         let sum = |items: &mut dyn Iterator<Item = u64>| items.map(u128::from).sum::<u128>();
         let bounds = self.max_bounds();
-        let pages = u128::from(self.max_pages());
-        // Products of at most 32, 32 and 3 bits, and a number of layers.
+        let pages = u128::from(self.max_pages()) * u128::from(self.max_batch);
+        // Products of at most 32, 5 and 3 bits, and a number of layers.
         let page_bytes = |group| {
             let n_values = u128::from(self.kv.groups[group].shape.n_values()) * u128::from(self.page_tokens);
             n_values * u128::from(self.kv_type.n_bytes()) * self.kv.n_layers_of(group) as u128
@@ -120,8 +141,8 @@ impl Plan {
             ("weights", sum(&mut self.weights.as_slice().iter().map(PlanWeight::n_bytes))),
             ("transient buffers", sum(&mut self.arenas.as_slice().iter().copied())),
             ("logits", u128::from(bounds.rows) * u128::from(self.n_vocab) * 4),
-            ("keys and values of one sequence", pages.saturating_mul(kv)),
-            ("page tables", pages * u128::from(bounds.sequences) * self.kv.groups.len() as u128 * 4),
+            ("keys and values of all sequences", pages.saturating_mul(kv)),
+            ("page tables", pages * self.kv.groups.len() as u128 * 4),
         ] {
             if n_bytes > u128::from(MAX_BYTES) {
                 return Err(format!("the {what} have {n_bytes} bytes, more than {MAX_BYTES}"));
@@ -192,7 +213,7 @@ impl Plan {
             if clash {
                 return bad(format!("binds the buffer of {} both read and read_write", operand.role));
             }
-            if !may_bind(operand.role, kernel.spec.template, operand.binding) {
+            if !may_bind(operand.role, &kernel.spec, operand.binding) {
                 return bad(format!("operand {} cannot be bound to that", operand.role));
             }
             self.verify_extent(id, operand)?;
@@ -223,8 +244,8 @@ impl Plan {
             return Err(IrError::invalid(id, "belongs to no variant"));
         };
         let rows = u128::from(match kernel.rows {
-            crate::kernel::Rows::Tokens => variant.bounds.tokens,
-            crate::kernel::Rows::Wanted => variant.bounds.rows,
+            Rows::Tokens => variant.bounds.tokens,
+            Rows::Wanted => variant.bounds.rows,
         });
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
         // Pairs leave half the columns, a rotation with cache write the queries'.
@@ -233,8 +254,10 @@ impl Plan {
             _ if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) => n("N").max(n("N_COLS")) / 2,
             _ => n("N").max(n("N_COLS")),
         };
+        // A `map` may leave it to the template.
+        let out_stride = kernel.u32("OUT_STRIDE").map_or(n_out, u128::from);
         let (end, stride) = match (kernel.template, operand.role) {
-            (Template::Matvec | Template::Matmul, Role::Out) => (n("OUT_AT") + n_out, n("OUT_STRIDE")),
+            (Template::Matvec | Template::Matmul | Template::Map, Role::Out) => (n("OUT_AT") + n_out, out_stride),
             (Template::RopeKv, Role::Q) => (n("Q_AT") + heads("N_HEADS"), n("Q_STRIDE")),
             (Template::RopeKv, Role::K) => (n("K_AT") + heads("N_KV_HEADS"), n("K_STRIDE")),
             (Template::RopeKv, Role::V) => (n("V_AT") + heads("N_KV_HEADS"), n("V_STRIDE")),
@@ -250,7 +273,7 @@ impl Plan {
         let words = match (kernel.template, operand.role) {
             // Half rows are two numbers a word.
             (Template::Matvec, Role::X) if n("X_HALF") == 1 => rows * n("K").div_ceil(2),
-            (Template::Matvec, Role::Out) if n("OUT_HALF") == 1 => rows * n("OUT_STRIDE").div_ceil(2),
+            (Template::Matvec, Role::Out) if n("OUT_HALF") == 1 => rows * out_stride.div_ceil(2),
             (Template::AttentionDecode, Role::Out) if n("PARTS") > 0 => {
                 u128::from(variant.bounds.tiles) * n("N_HEADS") * (n("HEAD_DIM") + 2)
             }
@@ -265,7 +288,7 @@ impl Plan {
             (Template::Matvec, Role::Normed) => rows * n_out.div_ceil(2),
             (Template::Matvec, Role::Squares) => rows * n("SQUARE_PARTS"),
             (Template::Matvec | Template::Matmul, Role::X) => rows * n("K"),
-            (Template::Matvec | Template::Matmul, Role::Out) => rows * n("OUT_STRIDE"),
+            (Template::Matvec | Template::Matmul | Template::Map, Role::Out) => rows * out_stride,
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
             (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
             (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
@@ -274,7 +297,6 @@ impl Plan {
             }
             (Template::AttentionCombine, Role::Out) => rows * heads("N_HEADS"),
             (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
-            (Template::Map, Role::Out) => rows * n_out,
             (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => {
                 rows * n("N_COLS")
             }
@@ -376,7 +398,7 @@ impl Plan {
 }
 
 /// Whether an operand of a role may lie where it is bound.
-fn may_bind(role: Role, template: Template, binding: Binding) -> bool {
+fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
     match role {
         Role::Step => binding == Binding::Step,
         Role::Sampled => binding == Binding::Sampled,
@@ -384,9 +406,17 @@ fn may_bind(role: Role, template: Template, binding: Binding) -> bool {
         Role::PageTable => matches!(binding, Binding::PageTable(_)),
         Role::Weight | Role::NormWeight | Role::NextNorm | Role::Freqs => matches!(binding, Binding::Weight(_)),
         Role::Operand0 | Role::Operand1 | Role::Operand2 => {
-            matches!(binding, Binding::Arena { .. } | Binding::Logits | Binding::Weight(_))
+            let is_vector = matches!(binding, Binding::Weight(_));
+            let reads = |n: u8| EPILOGUE_ROLES.get(usize::from(n)) == Some(&role);
+            // A bias is a number a column; the others' operands have the result's rows.
+            let suits = kernel.epilogue.iter().all(|op| match *op {
+                EpilogueOp::Bias(n) if reads(n) => is_vector,
+                EpilogueOp::Add(n) | EpilogueOp::Mul(n) if reads(n) => !is_vector,
+                _ => true,
+            });
+            suits && (is_vector || matches!(binding, Binding::Arena { .. } | Binding::Logits))
         }
-        Role::Out if template == Template::ArgmaxFinal => binding == Binding::Sampled,
+        Role::Out if kernel.template == Template::ArgmaxFinal => binding == Binding::Sampled,
         Role::Normed | Role::Squares => matches!(binding, Binding::Arena { .. }),
         Role::X | Role::Q | Role::K | Role::V | Role::Out => {
             matches!(binding, Binding::Arena { .. } | Binding::Logits)

@@ -115,6 +115,7 @@ impl Artifact {
     /// # Errors
     /// [`ArtifactError::Corrupt`] with the first damaged weights; [`ArtifactError::Source`].
     pub fn verify_weights(&self, n_threads: usize) -> Result<(), ArtifactError> {
+        self.check_sources()?;
         for source in &self.manifest.sources {
             let wrong =
                 |why: String| ArtifactError::Source { path: self.path.clone(), source_file: source.path.clone(), why };
@@ -142,6 +143,8 @@ impl Artifact {
     pub fn check_sources(&self) -> Result<(), ArtifactError> {
         for source in &self.manifest.sources {
             let why = match std::fs::metadata(&source.path) {
+                // A device or a pipe would be read for ever.
+                Ok(meta) if !meta.is_file() => "is no file".into(),
                 Ok(meta) if meta.len() == source.n_bytes => continue,
                 Ok(meta) => format!("has {} bytes instead of {}", meta.len(), source.n_bytes),
                 Err(error) => format!("cannot be read ({error})"),

@@ -167,7 +167,9 @@ fn kernel(graph: &Graph, kernels: &KernelGraph, id: KernelId) -> Shown {
     }
     let look = match spec.template {
         Template::Matvec | Template::Matmul => Look::Matrix,
-        Template::RopeKv | Template::Attention | Template::AttentionDecode | Template::AttentionCombine => Look::Attention,
+        Template::RopeKv | Template::Attention | Template::AttentionDecode | Template::AttentionCombine => {
+            Look::Attention
+        }
         Template::RmsNorm => Look::Norm,
         Template::Map => Look::Element,
         _ => Look::Rows,

@@ -1,6 +1,6 @@
 use crate::support::{OPTIONS, small_cpu, targets};
 use ingot_compiler::pipeline::STAGES;
-use ingot_compiler::{CompileError, Stage, TargetProfile, compile, explain};
+use ingot_compiler::{CompileError, Options, Stage, TargetProfile, compile, explain};
 use ingot_ir::graph::Graph;
 use ingot_ir::kernel::Place;
 use ingot_ir::plan::{Binding, Plan};
@@ -123,6 +123,22 @@ fn weights_are_in_the_plan_once() {
     seen.dedup();
     assert_eq!(seen.len(), n);
     assert!(plan.kernels.len() < plan.dispatches.len(), "equal kernels are one");
+}
+
+/// However many variants there are, a driver compiles few pipelines.
+#[test]
+fn equal_kernels_of_variants_are_one_pipeline() {
+    let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph();
+    for target in TargetProfile::presets() {
+        for max_batch in [1, 32] {
+            let plan = compile(&graph, &target, Options { max_batch, ..Options::new(8192) }).expect("compiles");
+            let n = plan.kernels.len();
+            assert!(n <= 60, "{n} pipelines for {} with {max_batch} sequences", target.name);
+            let kernels = plan.kernels.as_slice();
+            let again = (1..n).find(|ix| kernels[..*ix].contains(&kernels[*ix]));
+            assert_eq!(again, None, "a kernel of {} stands twice", target.name);
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod compile;
 mod drop_unused_rows;
 mod emit;
 mod fusion;
+mod fuzz;
 mod group;
 mod house;
 mod interpreter;

@@ -6,6 +6,7 @@ use ingot_compiler::{TargetProfile, compile};
 use ingot_ir::plan::{MAX_BYTES, MAX_STEP, MAX_WORKGROUPS, Plan, PlanWeight, VariantId};
 use ingot_ir::size::{Dim, Dims, Expr, ExprId, ExprPool};
 use ingot_ir::weight::{Format, ScaleType};
+use ingot_tests::mutate::{any_number, child, mutate, places};
 use ingot_tests::random::Shape;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -24,61 +25,6 @@ static GOOD: LazyLock<Vec<Value>> = LazyLock::new(|| {
     let biased = Shape { attention_bias: true, tied: true, formats: [affine; 8], ..Shape::llama() };
     vec![plan(Shape::llama(), &small_cpu()), plan(biased, &TargetProfile::vulkan())]
 });
-
-/// Every value of a tree, as a path of positions.
-fn places(value: &Value, at: &mut Vec<usize>, found: &mut Vec<Vec<usize>>) {
-    found.push(at.clone());
-    let children: Vec<&Value> = match value {
-        Value::Array(items) => items.iter().collect(),
-        Value::Object(fields) => fields.values().collect(),
-        _ => Vec::new(),
-    };
-    for (ix, child) in children.into_iter().enumerate() {
-        at.push(ix);
-        places(child, at, found);
-        at.pop();
-    }
-}
-
-fn child(value: &mut Value, ix: usize) -> &mut Value {
-    match value {
-        Value::Array(items) => &mut items[ix],
-        Value::Object(fields) => fields.values_mut().nth(ix).expect("a path of this tree"),
-        _ => panic!("a path of this tree"),
-    }
-}
-
-/// Changes one value: numbers to others, lists longer, shorter or turned, the rest to what another place holds.
-fn mutate(tree: &mut Value, place: prop::sample::Index, how: u8, number: u64, other: prop::sample::Index) {
-    let mut paths = Vec::new();
-    places(tree, &mut Vec::new(), &mut paths);
-    let donor = paths[other.index(paths.len())].iter().fold(&mut *tree, |value, ix| child(value, *ix)).clone();
-    let target = paths[place.index(paths.len())].iter().fold(&mut *tree, |value, ix| child(value, *ix));
-    match target {
-        Value::Number(_) => *target = json!(number),
-        Value::Bool(set) => *set = !*set,
-        Value::Array(items) if !items.is_empty() => {
-            let ix = other.index(items.len());
-            match how % 4 {
-                0 => drop(items.remove(ix)),
-                1 => items.insert(ix, items[ix].clone()),
-                2 => items.rotate_left(ix),
-                _ => items.truncate(ix),
-            }
-        }
-        _ => *target = donor,
-    }
-}
-
-fn any_number() -> impl Strategy<Value = u64> {
-    let extreme = [0, 1, 2, 3, 255, 256, 65_535, 65_536, 1 << 20, 1 << 28, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 63];
-    prop_oneof![
-        3 => prop::sample::select(extreme.to_vec()),
-        1 => Just(u64::MAX),
-        2 => 0u64..600,
-        1 => any::<u32>().prop_map(u64::from),
-    ]
-}
 
 /// What a runtime asks of a plan that passed.
 fn sizes_hold(plan: &Plan) -> Result<(), TestCaseError> {
@@ -114,7 +60,7 @@ proptest! {
     ) {
         let mut tree = GOOD[which.index(GOOD.len())].clone();
         for (place, how, number, other) in changes {
-            mutate(&mut tree, place, how, number, other);
+            mutate(&mut tree, &|n| place.index(n), how, number, &|n| other.index(n));
         }
         if let Ok(plan) = serde_json::from_value::<Plan>(tree)
             && plan.verify().is_ok()
@@ -128,8 +74,7 @@ proptest! {
 #[test]
 fn no_extreme_number_panics() {
     for good in GOOD.iter() {
-        let mut paths = Vec::new();
-        places(good, &mut Vec::new(), &mut paths);
+        let mut paths = places(good);
         // Rows are alike: of each table the first six.
         paths.retain(|path| path.iter().skip(1).all(|ix| *ix < 6));
         let mut tree = good.clone();
@@ -181,7 +126,7 @@ fn numbers_that_overflow_are_refused_by_name() {
         refused(|p| p.variants[VariantId(1)].bounds.tiles = MAX_STEP + 1),
         refused(|p| p.max_context = u32::MAX),
         refused(|p| {
-            p.page_tokens = 1 << 28;
+            (p.max_context, p.max_batch) = (1 << 28, 1 << 16);
             p.kv.groups[ingot_ir::kv::KvGroupId(0)].shape.n_kv_heads = 1 << 26;
         }),
         refused(|p| p.kv.groups[ingot_ir::kv::KvGroupId(0)].shape.n_kv_heads = u32::MAX),
@@ -202,8 +147,8 @@ fn numbers_that_overflow_are_refused_by_name() {
     d2: grid ((4294967295 * 4294967295) * 4294967295) exceeds 65535 x 65535 at the variant's bounds
     e129: takes more than 256 steps to evaluate
     x1: is for 1048577 tiles, the most is 1048576
-    plan: a context or page of more than 268435456 tokens
-    plan: the keys and values of one sequence have 2305843009213693952 bytes, more than 1152921504606846976
+    plan: a context of more than 268435456 tokens
+    plan: the keys and values of all sequences have 151115727451828646838272 bytes, more than 1152921504606846976
     g0: 4294967295 heads of 16 and 16 numbers are too few or too many
     b0: 4294967295 x 4294967295 bf16 cannot lie in memory as stored
     b0: 32 x 64 bf16 cannot lie in memory as unassigned

@@ -1,12 +1,13 @@
 //! One case a rule of each verifier.
 
 use crate::support::{OPTIONS, small_cpu};
+use ingot_compiler::target::Fusion;
 use ingot_compiler::{TargetProfile, compile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Handle;
-use ingot_ir::kernel::{Access, Const, KernelGraph, Role, SlabId};
+use ingot_ir::kernel::{Access, Const, EpilogueOp, KernelGraph, KernelSpec, Role, Rows, SlabId};
 use ingot_ir::kv::{KvGroup, KvGroupId, KvLayerId, KvShape, Window};
-use ingot_ir::plan::{ArenaId, Binding, BlobId, DispatchId, PipelineId, Plan, VariantId};
+use ingot_ir::plan::{ArenaId, Binding, BlobId, DispatchId, PipelineId, Plan, PlanKernel, VariantId};
 use ingot_ir::size::{Dim, ExprId};
 use ingot_ir::weight::{Format, Layout, Source, WeightId};
 use ingot_tests::random::{AFFINE4, Shape};
@@ -321,7 +322,7 @@ fn plan_rules() {
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
     plan: version 2 is not 1; compile the model again
-    plan: page size, context and vocabulary must be positive
+    plan: pages of 0 tokens; kernels know those of 16
     l0: g9 does not exist
     b0: its segments do not fill it
     b0: its segments do not fill it
@@ -347,6 +348,104 @@ fn plan_rules() {
     d2: operand kv is bound to what does not exist
     d3: operand page_table is bound to what does not exist
     d3: binds the buffer of q both read and read_write
+    ");
+}
+
+/// What would let a kernel without bounds checks reach past its buffers, or a step never end.
+#[test]
+fn plan_rules_for_strangers() {
+    let kernel = |p: &Plan, name: &str| {
+        p.kernels.iter().find(|(_, k)| k.spec.template.name() == name).map(|(id, _)| id).expect("a kernel of the name")
+    };
+    let biased = |change: fn(&mut Plan)| {
+        let graph = Shape { attention_bias: true, formats: [AFFINE4; 8], ..Shape::llama() }.graph();
+        let mut plan = compile(&graph, &TargetProfile::vulkan(), OPTIONS).expect("compiles");
+        change(&mut plan);
+        plan.verify().expect_err("a rule is broken").to_string()
+    };
+    let mut rows = small_plan(&TargetProfile::vulkan());
+    let attention = kernel(&rows, "attention");
+    rows.kernels[attention].spec.rows = Rows::Wanted;
+    let mut gather = small_plan(&TargetProfile::vulkan());
+    let gathers = kernel(&gather, "gather_rows");
+    gather.kernels[gathers].spec.rows = Rows::Tokens;
+    let declined = TargetProfile { declined: vec![Fusion::Residual], ..TargetProfile::vulkan() };
+    let mut map = small_plan(&declined);
+    let maps = kernel(&map, "map");
+    map.kernels[maps].spec.set("OUT_AT", Const::U32(1 << 20));
+    let refused = |plan: Plan| plan.verify().expect_err("a rule is broken").to_string();
+    let said = [
+        plan(|p| p.page_tokens = 1),
+        plan(|p| p.max_batch = 0),
+        plan(|p| p.max_batch = u32::MAX),
+        plan(|p| p.variants = Default::default()),
+        plan(|p| p.variants[VariantId(0)].bounds.tokens = 0),
+        plan(|p| p.variants[VariantId(2)].bounds.tiles = 0),
+        refused(rows),
+        refused(gather),
+        refused(map),
+        // A vector of the matrix's rows in place of the result's rows, and the other way round.
+        biased(|p| {
+            let is_biased = |k: &PlanKernel| k.spec.epilogue == [EpilogueOp::Bias(0), EpilogueOp::AddOut];
+            let bias = p.kernels.iter().find(|(_, kernel)| is_biased(kernel));
+            let id = bias.map(|(id, _)| id).expect("a kernel with a bias");
+            p.kernels[id].spec.epilogue[0] = EpilogueOp::Add(0);
+        }),
+        biased(|p| bind(p, Role::Operand0, Binding::Logits)),
+    ];
+    insta::assert_snapshot!(said.join("\n"), @r"
+    plan: pages of 1 tokens; kernels know those of 16
+    plan: is for 0 sequences; 1 to 65536 are possible
+    plan: is for 4294967295 sequences; 1 to 65536 are possible
+    plan: has no variants
+    x0: is for steps of nothing
+    x2: is for 0 tiles; 4 tokens of 1 sequences may need 2
+    p2: attention runs over tokens, not wanted
+    p11: gather_rows runs over wanted, not tokens
+    d4: operand out ends at column 1048640 of rows of 64
+    d3: operand operand0 cannot be bound to that
+    d1: operand operand0 cannot be bound to that
+    ");
+}
+
+#[test]
+fn spec_rules() {
+    let said = |name: &str, change: fn(&mut KernelSpec)| {
+        let plan = small_plan(&TargetProfile::cpu());
+        let found = plan.kernels.as_slice().iter().find(|kernel| kernel.spec.template.name() == name);
+        let mut spec = found.expect("a kernel of the name").spec.clone();
+        assert_eq!(spec.verify(), Ok(()));
+        change(&mut spec);
+        spec.verify().expect_err("a rule is broken")
+    };
+    let said = [
+        said("attention", |s| s.set("N_KV_HEADS", Const::U32(3))),
+        said("attention", |s| s.set("Q_TILE", Const::U32(0))),
+        said("attention", |s| s.epilogue.push(EpilogueOp::Silu)),
+        said("rope_kv", |s| s.set("ROT_DIM", Const::U32(18))),
+        said("rope_kv", |s| s.set("ROT_DIM", Const::U32(7))),
+        said("argmax_partial", |s| s.set("BLOCK", Const::U32(0))),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::Silu; 9]),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::Add(3)]),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::SiluMulPairs; 2]),
+        said("matvec", |s| s.epilogue = vec![EpilogueOp::AddOut, EpilogueOp::SiluMulPairs]),
+        said("matvec", |s| {
+            s.epilogue = vec![EpilogueOp::SiluMulPairs];
+            s.set("N", Const::U32(63));
+        }),
+    ];
+    insta::assert_snapshot!(said.join("\n"), @r"
+    4 query heads cannot share 3
+    Q_TILE is 0, not positive
+    an epilogue of 1 ops cannot follow attention
+    rotates 18 numbers of heads of 16
+    ROT_DIM is 7, not even
+    BLOCK is 0, not positive
+    an epilogue of 9 ops cannot follow matvec
+    epilogue op add(3) has no operand
+    epilogue op silu_mul_pairs cannot stand there
+    epilogue op add_out cannot stand there
+    N is 63, not even
     ");
 }
 

@@ -1,0 +1,93 @@
+//! The verifier of [`KernelSpec`]: what every template assumes of its rows, numbers and epilogue, whatever runs it.
+
+use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Rows, Template};
+
+/// Ops of the longest epilogue.
+const MAX_OPS: usize = 8;
+
+impl KernelSpec {
+    /// Checks a spec by itself. That its numbers fit what it is bound to is the plan's affair.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn verify(&self) -> Result<(), String> {
+        // Templates without a choice of rows run over these, whatever a spec says.
+        let fixed = match self.template {
+            Template::Embed
+            | Template::RopeKv
+            | Template::Attention
+            | Template::AttentionDecode
+            | Template::AttentionCombine => Some(Rows::Tokens),
+            Template::GatherRows => Some(Rows::Wanted),
+            _ => None,
+        };
+        if let Some(rows) = fixed.filter(|rows| *rows != self.rows) {
+            return Err(format!("{} runs over {rows}, not {}", self.template, self.rows));
+        }
+        self.verify_epilogue()?;
+        self.verify_numbers()
+    }
+
+    fn verify_epilogue(&self) -> Result<(), String> {
+        let ops = &self.epilogue;
+        let takes = matches!(self.template, Template::Matvec | Template::Matmul | Template::Map);
+        if ops.len() > if takes { MAX_OPS } else { 0 } {
+            return Err(format!("an epilogue of {} ops cannot follow {}", ops.len(), self.template));
+        }
+        let pairs_at = ops.iter().position(|op| *op == EpilogueOp::SiluMulPairs);
+        for (ix, op) in ops.iter().enumerate() {
+            if let EpilogueOp::Bias(n) | EpilogueOp::Add(n) | EpilogueOp::Mul(n) = op
+                && usize::from(*n) >= EPILOGUE_ROLES.len()
+            {
+                return Err(format!("epilogue op {op} has no operand"));
+            }
+            let in_place = match op {
+                EpilogueOp::Add(_) | EpilogueOp::AddOut | EpilogueOp::Mul(_) => pairs_at.is_none_or(|at| at < ix),
+                EpilogueOp::SiluMulPairs => pairs_at == Some(ix),
+                EpilogueOp::RopeKv => {
+                    self.template == Template::Matvec
+                        && self.rows == Rows::Tokens
+                        && ix + 1 == ops.len()
+                        && ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)))
+                }
+                EpilogueOp::Normed => self.template == Template::Matvec && ix + 1 == ops.len(),
+                EpilogueOp::Bias(_) | EpilogueOp::Silu | EpilogueOp::Gelu => true,
+            };
+            if !in_place {
+                return Err(format!("epilogue op {op} cannot stand there"));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_numbers(&self) -> Result<(), String> {
+        let need = |name: &str, what: &str, holds: fn(u32) -> bool| match self.u32(name) {
+            Some(n) if !holds(n) => Err(format!("{name} is {n}, not {what}")),
+            _ => Ok(()),
+        };
+        let positive = |name: &str| need(name, "positive", |n| n > 0);
+        let even = |name: &str| need(name, "even", |n| n.is_multiple_of(2));
+        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "N_PARTIAL"] {
+            positive(name)?;
+        }
+        if self.epilogue.contains(&EpilogueOp::SiluMulPairs) {
+            even("N")?;
+            even("N_COLS")?;
+        }
+        let n = |name: &str| self.u32(name).unwrap_or(0);
+        let rotates = self.template == Template::RopeKv || self.epilogue.contains(&EpilogueOp::RopeKv);
+        if rotates {
+            even("HEAD_DIM")?;
+            even("ROT_DIM")?;
+            if n("ROT_DIM") > n("HEAD_DIM") {
+                return Err(format!("rotates {} numbers of heads of {}", n("ROT_DIM"), n("HEAD_DIM")));
+            }
+        }
+        let (n_heads, n_kv_heads) = (n("N_HEADS"), n("N_KV_HEADS"));
+        let shares = matches!(self.template, Template::Attention | Template::AttentionDecode);
+        if shares && !(n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads)) {
+            return Err(format!("{n_heads} query heads cannot share {n_kv_heads}"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! What happens to a stranger's plan: verified, loaded on the processor and run for a few tokens, as `ingot generate`
+//! would. Nothing of it may panic, hang or take more memory than it was given.
+
+use crate::stored::StoredTensors;
+use ingot_compiler::repack;
+use ingot_ir::plan::Plan;
+use ingot_runtime::backend::Backend;
+use ingot_runtime::cpu::execute::{CpuBackend, WeightSource};
+use ingot_runtime::sample::Sampling;
+use ingot_runtime::tick::tick;
+use ingot_runtime::world::{Limits, Request, World};
+use std::sync::Arc;
+
+/// Bytes that a loaded plan may take.
+const BUDGET: u64 = 64 << 20;
+
+/// Ticks after which the answer has come, or never will.
+const MANY_TICKS: usize = 64;
+
+/// Loads a plan and has it answer one prompt. Returns the number of steps that ran.
+///
+/// # Errors
+/// Whatever the verifier, the loader or a step has against the plan.
+pub fn run(plan: Plan, stored: &Arc<StoredTensors>) -> Result<u64, String> {
+    plan.verify().map_err(|error| error.to_string())?;
+    let find = |name: &str| {
+        stored.tensor(name).map(|t| repack::TensorBytes { values: t.codes, scales: t.scales, biases: t.biases })
+    };
+    plan.weights.as_slice().iter().try_for_each(|weight| repack::check(weight, &find))?;
+    let limits = Limits { max_sequences: 1, n_pages: plan.max_pages() };
+    let source: Arc<StoredTensors> = Arc::clone(stored);
+    let backend =
+        CpuBackend::load(&plan, source, limits, 1, Some(BUDGET)).map_err(|error| format!("not loaded: {error}"))?;
+    let n_vocab = plan.n_vocab;
+    let mut world = World::new(plan, Backend::Cpu(Box::new(backend)), limits);
+    let request = Request {
+        prompt: (0..20).map(|ix| ix * 7 % n_vocab).collect(),
+        max_tokens: 3,
+        sampling: Sampling::default(),
+        stop_ids: Vec::new(),
+        prompt_logits: false,
+    };
+    world.submit(request).map_err(|error| error.to_string())?;
+    for _ in 0..MANY_TICKS {
+        if world.is_idle() {
+            return Ok(world.n_steps);
+        }
+        tick(&mut world).map_err(|error| format!("not run: {error}"))?;
+    }
+    Err("not finished".into())
+}
