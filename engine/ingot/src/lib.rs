@@ -35,6 +35,7 @@ pub use device::{DeviceChoice, DeviceInfo, devices, target, target_of};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Piece, Stats};
 pub use ingot_ir::memory::{Bytes, MemoryTable};
+pub use ingot_runtime::cpu::Activations;
 pub use ingot_runtime::sample::Sampling;
 pub use ingot_runtime::world::FinishReason;
 pub use load::{AdjustTarget, LoadOptions, Progress};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cpu::activations::Activations::F32;
 use crate::cpu::epilogue::EpilogueOp;
 use crate::cpu::testing::{Random, TestWeight, all_formats, assert_close};
 use crate::cpu::weight::Segment;
@@ -24,7 +25,7 @@ fn check_plain(formats: &[Format], heights: &[usize], k: usize, n_rows: usize, s
     let (out_stride, out_at) = (n + 3, 2);
     let mut out = vec![-9.0; n_rows * out_stride];
     let args =
-        Linear { weight, x: &x, rows: Rows::All(n_rows), norm: None, epilogue: &[], out: &mut out, out_stride, out_at };
+        Linear { weight, x: &x, rows: Rows::All(n_rows), norm: None, epilogue: &[], out: &mut out, out_stride, out_at, activations: F32 };
     linear(&Pool::new(2), &mut scratch, args);
     let xs: Vec<&[f32]> = x.chunks(k).take(n_rows).collect();
     let mut found = Vec::new();
@@ -104,6 +105,7 @@ fn norm_gated_pairs_and_epilogues() {
                 out: &mut out,
                 out_stride: half,
                 out_at: 0,
+                activations: F32,
             };
             linear(&Pool::new(3), &mut Scratch::new(), args);
             for r in 0..n_rows {
@@ -134,7 +136,7 @@ fn nothing_to_do_and_misfits() {
     let run = |rows, out: &mut [f32]| {
         let weight = Weight::new(2, &segment, false).expect("well formed");
         let (x, out_stride) = (&[1.0, 1.0][..], 1);
-        let args = Linear { weight, x, rows, norm: None, epilogue: &[], out, out_stride, out_at: 0 };
+        let args = Linear { weight, x, rows, norm: None, epilogue: &[], out, out_stride, out_at: 0, activations: F32 };
         linear(&Pool::new(1), &mut Scratch::new(), args);
     };
     run(Rows::All(0), &mut []);
