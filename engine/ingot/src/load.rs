@@ -16,8 +16,8 @@ use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::backend::Backend;
-use ingot_runtime::cpu::Activations;
 use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
+use ingot_runtime::cpu::{Activations, Int8Level};
 use ingot_runtime::gpu::execute::{GpuBackend, LoadOptions as GpuLoad};
 use ingot_runtime::gpu::{Adapter, Gpu, MemoryOptions, OpenOptions};
 use ingot_runtime::world::{Limits, World};
@@ -198,10 +198,13 @@ fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> 
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
     let (backend, name) = match adapter {
         None => {
-            let cpu =
-                CpuOptions { n_threads, budget_bytes: options.memory_budget, activations: options.activations };
+            let cpu = CpuOptions { n_threads, budget_bytes: options.memory_budget, activations: options.activations };
             let backend = CpuBackend::load(&plan, weights, limits, cpu)?;
-            (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads)"))
+            let rounded = match options.activations {
+                Activations::F32 => String::new(),
+                Activations::Int8 => format!(", int8 activations with {}", Int8Level::detect().name()),
+            };
+            (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads{rounded})"))
         }
         Some(adapter) => {
             let name = adapter.info().name.clone();

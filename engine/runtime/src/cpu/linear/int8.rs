@@ -70,7 +70,8 @@ impl Layout {
     /// All rows as a format reads them.
     fn view<'a>(&self, format: Format, n_rows: usize, blocks: &'a [Block], sums: &'a [f32]) -> Rounded<'a> {
         let group = if let Format::Affine { group, .. } = format { group } else { 32 };
-        let order = Order::ALL.iter().zip(self.orders).find_map(|(&order, at)| at.filter(|_| order == Order::of(format)));
+        let order =
+            Order::ALL.iter().zip(self.orders).find_map(|(&order, at)| at.filter(|_| order == Order::of(format)));
         let sum = GROUPS.iter().zip(self.sums).find_map(|(&size, at)| at.filter(|_| size == group));
         let (order, sum) = order.zip(sum).expect("the layout covers every segment's format");
         Rounded {
@@ -122,9 +123,8 @@ pub(super) fn linear(
         let col = chunk_ix * n_chunk_rows;
         let n_cols = n_chunk_rows.min(weight.n_rows() - col);
         // SAFETY: one part a thread index.
-        let (values, panel) = unsafe {
-            (values.part(thread_ix * block_len, block_len), panels.part(thread_ix * n_panel, n_panel))
-        };
+        let (values, panel) =
+            unsafe { (values.part(thread_ix * block_len, block_len), panels.part(thread_ix * n_panel, n_panel)) };
         for piece in weight.pieces(col, n_cols) {
             let Piece { segment, row, n_rows: height, at, step } = piece;
             let k = weight.n_cols();

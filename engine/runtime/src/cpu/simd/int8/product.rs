@@ -119,17 +119,17 @@ impl<const KIND: u8> DotOp for Kernel<'_, KIND> {
         // SAFETY: the rows, x, sums and results are as long as asserted.
         unsafe {
             if x.n_rows <= TILE {
-                return few::<D, KIND>(d, &rows(row), n_rows, &x, out, stride, step);
+                return few::<D, KIND>(d, &rows(row), n_rows, &x, &mut Out { values: out, stride, step });
             }
             for i in (0..n_rows).step_by(PANEL_ROWS) {
                 let n = PANEL_ROWS.min(n_rows - i);
                 let stored = rows(row + i);
                 let unpacked = unpack::<D, KIND>(d, &stored, n, panel);
-                let out = &mut out[i * step..];
+                let out = &mut Out { values: &mut out[i * step..], stride, step };
                 if KIND == BYTES {
-                    many::<D, UNPACKED_BYTES>(d, &unpacked, n, &x, out, stride, step);
+                    many::<D, UNPACKED_BYTES>(d, &unpacked, n, &x, out);
                 } else {
-                    many::<D, UNPACKED>(d, &unpacked, n, &x, out, stride, step);
+                    many::<D, UNPACKED>(d, &unpacked, n, &x, out);
                 }
             }
         }
@@ -139,30 +139,17 @@ impl<const KIND: u8> DotOp for Kernel<'_, KIND> {
 /// # Safety
 /// `n_rows` rows, and everything of x and out as the assertions above say.
 #[inline(always)]
-unsafe fn few<D: Dot, const KIND: u8>(
-    d: D,
-    rows: &Rows,
-    n_rows: usize,
-    x: &Rounded,
-    out: &mut [f32],
-    stride: usize,
-    step: usize,
-) {
+unsafe fn few<D: Dot, const KIND: u8>(d: D, rows: &Rows, n_rows: usize, x: &Rounded, out: &mut Out) {
     let mut i = 0;
     // SAFETY: the caller's.
     unsafe {
-        if x.n_rows == 1 {
-            while i + 4 <= n_rows {
-                emit(tile::<D, KIND, 1, 4>(d, rows, i, x, 0), out, i, 0, stride, step);
-                i += 4;
-            }
+        while x.n_rows == 1 && i + 4 <= n_rows {
+            out.put(tile::<D, KIND, 1, 4>(d, rows, i, x, 0), i, 0);
+            i += 4;
         }
-        while i + 2 <= n_rows {
-            tiles::<D, KIND, 2>(d, rows, i, x, 0, out, stride, step);
-            i += 2;
-        }
-        if i < n_rows {
-            tiles::<D, KIND, 1>(d, rows, i, x, 0, out, stride, step);
+        while i < n_rows {
+            tiles::<D, KIND>(d, rows, i, x, 0, out);
+            i += 1;
         }
     }
 }
@@ -170,69 +157,54 @@ unsafe fn few<D: Dot, const KIND: u8>(
 /// # Safety
 /// As [`few`].
 #[inline(always)]
-unsafe fn many<D: Dot, const KIND: u8>(
-    d: D,
-    rows: &Rows,
-    n_rows: usize,
-    x: &Rounded,
-    out: &mut [f32],
-    stride: usize,
-    step: usize,
-) {
+unsafe fn many<D: Dot, const KIND: u8>(d: D, rows: &Rows, n_rows: usize, x: &Rounded, out: &mut Out) {
     for m in (0..x.n_rows).step_by(TILE) {
-        let mut i = 0;
-        // SAFETY: the caller's.
-        unsafe {
-            while i + 2 <= n_rows {
-                tiles::<D, KIND, 2>(d, rows, i, x, m, out, stride, step);
-                i += 2;
-            }
-            if i < n_rows {
-                tiles::<D, KIND, 1>(d, rows, i, x, m, out, stride, step);
-            }
+        for i in 0..n_rows {
+            // SAFETY: the caller's.
+            unsafe { tiles::<D, KIND>(d, rows, i, x, m, out) };
         }
     }
 }
 
-/// R weight rows from `i` times up to four rows of x from `m`.
+/// Weight row `i` times up to four rows of x from `m`. Several weight rows at once would gain nothing: x is an operand
+/// in memory, and there are accumulators enough.
 ///
 /// # Safety
 /// As [`few`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tiles<D: Dot, const KIND: u8, const R: usize>(
-    d: D,
-    rows: &Rows,
-    i: usize,
-    x: &Rounded,
-    m: usize,
-    out: &mut [f32],
-    stride: usize,
-    step: usize,
-) {
+unsafe fn tiles<D: Dot, const KIND: u8>(d: D, rows: &Rows, i: usize, x: &Rounded, m: usize, out: &mut Out) {
+    let n = TILE.min(x.n_rows - m);
+    let mut at = m;
     // SAFETY: the caller's.
     unsafe {
-        match x.n_rows - m {
-            1 => emit(tile::<D, KIND, 1, R>(d, rows, i, x, m), out, i, m, stride, step),
-            2 => emit(tile::<D, KIND, 2, R>(d, rows, i, x, m), out, i, m, stride, step),
-            3 => emit(tile::<D, KIND, 3, R>(d, rows, i, x, m), out, i, m, stride, step),
-            _ => emit(tile::<D, KIND, TILE, R>(d, rows, i, x, m), out, i, m, stride, step),
+        if n == TILE {
+            return out.put(tile::<D, KIND, TILE, 1>(d, rows, i, x, m), i, m);
+        }
+        if n >= 2 {
+            out.put(tile::<D, KIND, 2, 1>(d, rows, i, x, at), i, at);
+            at += 2;
+        }
+        if at < m + n {
+            out.put(tile::<D, KIND, 1, 1>(d, rows, i, x, at), i, at);
         }
     }
 }
 
-#[inline(always)]
-fn emit<const M: usize, const R: usize>(
-    y: [[f32; M]; R],
-    out: &mut [f32],
-    i: usize,
-    m: usize,
+/// Where results go.
+struct Out<'a> {
+    values: &'a mut [f32],
     stride: usize,
     step: usize,
-) {
-    for (r, y) in y.iter().enumerate() {
-        for (at, &y) in y.iter().enumerate() {
-            out[(m + at) * stride + (i + r) * step] = y;
+}
+
+impl Out<'_> {
+    /// Results of weight rows from `i` and rows of x from `m`.
+    #[inline(always)]
+    fn put<const M: usize, const R: usize>(&mut self, y: [[f32; M]; R], i: usize, m: usize) {
+        for (r, y) in y.iter().enumerate() {
+            for (at, &y) in y.iter().enumerate() {
+                self.values[(m + at) * self.stride + (i + r) * self.step] = y;
+            }
         }
     }
 }

@@ -154,7 +154,11 @@ mod tests {
                 let (mut natural, mut nibbles) = (vec![poison; n_blocks(k)], vec![poison; n_blocks(k)]);
                 let mut sums = vec![f32::NAN; k / 32];
                 let round = Round { x: &x, blocks: [&mut natural, &mut nibbles], sums: &mut sums };
-                if scalar { dispatch_scalar(round) } else { dispatch(round) }
+                if scalar {
+                    dispatch_scalar(round)
+                } else {
+                    dispatch(round)
+                }
                 (natural, nibbles, sums)
             };
             let (natural, nibbles, sums) = rounded(false);

@@ -45,7 +45,8 @@ impl Dot for Scalar8 {
     fn unpacker(self, bits: u32) -> u32 {
         bits
     }
-    #[inline(always)]
+    // Calls keep the many kernels made of these small; here they cost little.
+    #[inline(never)]
     unsafe fn unpack(self, p: *const u8, bits: u32) -> Pair<Bytes> {
         let mut codes = [0; 64];
         for (i, codes) in codes.chunks_exact_mut(16).enumerate() {
@@ -58,7 +59,7 @@ impl Dot for Scalar8 {
         }
         places(codes)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn dot<const WIDE: bool>(self, codes: Pair<Bytes>, q: Pair<Bytes>) -> [f32; 8] {
         std::array::from_fn(|lane| {
             let product = |v: usize, i: usize| i32::from(codes[v][i]) * i32::from(q[v][i].cast_signed());

@@ -2,7 +2,7 @@
 //! encoding alone; both are used on vectors of 256 bits, so that all else is AVX2's.
 
 use super::super::avx2::Avx2;
-use super::avx2::{Unpack, sixteens, shared};
+use super::avx2::{Unpack, shared, sixteens};
 use super::{Dot, DotOp, Pair};
 use std::arch::x86_64::*;
 
