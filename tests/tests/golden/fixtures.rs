@@ -132,8 +132,8 @@ fn rounded_activations_stay_near_the_reference() {
             let options = GenerateOptions { max_tokens: 2, ignore_eos: true, ..GenerateOptions::default() };
             let answer = model.generate(&ids(&prompt["ids"]), &options, |_| true).expect("an answer");
             let margins = prompt["greedy_margin"].as_array().expect("margins");
-            let far = |margin: &Value| margin.as_f64().expect("a margin") > 1.0;
-            let n_sure = margins.iter().take(2).take_while(|margin| far(margin)).count();
+            let margins = margins.iter().map(|margin| margin.as_f64().expect("a margin"));
+            let n_sure = margins.take(2).take_while(|margin| *margin > 1.0).count();
             assert_eq!(answer.ids[..n_sure], greedy_ids[..n_sure], "{name}, prompt {ix}: ids of wide margins");
         }
     }
