@@ -171,8 +171,8 @@ mod tests {
                     let (block, half) = (&blocks[ix / 2], ix % 2);
                     let (d, q) = round32(x);
                     assert_eq!(block.d[4 * half..4 * half + 4], [d; 4]);
-                    for c in 0..32 {
-                        assert_eq!(block.q[order.place(half, c)], q[c], "{order:?} K={k} column {c} of {ix}");
+                    for (c, q) in q.into_iter().enumerate() {
+                        assert_eq!(block.q[order.place(half, c)], q, "{order:?} K={k} column {c} of {ix}");
                     }
                     let sum: f32 = q.iter().map(|&q| f32::from(q)).sum::<f32>() * d;
                     assert_eq!(sums[ix], sum);
