@@ -5,7 +5,8 @@ use crate::stored::StoredTensors;
 use ingot_compiler::repack;
 use ingot_ir::plan::Plan;
 use ingot_runtime::backend::Backend;
-use ingot_runtime::cpu::execute::{CpuBackend, WeightSource};
+use ingot_runtime::cpu::Activations;
+use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions, WeightSource};
 use ingot_runtime::sample::Sampling;
 use ingot_runtime::tick::tick;
 use ingot_runtime::world::{Limits, Request, World};
@@ -29,8 +30,8 @@ pub fn run(plan: Plan, stored: &Arc<StoredTensors>) -> Result<u64, String> {
     plan.weights.as_slice().iter().try_for_each(|weight| repack::check(weight, &find))?;
     let limits = Limits { max_sequences: 1, n_pages: plan.max_pages() };
     let source: Arc<StoredTensors> = Arc::clone(stored);
-    let backend =
-        CpuBackend::load(&plan, source, limits, 1, Some(BUDGET)).map_err(|error| format!("not loaded: {error}"))?;
+    let options = CpuOptions { n_threads: 1, budget_bytes: Some(BUDGET), activations: Activations::F32 };
+    let backend = CpuBackend::load(&plan, source, limits, options).map_err(|error| format!("not loaded: {error}"))?;
     let n_vocab = plan.n_vocab;
     let mut world = World::new(plan, Backend::Cpu(Box::new(backend)), limits);
     let request = Request {

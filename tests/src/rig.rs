@@ -9,10 +9,11 @@ use ingot_compiler::{Options, TargetProfile, compile};
 use ingot_ir::graph::Graph;
 use ingot_ir::kv::{KvGroupId, PAGE_TOKENS};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
-use ingot_ir::size::{Dim, Dims};
+use ingot_ir::size::Dim;
 use ingot_ir::step::StepTables;
 use ingot_runtime::backend::{Backend, StepInput, StepOutput};
-use ingot_runtime::cpu::execute::CpuBackend;
+use ingot_runtime::cpu::Activations;
+use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
 use ingot_runtime::gpu::execute::{GpuBackend, LoadOptions};
 use ingot_runtime::gpu::{DeviceKind, Gpu, MemoryOptions, OpenOptions, adapters, find};
 use ingot_runtime::world::Limits;
@@ -77,7 +78,8 @@ impl Device {
         let loaded = match self {
             Self::Cpu => {
                 let source: Arc<StoredTensors> = Arc::clone(stored);
-                CpuBackend::load(plan, source, limits, 2, None).map(|cpu| Backend::Cpu(Box::new(cpu)))
+                let cpu = CpuOptions { n_threads: 2, budget_bytes: None, activations: Activations::F32 };
+                CpuBackend::load(plan, source, limits, cpu).map(|cpu| Backend::Cpu(Box::new(cpu)))
             }
             Self::Gpu(gpu) => {
                 let mut fill = |_: BlobId, weight: &PlanWeight, offset: u64, out: &mut [u8]| {

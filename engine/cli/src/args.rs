@@ -8,7 +8,7 @@ use crate::{progress, shipped};
 use anyhow::{Context, Result};
 use clap::Args;
 use ingot::compiler::TargetProfile;
-use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Tiles};
+use ingot::{Activations, Cache, DeviceChoice, LoadOptions, Model, RandomShape, Tiles};
 use std::path::{Path, PathBuf};
 
 /// What runs the model, and with how much of the machine.
@@ -29,6 +29,9 @@ pub(crate) struct DeviceArgs {
     /// Threads of the processor [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// What the processor multiplies quantized matrices with: f32, or int8 (rounded to 8 bits, faster)
+    #[arg(long, value_name = "TYPE", default_value_t = Activations::F32)]
+    pub activations: Activations,
     /// Tiles of matrix products: stored (what `ingot tune` kept), builtin, or a file that it wrote
     #[arg(long, value_name = "TILES", default_value = "stored")]
     pub tiles: Tiles,
@@ -69,6 +72,7 @@ impl DeviceArgs {
             progress: progress::bar("loading"),
             tiles: self.tiles.clone(),
             skip_verification: self.no_verify,
+            activations: self.activations,
             cache: if self.no_cache { Cache::Off } else { Cache::User },
             ..LoadOptions::default()
         }

@@ -14,7 +14,8 @@ use ingot_compiler::{Options, TargetProfile, compile};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight, VariantId};
 use ingot_ir::step::{SAMPLED, StepTables};
 use ingot_runtime::backend::{Backend, StepInput, StepOutput};
-use ingot_runtime::cpu::execute::CpuBackend;
+use ingot_runtime::cpu::Activations;
+use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
 use ingot_runtime::gpu::execute::{GpuBackend, LoadOptions};
 use ingot_runtime::gpu::{Gpu, MemoryOptions, OpenOptions};
 use ingot_runtime::world::Limits;
@@ -189,7 +190,8 @@ impl Runner {
         let mut backend = match place {
             Place::Cpu { n_threads } => {
                 let source: Arc<Weights> = Arc::clone(weights);
-                Backend::Cpu(Box::new(CpuBackend::load(&plan, source, limits, *n_threads, None)?))
+                let options = CpuOptions { n_threads: *n_threads, budget_bytes: None, activations: Activations::F32 };
+                Backend::Cpu(Box::new(CpuBackend::load(&plan, source, limits, options)?))
             }
             Place::Gpu(gpu) => {
                 let mut fill = |id: BlobId, weight: &PlanWeight, offset: u64, out: &mut [u8]| {

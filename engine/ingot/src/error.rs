@@ -69,6 +69,14 @@ pub enum Error {
     /// A device that does not exist or does not open.
     #[error(transparent)]
     Device(#[from] ingot_runtime::gpu::GpuError),
+    /// An option of the processor alone.
+    #[error("{what} run on the CPU alone, and the device is {device}; use --device cpu, or leave the option away")]
+    CpuOnly {
+        /// What was asked for.
+        what: String,
+        /// The device that was to run it.
+        device: String,
+    },
     /// A tokenizer or chat template that could not be read, told when it is needed: a model runs on token ids without it.
     #[error("{0}")]
     Unusable(String),

@@ -41,6 +41,7 @@ pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
 pub use ingot_ir::cost::Cost;
 pub use ingot_ir::memory::{Bytes, MemoryTable};
 pub use ingot_runtime::ceilings::Ceilings;
+pub use ingot_runtime::cpu::Activations;
 pub use ingot_runtime::sample::{Penalty, Sampling};
 pub use ingot_runtime::world::FinishReason;
 pub use load::{AdjustTarget, LoadOptions, Progress};

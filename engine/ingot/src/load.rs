@@ -16,7 +16,8 @@ use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::backend::Backend;
-use ingot_runtime::cpu::execute::CpuBackend;
+use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
+use ingot_runtime::cpu::{Activations, Int8Level};
 use ingot_runtime::gpu::execute::{GpuBackend, LoadOptions as GpuLoad};
 use ingot_runtime::gpu::{Adapter, Gpu, MemoryOptions, OpenOptions};
 use ingot_runtime::world::{Limits, World};
@@ -54,6 +55,8 @@ pub struct LoadOptions {
     pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
+    /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
+    pub activations: Activations,
 }
 
 /// Everything that a device needs to begin.
@@ -198,11 +201,19 @@ fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> 
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
     let (backend, name) = match adapter {
         None => {
-            let backend = CpuBackend::load(&plan, weights, limits, n_threads, options.memory_budget)?;
-            (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads)"))
+            let cpu = CpuOptions { n_threads, budget_bytes: options.memory_budget, activations: options.activations };
+            let backend = CpuBackend::load(&plan, weights, limits, cpu)?;
+            let rounded = match options.activations {
+                Activations::F32 => String::new(),
+                Activations::Int8 => format!(", int8 activations with {}", Int8Level::detect().name()),
+            };
+            (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads{rounded})"))
         }
         Some(adapter) => {
             let name = adapter.info().name.clone();
+            if options.activations != Activations::F32 {
+                return Err(Error::CpuOnly { what: format!("{} activations", options.activations), device: name });
+            }
             (Backend::Gpu(Box::new(start_gpu(&adapter, &plan, trusted, &weights, limits, options)?)), name)
         }
     };

@@ -182,7 +182,7 @@ proptest! {
             }
         }
         for (id, variant) in plan.variants.iter() {
-            prop_assert!(plan.variant_for(&variant.bounds) == Some(id));
+            prop_assert!(plan.variant_for(&variant.bounds, variant.max_kv) == Some(id));
         }
     }
 }

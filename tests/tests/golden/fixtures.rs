@@ -1,11 +1,11 @@
 //! The fixtures: logits within the tolerance, the same greedy ids wherever the reference's margin allows.
 
-use super::support::{Device, devices, load, turn};
+use super::support::{Device, devices, load, load_rounding, turn};
 use ingot::compiler::TargetProfile;
 use ingot::compiler::target::Fusion;
 use ingot::{GenerateOptions, Model};
 use ingot_tests::shared::shared;
-use ingot_tests::tolerance::{CPU_LOGITS, GPU_LOGITS, relative_l2};
+use ingot_tests::tolerance::{CPU_LOGITS, GPU_LOGITS, INT8_LOGITS, relative_l2};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
@@ -106,6 +106,42 @@ fixtures! {
     mlx_affine_b8_g64 "mlx/llama_affine_b8_g64"
     mlx_affine_mixed "mlx/llama_affine_mixed"
     mlx_qwen2_affine_b4_g64 "mlx/qwen2_affine_b4_g64"
+}
+
+/// Activations rounded to 8 bits, for every width: all positions in one chunk, and again one token at a time through
+/// the cache. Farther off than f32 may be, or nothing was rounded.
+#[test]
+fn rounded_activations_stay_near_the_reference() {
+    let names = ["b2_g32", "b3_g64", "b4_g32", "b4_g64", "b4_g64_f16", "b6_g64", "b8_g64", "mixed"];
+    for name in names {
+        let Some(folder) = shared("golden").map(|golden| golden.join(format!("mlx/llama_affine_{name}"))) else {
+            return;
+        };
+        let expected = Expected::read(&folder);
+        let tensors = SafeTensors::deserialize(&expected.bytes).expect("a safetensors file");
+        let mut model = load_rounding(&folder);
+        for (ix, prompt) in expected.json["prompts"].as_array().expect("prompts").iter().enumerate() {
+            let (mut forced, greedy_ids) = (ids(&prompt["ids"]), ids(&prompt["greedy_ids"]));
+            forced.extend(&greedy_ids[..greedy_ids.len() - 1]);
+            let (logits, n_vocab) = model.logits(&forced).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let wanted = floats(&tensors, &format!("prompt{ix}.logits"));
+            let first = prompt["logits_first_position"].as_u64().expect("a position") as usize;
+            let last = floats(&tensors, &format!("prompt{ix}.last_greedy_logits"));
+            for (first, wanted) in [(first, wanted), (forced.len() - 1, last)] {
+                let error = relative_l2(&logits[first * n_vocab..][..wanted.len()], &wanted);
+                println!("{name}, prompt {ix}, from position {first}: logits are off by {error:.1e}");
+                assert!(error <= INT8_LOGITS, "{name}, prompt {ix}: logits are off by {error:.2e}");
+                assert!(error > CPU_LOGITS, "{name}, prompt {ix}: nothing was rounded");
+            }
+            // The first token of an answer is chosen after a chunk, the next after a step of one row.
+            let options = GenerateOptions { max_tokens: 2, ignore_eos: true, ..GenerateOptions::default() };
+            let answer = model.generate(&ids(&prompt["ids"]), &options, |_| true).expect("an answer");
+            let margins = prompt["greedy_margin"].as_array().expect("margins");
+            let margins = margins.iter().map(|margin| margin.as_f64().expect("a margin"));
+            let n_sure = margins.take(2).take_while(|margin| *margin > 1.0).count();
+            assert_eq!(answer.ids[..n_sure], greedy_ids[..n_sure], "{name}, prompt {ix}: ids of wide margins");
+        }
+    }
 }
 
 /// Every matrix in parts: a binding takes 12 kB.

@@ -1,7 +1,7 @@
 //! Loading models on the devices of the test machine.
 
 use ingot::compiler::TargetProfile;
-use ingot::{DeviceChoice, DeviceInfo, LoadOptions, Model};
+use ingot::{Activations, DeviceChoice, DeviceInfo, LoadOptions, Model};
 use ingot_tests::shared::skip;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -51,4 +51,15 @@ pub(crate) fn load(folder: &Path, device: &Device, adjust: fn(&mut TargetProfile
         ..LoadOptions::default()
     };
     Model::load(folder, options).unwrap_or_else(|error| panic!("{} on {device:?}: {error}", folder.display()))
+}
+
+/// Loads a checkpoint on the processor with activations rounded to 8 bits.
+pub(crate) fn load_rounding(folder: &Path) -> Model {
+    let options = LoadOptions {
+        device: DeviceChoice::Cpu,
+        activations: Activations::Int8,
+        cache: ingot::Cache::Off,
+        ..LoadOptions::default()
+    };
+    Model::load(folder, options).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
 }

@@ -104,7 +104,7 @@ pub fn attention(pool: &Pool, scratch: &mut Scratch, args: Attention) {
     let layout = Layout { n_rows, stride: sums_stride(head_dim), n_parts };
     let scratch_len = scratch_len(n_rows, head_dim);
     let n_results = if n_parts > 1 { n_work * n_parts } else { pool.n_threads() };
-    let memory = sized(&mut scratch.threads, pool.n_threads() * scratch_len + n_results * layout.result_len());
+    let memory = sized(&mut scratch.threads, pool.n_threads() * scratch_len + n_results * layout.result_len(), 0.0);
     let (scratches, results) = memory.split_at_mut(pool.n_threads() * scratch_len);
     let (scratches, results) = (Shards::new(scratches), Shards::new(results));
     let shape = Shape::of(&args);

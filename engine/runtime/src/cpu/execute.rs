@@ -6,6 +6,7 @@
 
 mod profile;
 
+use super::activations::Activations;
 use super::attention::{Attention, attention};
 use super::linear::{Linear, NormPrologue, linear};
 use super::pool::Pool;
@@ -107,9 +108,21 @@ struct Launch {
     stride: usize,
 }
 
+/// How a plan is run.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// Threads, the caller's included.
+    pub n_threads: usize,
+    /// Bytes that may be used, mapped weights included; `None`: three quarters of the machine's memory.
+    pub budget_bytes: Option<u64>,
+    /// What quantized matrices are multiplied with.
+    pub activations: Activations,
+}
+
 /// A plan on the processor.
 pub struct CpuBackend {
     pool: Pool,
+    activations: Activations,
     scratch: Scratch,
     launches: Vec<Launch>,
     spans: Vec<(usize, usize)>,
@@ -172,20 +185,18 @@ impl Buffers {
 }
 
 impl CpuBackend {
-    /// Loads a plan. Fails before it allocates if `budget_bytes` (by default three quarters of the machine's memory) does not
-    /// suffice; mapped weights count as used.
+    /// Loads a plan. Fails before it allocates if the budget does not suffice; mapped weights count as used.
     pub fn load(
         plan: &Plan,
         source: Arc<dyn WeightSource>,
         limits: Limits,
-        n_threads: usize,
-        budget_bytes: Option<u64>,
+        options: CpuOptions,
     ) -> Result<Self, RuntimeError> {
         plan.verify()?;
         if !plan.is_cpu || plan.kv_type != KvType::F32 {
             return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: "the CPU".into() });
         }
-        let used = budget::check(plan, limits, budget_bytes.or_else(budget::ram_budget))?;
+        let used = budget::check(plan, limits, options.budget_bytes.or_else(budget::ram_budget))?;
         let held = plan.weights.as_slice().iter().map(|weight| hold(weight, &source)).collect::<Result<_, _>>()?;
         let zeros = |n_bytes: u64| vec![0.0f32; n_bytes as usize / 4];
         let layer_bytes = |group| plan.page_bytes(group) * u64::from(limits.n_pages);
@@ -201,7 +212,8 @@ impl CpuBackend {
         let launches =
             plan.dispatches.as_slice().iter().map(|dispatch| prepare(plan, dispatch)).collect::<Result<_, _>>()?;
         Ok(Self {
-            pool: Pool::new(n_threads),
+            pool: Pool::new(options.n_threads),
+            activations: options.activations,
             scratch: Scratch::new(),
             launches,
             spans: plan.variants.as_slice().iter().map(|v| (v.first as usize, v.n_dispatches as usize)).collect(),
@@ -220,7 +232,7 @@ impl CpuBackend {
         let view = StepView::new(step.words).ok_or_else(|| RuntimeError::Cpu("the step block is damaged".into()))?;
         let (first, n) = self.spans[step.variant.0 as usize];
         for launch in &self.launches[first..first + n] {
-            run(launch, view, &self.pool, &mut self.scratch, &mut self.memory);
+            run(launch, view, &self.pool, self.activations, &mut self.scratch, &mut self.memory);
         }
         self.finished = Some((step.dims.rows, step.want_logits, started.elapsed().as_nanos() as u64));
         Ok(())
@@ -433,7 +445,14 @@ fn out_len(out: Binding) -> usize {
 }
 
 /// Runs one dispatch.
-fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, memory: &mut Buffers) {
+fn run(
+    launch: &Launch,
+    step: StepView<'_>,
+    pool: &Pool,
+    activations: Activations,
+    scratch: &mut Scratch,
+    memory: &mut Buffers,
+) {
     // What is written is taken out, so that the rest can be read beside it: of an arena the ranges before and after.
     let mut buffer = memory.take(launch.out);
     let mut pages = match launch.work {
@@ -490,7 +509,8 @@ fn run(launch: &Launch, step: StepView<'_>, pool: &Pool, scratch: &mut Scratch, 
             let norm = norm.map(|(weight, eps)| NormPrologue { weight: read(weight), eps });
             let (x, weight) = (read(*x), whole.matrix(*weight));
             let rows = StepRows::All(n_rows);
-            linear(pool, scratch, Linear { weight, x, rows, norm, epilogue, out, out_stride: *stride, out_at: *at });
+            let (out_stride, out_at) = (*stride, *at);
+            linear(pool, scratch, Linear { weight, x, rows, norm, epilogue, out, out_stride, out_at, activations });
         }
         Work::RopeKv { q, k, v, freqs, numbers, .. } => {
             let columns =

@@ -1,18 +1,23 @@
 //! Products with a weight matrix: templates matvec and matmul.
 //!
 //! Few rows of x: each weight row is read once, as stored. Many rows: 16 weight rows at a time are decoded and packed,
-//! then all rows of x pass over them in register tiles. Both spread over weight rows.
+//! then all rows of x pass over them in register tiles. Both spread over weight rows. With x rounded to 8 bits both
+//! ways are those of [`int8`].
 #![allow(unsafe_code)]
 
+mod int8;
+
+use super::activations::Activations;
 use super::epilogue::{Block, EpilogueOp, Output, finish, n_out_cols};
 use super::norm::norm_rows;
 use super::pool::{Pool, Shards};
 use super::scratch::{Scratch, sized};
 use super::simd::dispatch;
 use super::simd::gemm::{PANEL, PANEL_SCRATCH, Panel};
+use super::simd::int8::Int8Level;
 use super::simd::matvec::{self, Input, Matvec, Order, group_sums};
 use super::step_view::Rows;
-use super::weight::{FloatType, Format, Weight};
+use super::weight::{FloatType, Format, Piece, Weight};
 
 /// A root-mean-square norm of each row of x before the product.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +47,8 @@ pub struct Linear<'a> {
     pub out_stride: usize,
     /// First column written.
     pub out_at: usize,
+    /// What affine rows of W are multiplied with.
+    pub activations: Activations,
 }
 
 /// Most rows for which reading the weights as stored is the faster way (measured: decoding and packing a weight costs
@@ -63,7 +70,7 @@ const MAX_CHUNK_ROWS: usize = 256;
 /// # Panics
 /// If a slice is shorter than its shape needs.
 pub fn linear(pool: &Pool, scratch: &mut Scratch, args: Linear) {
-    let Linear { weight, x, rows, norm, epilogue, out, out_stride, out_at } = args;
+    let Linear { weight, x, rows, norm, epilogue, out, out_stride, out_at, activations } = args;
     let (n_rows, k) = (rows.len(), weight.n_cols());
     if n_rows == 0 || weight.n_rows() == 0 {
         return;
@@ -71,17 +78,20 @@ pub fn linear(pool: &Pool, scratch: &mut Scratch, args: Linear) {
     let n_out = n_out_cols(epilogue, weight.n_rows());
     assert!(out_at + n_out <= out_stride, "columns {out_at}+{n_out} do not fit rows of {out_stride}");
     assert!(out.len() >= (n_rows - 1) * out_stride + out_at + n_out, "output shorter than its rows");
-    let Scratch { normed, prepared, threads, .. } = scratch;
+    let Scratch { normed, prepared, rounded, panels, threads, .. } = scratch;
     let x = match norm {
         None => Source { x, rows, k },
         Some(norm) => {
-            let normed = sized(normed, n_rows * k);
+            let normed = sized(normed, n_rows * k, 0.0);
             norm_rows(pool, x, rows, norm.weight, norm.eps, normed);
             Source { x: normed, rows: Rows::All(n_rows), k }
         }
     };
     let out = Output { values: Shards::new(out), stride: out_stride, at: out_at };
-    if n_rows <= max_matvec_rows(&weight) {
+    if activations == Activations::Int8 && int8::applies(&weight) {
+        let memory = int8::Memory { blocks: rounded, sums: prepared, panels, threads };
+        int8::linear(pool, memory, Int8Level::detect(), &weight, &x, epilogue, &out);
+    } else if n_rows <= max_matvec_rows(&weight) {
         few_rows(pool, prepared, threads, &weight, &x, epilogue, &out);
     } else {
         many_rows(pool, threads, &weight, &x, epilogue, &out);
@@ -192,7 +202,7 @@ fn few_rows(
 ) {
     let n_rows = x.rows.len();
     let layout = Layout::of(weight);
-    let memory = sized(prepared, n_rows * layout.stride);
+    let memory = sized(prepared, n_rows * layout.stride, 0.0);
     if layout.stride > 0 {
         for (r, row) in memory.chunks_exact_mut(layout.stride).enumerate() {
             layout.fill(x.row(r), row);
@@ -203,7 +213,7 @@ fn few_rows(
     let n_chunk_rows = weight.n_rows().div_ceil(4 * pool.n_threads()).next_multiple_of(8).min(MAX_CHUNK_ROWS);
     let n_chunks = weight.n_rows().div_ceil(n_chunk_rows);
     let block_len = n_rows * n_chunk_rows;
-    let blocks = Shards::new(sized(threads, pool.n_threads() * block_len));
+    let blocks = Shards::new(sized(threads, pool.n_threads() * block_len, 0.0));
     pool.run_indexed(n_chunks, |chunk_ix, thread_ix| {
         let col = chunk_ix * n_chunk_rows;
         let n_cols = n_chunk_rows.min(weight.n_rows() - col);
@@ -226,23 +236,7 @@ fn product(
     stride: usize,
     values: &mut [f32],
 ) {
-    let step = if weight.is_interleaved() { 2 } else { 1 };
-    let mut segment_start = 0;
-    for (segment_ix, segment) in weight.segments().iter().enumerate() {
-        // Which rows of the segment fall into the block, and at which of its columns the first of them stands.
-        let (row, end, at) = if weight.is_interleaved() {
-            let row = (col + 1 - segment_ix) / 2;
-            (row, (col + n_cols + 1 - segment_ix) / 2, 2 * row + segment_ix - col)
-        } else {
-            let first = col.max(segment_start);
-            let end = (col + n_cols).min(segment_start + segment.n_rows);
-            let range = (first.saturating_sub(segment_start), end.saturating_sub(segment_start), first - col);
-            segment_start += segment.n_rows;
-            range
-        };
-        if row >= end {
-            continue;
-        }
+    for Piece { segment, row, n_rows, at, step } in weight.pieces(col, n_cols) {
         for first in (0..x.rows.len()).step_by(matvec::MAX_ROWS) {
             let n = matvec::MAX_ROWS.min(x.rows.len() - first);
             let mut inputs = [Input { x: &[], sums: &[] }; matvec::MAX_ROWS];
@@ -250,7 +244,7 @@ fn product(
                 *input = prepared.input(segment.format, first + m, x.row(first + m));
             }
             let out = &mut values[first * stride + at..];
-            let (n_cols, n_rows, inputs) = (weight.n_cols(), end - row, &inputs[..n]);
+            let (n_cols, inputs) = (weight.n_cols(), &inputs[..n]);
             Matvec { segment, n_cols, row, n_rows, inputs, out, stride, step }.run();
         }
     }
@@ -260,7 +254,7 @@ fn many_rows(pool: &Pool, threads: &mut Vec<f32>, weight: &Weight, x: &Source, e
     let n_rows = x.rows.len();
     let rows: Vec<&[f32]> = (0..n_rows).map(|r| x.row(r)).collect();
     let block_len = PANEL_SCRATCH + n_rows * PANEL;
-    let blocks = Shards::new(sized(threads, pool.n_threads() * block_len));
+    let blocks = Shards::new(sized(threads, pool.n_threads() * block_len, 0.0));
     pool.run_indexed(weight.n_rows().div_ceil(PANEL), |panel_ix, thread_ix| {
         let row = panel_ix * PANEL;
         // SAFETY: one block a thread index.

@@ -29,7 +29,7 @@ pub fn map(
     assert!(x.is_some() || n_out == n_cols, "a map in place keeps its width");
     let out = Output { values: Shards::new(&mut out[..n_rows * n_out]), stride: n_out, at: 0 };
     let n_threads = if n_rows * n_cols < MIN_PARALLEL_VALUES { 1 } else { pool.n_threads() };
-    let memory = Shards::new(sized(&mut scratch.threads, pool.n_threads() * n_cols));
+    let memory = Shards::new(sized(&mut scratch.threads, pool.n_threads() * n_cols, 0.0));
     let per_chunk = n_rows.div_ceil(4 * n_threads);
     let n_chunks = if n_threads == 1 { 1 } else { n_rows.div_ceil(per_chunk) };
     let per_chunk = n_rows.div_ceil(n_chunks);

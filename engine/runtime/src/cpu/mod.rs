@@ -9,11 +9,13 @@
 //! | [`execute`] | a plan's steps: load, look up once, run |
 //!
 //! Activations and KV are f32, weights stay in their stored type ([`weight`]), arithmetic is f32 with vectors of eight
-//! ([`simd`]). Work is spread over a [`pool::Pool`]; memory that a kernel needs beside its operands lives in a
-//! [`Scratch`], which only ever grows, so that a decode step allocates nothing once it is warm.
+//! ([`simd`]); on request ([`Activations`]) products with affine matrices round x to 8 bits. Work is spread over a
+//! [`pool::Pool`]; memory that a kernel needs beside its operands lives in a [`Scratch`], which only ever grows, so that
+//! a decode step allocates nothing once it is warm.
 //!
 //! Kernels assert the sizes that they are given (a wrong plan stops with a message, never reads elsewhere).
 
+pub mod activations;
 pub mod attention;
 pub mod embed;
 pub mod epilogue;
@@ -34,8 +36,10 @@ pub mod ceilings;
 #[cfg(test)]
 mod testing;
 
+pub use activations::Activations;
 pub use epilogue::EpilogueOp;
 pub use pool::Pool;
 pub use scratch::Scratch;
+pub use simd::int8::Int8Level;
 pub use step_view::{Rows, StepView};
 pub use weight::{FloatType, Format, Segment, Weight, WeightError};

@@ -1,6 +1,7 @@
 //! Memory that kernels reuse from call to call.
 
 use super::rope_kv::RopeTable;
+use super::simd::int8::round::Block;
 
 /// What kernels need beside their operands. It grows to the largest call it has seen and is never given back, so a
 /// decode step allocates nothing once the first step is done. One scratch serves one step at a time.
@@ -10,6 +11,10 @@ pub struct Scratch {
     pub(crate) normed: Vec<f32>,
     /// Rows of x ordered for the matrix-vector kernels.
     pub(crate) prepared: Vec<f32>,
+    /// Rows of x rounded to 8 bits.
+    pub(crate) rounded: Vec<Block>,
+    /// Codes unpacked to bytes, one part a thread.
+    pub(crate) panels: Vec<u8>,
     /// Private memory of each thread, one part a thread.
     pub(crate) threads: Vec<f32>,
     /// Cosines and sines of the step's positions.
@@ -26,14 +31,17 @@ impl Scratch {
     /// Bytes held now.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        4 * (self.normed.capacity() + self.prepared.capacity() + self.threads.capacity()) + self.rope.size_bytes()
+        let floats = self.normed.capacity() + self.prepared.capacity() + self.threads.capacity();
+        let rounded = self.rounded.capacity() * size_of::<Block>() + self.panels.capacity();
+        4 * floats + rounded + self.rope.size_bytes()
     }
 }
 
-/// The first `len` elements of `buffer`, which grows if it is shorter. What they hold is left over from before.
-pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+/// The first `len` elements of `buffer`, which grows with `new` if it is shorter. What they hold is left over from
+/// before.
+pub(crate) fn sized<T: Clone>(buffer: &mut Vec<T>, len: usize, new: T) -> &mut [T] {
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        buffer.resize(len, new);
     }
     &mut buffer[..len]
 }

@@ -56,6 +56,18 @@ pub(crate) fn all_formats() -> Vec<Format> {
     formats
 }
 
+/// Affine formats of every width and group, scale types in turn.
+pub(crate) fn affine_formats() -> Vec<Format> {
+    let scales = [FloatType::Bf16, FloatType::F16, FloatType::F32];
+    let each = |(ix, bits): (usize, u32)| {
+        [32, 64, 128].into_iter().enumerate().map(move |(at, group)| {
+            let scale = scales[(ix + at) % scales.len()];
+            Format::Affine { bits, group, scale }
+        })
+    };
+    [2, 3, 4, 5, 6, 8].into_iter().enumerate().flat_map(each).collect()
+}
+
 /// A random segment and what it decodes to.
 pub(crate) struct TestWeight {
     pub(crate) format: Format,
@@ -101,6 +113,12 @@ impl TestWeight {
             scales: &self.scales,
             biases: &self.biases,
         }
+    }
+
+    /// The same with every byte of the codes set.
+    pub(crate) fn with_codes(mut self, byte: u8) -> Self {
+        self.codes.fill(byte);
+        self
     }
 
     pub(crate) fn value(&self, row: usize, col: usize) -> f64 {

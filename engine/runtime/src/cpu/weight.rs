@@ -123,6 +123,18 @@ pub enum WeightError {
     Interleave,
 }
 
+/// Rows of one segment that lie in a range of matrix rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece<'a> {
+    pub(crate) segment: &'a Segment<'a>,
+    /// First row in the segment.
+    pub(crate) row: usize,
+    pub(crate) n_rows: usize,
+    /// Where in the range the first of them stands, and how far apart they are.
+    pub(crate) at: usize,
+    pub(crate) step: usize,
+}
+
 /// A matrix [n_rows][n_cols] of one or more segments, sizes checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Weight<'a> {
@@ -189,6 +201,25 @@ impl<'a> Weight<'a> {
     #[must_use]
     pub fn is_interleaved(&self) -> bool {
         self.interleave
+    }
+
+    /// Matrix rows `first..first + n` by segments; segments without a row there are left out.
+    pub(crate) fn pieces(&self, first: usize, n: usize) -> impl Iterator<Item = Piece<'a>> {
+        let (end, interleave) = (first + n, self.interleave);
+        let mut start = 0;
+        self.segments.iter().enumerate().filter_map(move |(ix, segment)| {
+            let (row, row_end, at, step) = if interleave {
+                let row = (first + 1 - ix) / 2;
+                (row, (end + 1 - ix) / 2, 2 * row + ix - first, 2)
+            } else {
+                let begin = first.max(start);
+                let until = end.min(start + segment.n_rows);
+                let piece = (begin - start, until.saturating_sub(start), begin - first, 1);
+                start += segment.n_rows;
+                piece
+            };
+            (row < row_end).then(|| Piece { segment, row, n_rows: row_end - row, at, step })
+        })
     }
 
     /// Segment and row in it of matrix row `row`.

@@ -24,7 +24,7 @@ impl CpuBackend {
         let mut times = Vec::with_capacity(n);
         for launch in &self.launches[first..first + n] {
             let start_ns = now_ns();
-            run(launch, view, &self.pool, &mut self.scratch, &mut self.memory);
+            run(launch, view, &self.pool, self.activations, &mut self.scratch, &mut self.memory);
             times.push(KernelTime { start_ns, end_ns: now_ns() });
         }
         Ok(times)

@@ -1,6 +1,8 @@
 use super::*;
+use crate::cpu::activations::Activations::{F32, Int8};
 use crate::cpu::epilogue::EpilogueOp;
-use crate::cpu::testing::{Random, TestWeight, all_formats, assert_close};
+use crate::cpu::simd::int8::round::round32;
+use crate::cpu::testing::{Random, TestWeight, affine_formats, all_formats, assert_close};
 use crate::cpu::weight::Segment;
 
 /// y[r][n] in f64 of segments one after the other.
@@ -23,8 +25,17 @@ fn check_plain(formats: &[Format], heights: &[usize], k: usize, n_rows: usize, s
     let mut scratch = Scratch { prepared: vec![f32::NAN; 1000], threads: vec![f32::NAN; 1000], ..Scratch::new() };
     let (out_stride, out_at) = (n + 3, 2);
     let mut out = vec![-9.0; n_rows * out_stride];
-    let args =
-        Linear { weight, x: &x, rows: Rows::All(n_rows), norm: None, epilogue: &[], out: &mut out, out_stride, out_at };
+    let args = Linear {
+        weight,
+        x: &x,
+        rows: Rows::All(n_rows),
+        norm: None,
+        epilogue: &[],
+        out: &mut out,
+        out_stride,
+        out_at,
+        activations: F32,
+    };
     linear(&Pool::new(2), &mut scratch, args);
     let xs: Vec<&[f32]> = x.chunks(k).take(n_rows).collect();
     let mut found = Vec::new();
@@ -104,6 +115,7 @@ fn norm_gated_pairs_and_epilogues() {
                 out: &mut out,
                 out_stride: half,
                 out_at: 0,
+                activations: F32,
             };
             linear(&Pool::new(3), &mut Scratch::new(), args);
             for r in 0..n_rows {
@@ -126,6 +138,76 @@ fn norm_gated_pairs_and_epilogues() {
     }
 }
 
+/// x as affine rows see it with [`Int8`].
+fn rounded(x: &[f32]) -> Vec<f64> {
+    let block = |x: &[f32; 32]| {
+        let (d, q) = round32(x);
+        q.map(|q| f64::from(q) * f64::from(d))
+    };
+    x.as_chunks::<32>().0.iter().flat_map(block).collect()
+}
+
+/// A merged matrix of all affine formats and one of floats, interleaved pairs, norms and epilogues, at every number of
+/// rows: the exact product with what each row sees.
+#[test]
+fn rounded_activations_of_merged_and_paired_rows() {
+    let k = 384;
+    let mut random = Random::new(70);
+    let mut formats = affine_formats();
+    formats.insert(7, Format::Float(FloatType::Bf16));
+    let weights: Vec<TestWeight> =
+        formats.iter().enumerate().map(|(ix, &f)| TestWeight::new(&mut random, f, 1 + 5 * ix % 13, k)).collect();
+    let pair: Vec<TestWeight> =
+        [formats[6], formats[6]].iter().map(|&f| TestWeight::new(&mut random, f, 43, k)).collect();
+    let norm = random.normals(k);
+    for (weights, interleave) in [(&weights, false), (&pair, true)] {
+        let segments: Vec<Segment> = weights.iter().map(TestWeight::segment).collect();
+        let weight = Weight::new(k, &segments, interleave).expect("well formed");
+        let dense: Vec<Vec<f64>> = weights.iter().map(TestWeight::dense).collect();
+        for n_rows in [1, 2, 4, 5, 7, 40] {
+            let x = random.normals((n_rows + 1) * k);
+            let bias = random.normals(weight.n_rows());
+            let mut out = vec![0.25; n_rows * weight.n_rows()];
+            let rows: Vec<u32> = (1..=n_rows as u32).collect();
+            let args = Linear {
+                weight,
+                x: &x,
+                rows: Rows::Sampled(&rows),
+                norm: Some(NormPrologue { weight: &norm, eps: 1e-5 }),
+                epilogue: &[EpilogueOp::Bias(&bias), EpilogueOp::AddOut],
+                out: &mut out,
+                out_stride: weight.n_rows(),
+                out_at: 0,
+                activations: Int8,
+            };
+            let pool = Pool::new(3);
+            linear(&pool, &mut Scratch::new(), args);
+            for (r, out) in out.chunks(weight.n_rows()).enumerate() {
+                let mut normed = vec![0.0; k];
+                norm_rows(&pool, &x[(r + 1) * k..][..k], Rows::All(1), &norm, 1e-5, &mut normed);
+                let seen = rounded(&normed);
+                let dot = |ix: usize, row: usize| -> f64 {
+                    let row = &dense[ix][row * k..][..k];
+                    match weights[ix].format {
+                        Format::Float(_) => row.iter().zip(&normed).map(|(w, &x)| w * f64::from(x)).sum(),
+                        Format::Affine { .. } => row.iter().zip(&seen).map(|(w, x)| w * x).sum(),
+                    }
+                };
+                let products: Vec<f64> = if interleave {
+                    (0..weight.n_rows()).map(|row| dot(row % 2, row / 2)).collect()
+                } else {
+                    (0..weights.len())
+                        .flat_map(|ix| (0..weights[ix].n_rows).map(move |row| (ix, row)))
+                        .map(|(ix, row)| dot(ix, row))
+                        .collect()
+                };
+                let want: Vec<f64> = products.iter().zip(&bias).map(|(y, &b)| y + f64::from(b) + 0.25).collect();
+                assert_close(out, &want, 3e-6, &format!("row {r} of {n_rows}, interleaved {interleave}"));
+            }
+        }
+    }
+}
+
 #[test]
 fn nothing_to_do_and_misfits() {
     let bytes = [0u8; 8];
@@ -134,7 +216,7 @@ fn nothing_to_do_and_misfits() {
     let run = |rows, out: &mut [f32]| {
         let weight = Weight::new(2, &segment, false).expect("well formed");
         let (x, out_stride) = (&[1.0, 1.0][..], 1);
-        let args = Linear { weight, x, rows, norm: None, epilogue: &[], out, out_stride, out_at: 0 };
+        let args = Linear { weight, x, rows, norm: None, epilogue: &[], out, out_stride, out_at: 0, activations: F32 };
         linear(&Pool::new(1), &mut Scratch::new(), args);
     };
     run(Rows::All(0), &mut []);

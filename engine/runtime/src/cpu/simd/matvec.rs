@@ -309,7 +309,7 @@ unsafe fn float_rows<S: Simd, const M: usize, const R: usize>(
 
 /// `n` scales (up to 8) from byte `at` of `bytes`, the other lanes 0.
 #[inline(always)]
-fn scales8<S: Simd>(s: S, float: FloatType, bytes: &[u8], at: usize, n: usize) -> S::F {
+pub(crate) fn scales8<S: Simd>(s: S, float: FloatType, bytes: &[u8], at: usize, n: usize) -> S::F {
     let bytes = &bytes[at..];
     // A row's last scales are read with what follows them, which may be anything and is masked away.
     if bytes.len() >= LANES * float.size_bytes() {

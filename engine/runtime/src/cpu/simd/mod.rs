@@ -9,6 +9,7 @@ pub(crate) mod attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 pub(crate) mod gemm;
+pub(crate) mod int8;
 pub(crate) mod math;
 pub(crate) mod matvec;
 #[cfg(target_arch = "aarch64")]

@@ -6,13 +6,27 @@ use std::arch::aarch64::*;
 #[derive(Clone, Copy)]
 pub(super) struct Neon(());
 
-/// NEON is part of every aarch64 target.
+impl Neon {
+    /// NEON is part of every aarch64 target.
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self(())
+    }
+}
+
 pub(super) fn run<O: Op>(op: O) -> O::Out {
-    op.run(Neon(()))
+    op.run(Neon::new())
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct F(float32x4_t, float32x4_t);
+
+impl F {
+    #[inline(always)]
+    pub(super) fn new(low: float32x4_t, high: float32x4_t) -> Self {
+        Self(low, high)
+    }
+}
 
 #[derive(Clone, Copy)]
 pub(super) struct U(uint32x4_t, uint32x4_t);
