@@ -12,7 +12,7 @@ import package::slot::out::out_store;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 
 // Loads in flight.
-const AHEAD = 8u;
+const AHEAD = 16u;
 
 // Of each part: its maximum, then its weight; and its weighted sum.
 var<workgroup> weights: array<f32, PARTS>;

@@ -50,11 +50,12 @@ fn main(
     lanes: Lanes,
 ) {
     let id = linear_id(workgroup, n_workgroups);
-    if id / GROUPS >= step_n_tiles() { return; }
-    let tile = step_tile(id / GROUPS);
+    // A workgroup past the tiles does the last one's work again: to return would be to wait for their number first.
+    let tile_ix = min(id / GROUPS, step_n_tiles() - 1u);
+    let tile = step_tile(tile_ix);
     let sequence = step_sequence(tile.x);
     var part: Part;
-    part.tile = id / GROUPS;
+    part.tile = tile_ix;
     part.head = id % GROUPS * HEADS;
     part.kv_head = part.head / (N_HEADS / N_KV_HEADS);
     part.token = sequence.x + tile.y;

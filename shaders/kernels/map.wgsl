@@ -6,7 +6,7 @@
 
 import package::lib::grid::linear_id;
 import package::slot::rows::n_rows;
-import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_store};
+import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_begin, epilogue_store};
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 
@@ -24,5 +24,5 @@ fn main(
     let column = id % WGS_PER_ROW * WG + thread;
     if row >= n_rows() || column >= N_OUT { return; }
     let at = row * N_COLS + column * COLUMNS_PER_OUT;
-    epilogue_store(row, column, x[at], x[at + COLUMNS_PER_OUT - 1u]);
+    epilogue_store(row, column, x[at], x[at + COLUMNS_PER_OUT - 1u], epilogue_begin(row, column));
 }

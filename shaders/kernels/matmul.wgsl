@@ -10,7 +10,7 @@ import package::lib::grid::linear_id;
 import package::slot::rows::n_rows;
 import package::slot::x::x_quad;
 import package::slot::weight::weight_columns;
-import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_store};
+import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_begin, epilogue_store};
 
 const WG = 256u;
 const N_TILES = (N + TILE_N - 1u) / TILE_N;
@@ -92,7 +92,9 @@ fn main(
             let column = w_first + n * 64u + own_n * 4u;
             for (var i = 0u; i < 4u; i += COLUMNS_PER_OUT) {
                 if column + i < N {
-                    epilogue_store(row, (column + i) / COLUMNS_PER_OUT, values[i], values[i + COLUMNS_PER_OUT - 1u]);
+                    let out_column = (column + i) / COLUMNS_PER_OUT;
+                    let residue = epilogue_begin(row, out_column);
+                    epilogue_store(row, out_column, values[i], values[i + COLUMNS_PER_OUT - 1u], residue);
                 }
             }
         }

@@ -16,7 +16,7 @@ import package::slot::rows::n_rows;
 import package::slot::unit::{PRODUCTS_SCALE, unit_products};
 import package::slot::prologue::{HAS_SQUARES, prologue_begin, prologue_end, prologue_factor};
 import package::slot::lanes::{Lanes, team_of, n_teams_of};
-import package::slot::epilogue::{COLUMNS_PER_OUT, STORES_SQUARES, epilogue_store, epilogue_squares};
+import package::slot::epilogue::{COLUMNS_PER_OUT, STORES_SQUARES, epilogue_begin, epilogue_store, epilogue_squares};
 
 const WG_COLUMNS = (N + ROWS_PER_WG - 1u) / ROWS_PER_WG;
 const N_OUT = ROWS_PER_WG / COLUMNS_PER_OUT;
@@ -34,8 +34,11 @@ fn main(
     let id = linear_id(workgroup, n_workgroups);
     let w_first = id % WG_COLUMNS * ROWS_PER_WG;
     let x_first = id / WG_COLUMNS * M_MAX;
+    // A workgroup past the rows works for nothing and stores nothing. To return here would keep every workgroup waiting for
+    // the number of rows before its first load of W.
     let x_end = n_rows();
-    if x_first >= x_end { return; }
+    let column_first = w_first / COLUMNS_PER_OUT;
+    let residue = epilogue_begin(min(x_first + thread / N_OUT, x_end - 1u), min(column_first + thread % N_OUT, OUT_COLS - 1u));
 
     let early = prologue_begin(x_first, x_end - 1u, lanes);
     for (var base = 0u; base < UNITS; base += n_teams_of(lanes)) {
@@ -51,7 +54,9 @@ fn main(
         if x_first + m < x_end && w_first + column * COLUMNS_PER_OUT < N {
             let first = total(column * COLUMNS_PER_OUT, m);
             let second = total(column * COLUMNS_PER_OUT + COLUMNS_PER_OUT - 1u, m);
-            stored = epilogue_store(x_first + m, w_first / COLUMNS_PER_OUT + column, first, second);
+            var own = residue;
+            if i != thread { own = epilogue_begin(x_first + m, column_first + column); }
+            stored = epilogue_store(x_first + m, column_first + column, first, second, own);
         }
         if STORES_SQUARES > 0u { out_squares[i] = stored * stored; }
     }

@@ -166,16 +166,11 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("HEAD_DIM", ConstDefault::Required, 64, 256),
                     rule(
                         "HEADS",
-                        ConstDefault::Derived("1; with PARTS the most of 4 that divide N_HEADS / N_KV_HEADS"),
+                        ConstDefault::Derived("1; with PARTS the most of 2 that divide N_HEADS / N_KV_HEADS"),
                         1,
                         4,
                     ),
-                    rule(
-                        "TOKENS",
-                        ConstDefault::Derived("256 / HEAD_DIM or 1, with PARTS 512 / HEAD_DIM, at most 4"),
-                        1,
-                        4,
-                    ),
+                    rule("TOKENS", ConstDefault::Derived("256 / HEAD_DIM, from 1 to 4"), 1, 4),
                     float("SCALE"),
                     rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
                     rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
@@ -183,10 +178,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("PARTS", ConstDefault::U32(0), 0, MAX_PARTS),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     size("MAX_PAGES"),
-                    ConstRule {
-                        power_of_two: true,
-                        ..rule("WG", ConstDefault::Derived("256, and 128 with PARTS"), 64, 256)
-                    },
+                    power("WG", 256, 64, 256),
                 ]
             }
         }
@@ -301,13 +293,6 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         }
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
-        (Template::AttentionDecode, "WG") => {
-            if c.u32("PARTS") > 0 {
-                128
-            } else {
-                256
-            }
-        }
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "UNROLL") => 2 - c.u32("HALF"),
         (_, "ROWS_PER_WG") => {
@@ -316,10 +301,10 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         }
         (_, "HEADS") => {
             let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
-            let most = if c.u32("PARTS") > 0 { 4 } else { 1 };
+            let most = if c.u32("PARTS") > 0 { 2 } else { 1 };
             (1..=most).rev().find(|n| shared.is_multiple_of(*n)).unwrap_or(1)
         }
-        (_, "TOKENS") => (if c.u32("PARTS") > 0 { 512 } else { 256 } / c.u32("HEAD_DIM")).clamp(1, 4),
+        (_, "TOKENS") => (256 / c.u32("HEAD_DIM")).clamp(1, 4),
         (_, "SQUARE_PARTS") => c.u32("N").div_ceil(c.u32("ROWS_PER_WG")),
         (_, "ROT_DIM") => c.u32("HEAD_DIM"),
         (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),

@@ -33,7 +33,7 @@ const ROPE_KV: &str = "\
     let head = 2u * column / HEAD_DIM; // queries', then keys', then values'
     let d = 2u * column % HEAD_DIM;
     if head < N_HEADS + N_KV_HEADS && d < ROT_DIM {
-        let turn = cos_sin(step_token(row).y, freqs[d / 2u]) * ROPE_SCALE;
+        let turn = cos_sin(residue.position, residue.frequency) * ROPE_SCALE;
         let first_turned = v * turn.x - w * turn.y;
         w = w * turn.x + v * turn.y;
         v = first_turned;
@@ -44,7 +44,7 @@ const ROPE_KV: &str = "\
     } else {
         let kv_head = (head - N_HEADS) % N_KV_HEADS;
         let value_at = select(KV_VALUE_AT, 0u, head < N_HEADS + N_KV_HEADS);
-        kv[key_word(step_slot(KV_GROUP, row), kv_head) + value_at + d / 2u] = pack2x16float(vec2<f32>(v, w));
+        kv[key_word(residue.slot, kv_head) + value_at + d / 2u] = pack2x16float(vec2<f32>(v, w));
     }
     return 0.0;
 }
@@ -58,7 +58,8 @@ fn operand(op: EpilogueOp) -> Option<u8> {
 }
 
 /// The module's text. It declares the output and the operands, and
-/// `epilogue_store(row, column, first, second)`: stores output column `column`, made of the template's column
+/// `epilogue_begin(row, column)`, which loads what the column needs besides and may come long before
+/// `epilogue_store(row, column, first, second, residue)`: stores output column `column`, made of the template's column
 /// `column`, or with pairs of `2 * column` and `2 * column + 1`, and gives its number. If `STORES_SQUARES` is 1, the
 /// template hands the sums of a row's squares to `epilogue_squares(row, part, sum)`.
 pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
@@ -99,7 +100,8 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     let _ = writeln!(text, "const STORES_SQUARES = {}u;\n", u32::from(normed));
     let store = if normed { "    squares[row * SQUARE_PARTS + part] = sum;\n" } else { "" };
     let _ = writeln!(text, "fn epilogue_squares(row: u32, part: u32, sum: f32) {{\n{store}}}\n");
-    text.push_str("fn epilogue_store(row: u32, column: u32, first: f32, second: f32) -> f32 {\n");
+    text.push_str(&residue(&spec.epilogue));
+    text.push_str("fn epilogue_store(row: u32, column: u32, first: f32, second: f32, residue: Residue) -> f32 {\n");
     text.push_str("    var v = first;\n");
     let mut pairs = n_columns == 2;
     if pairs {
@@ -117,9 +119,9 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
             EpilogueOp::Bias(n) => both(&|v, at| format!("{v} += operand{n}[{at}];")),
             EpilogueOp::Add(n) => format!("v += operand{n}[row * OUT_COLS + column];"),
             EpilogueOp::Mul(n) => format!("v *= operand{n}[row * OUT_COLS + column];"),
-            EpilogueOp::AddOut => "v += out[row * OUT_STRIDE + OUT_AT + column];".into(),
+            EpilogueOp::AddOut => "v += residue.added;".into(),
             EpilogueOp::Normed => {
-                "normed[row * OUT_COLS + half_place(column)] = f16(v * next_norm[column] * HALF_SCALE);".into()
+                "normed[row * OUT_COLS + half_place(column)] = f16(v * residue.norm * HALF_SCALE);".into()
             }
             EpilogueOp::Silu => both(&|v, _| format!("{v} = silu({v});")),
             EpilogueOp::Gelu => both(&|v, _| format!("{v} = gelu({v});")),
@@ -136,6 +138,31 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     }
     text.push_str("    out_store(row * OUT_STRIDE, OUT_AT + column, v);\n    return v;\n}\n");
     Ok(Source::new(format!("epilogue({names})"), text))
+}
+
+/// What an output column needs besides the product, where the loads can come before it: the struct and its making.
+fn residue(ops: &[EpilogueOp]) -> String {
+    let mut fields = Vec::new();
+    if ops.contains(&EpilogueOp::AddOut) {
+        fields.push(("added: f32", "out[row * OUT_STRIDE + OUT_AT + column]"));
+    }
+    if ops.contains(&EpilogueOp::Normed) {
+        fields.push(("norm: f32", "next_norm[column]"));
+    }
+    if ops.contains(&EpilogueOp::RopeKv) {
+        fields.push(("position: u32", "step_token(row).y"));
+        fields.push(("slot: u32", "step_slot(KV_GROUP, row)"));
+        fields.push(("frequency: f32", "freqs[min(2u * column % HEAD_DIM, ROT_DIM - 2u) / 2u]"));
+    }
+    if fields.is_empty() {
+        fields.push(("nothing: u32", "0u"));
+    }
+    let (names, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+    format!(
+        "struct Residue {{ {} }}\n\nfn epilogue_begin(row: u32, column: u32) -> Residue {{\n    return Residue({});\n}}\n\n",
+        names.join(", "),
+        values.join(", ")
+    )
 }
 
 /// Checks operand numbers, and that ops stand on the right side of the pairing.

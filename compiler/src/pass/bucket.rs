@@ -25,7 +25,7 @@ impl Bucket {
 }
 
 /// Attention tiles of a step of decoding sequences: enough to occupy the largest device, and no more to be combined.
-const SPLIT_TILES: u32 = 64;
+const SPLIT_TILES: u32 = 32;
 
 /// Longest KV that is not split: a second kernel takes as long as some rounds of the first.
 const UNSPLIT_KV: u32 = 2 * PART_TOKENS;

@@ -252,7 +252,7 @@ impl TileTable {
 /// The numbers of a template that are tiles.
 pub fn tunable(template: Template) -> &'static [&'static str] {
     match template {
-        Template::Matvec => &["WG", "ROWS_PER_SUBGROUP", "K_SPLIT", "UNROLL"],
+        Template::Matvec => &["WG", "ROWS_PER_SUBGROUP", "K_SPLIT", "UNROLL", "ROWS_PER_WG"],
         Template::Matmul => &["TILE_M", "TILE_N", "TILE_K"],
         _ => &[],
     }
@@ -289,14 +289,18 @@ pub fn candidates(spec: &KernelSpec, target: &TargetProfile) -> Vec<KernelSpec> 
 /// Tiles of a matrix-vector product for `rows` rows of x.
 fn matvec_tiles(rows: u32) -> Vec<BTreeMap<String, u32>> {
     let mut all = Vec::new();
-    for wg in [32, 64, 128, 256] {
+    for wg in [64, 128, 256] {
         for k_split in [1, 2, 4, 8] {
             for of_subgroup in [1, 2, 4] {
                 for unroll in [1, 2, 4] {
                     // More parts than subgroups of 32 leave each other waiting; more loads or sums than these spill.
-                    if k_split * 32 <= wg && of_subgroup * unroll <= 8 && of_subgroup * rows.min(8) <= 16 {
-                        let values = [wg, of_subgroup, k_split, unroll];
-                        all.push(named(Template::Matvec, &values));
+                    if k_split * 32 > wg || of_subgroup * unroll > 8 || of_subgroup * rows.min(8) > 16 {
+                        continue;
+                    }
+                    // One unit a subgroup, two or four.
+                    let of_wg = (wg / 32 / k_split * of_subgroup).max(2);
+                    for times in [1, 2, 4] {
+                        all.push(named(Template::Matvec, &[wg, of_subgroup, k_split, unroll, times * of_wg]));
                     }
                 }
             }
