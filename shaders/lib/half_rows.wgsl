@@ -1,8 +1,9 @@
-// Half rows: rows of numbers as f16 times HALF_SCALE, for products in half precision. Numbers up to 2^20 stay finite. Of 8
+// Half rows: rows of numbers as f16 times HALF_SCALE, for products in half precision. Numbers up to 2^22 stay finite, and
+// their products with a code up to 2^19. Of 8
 // columns the order is 0, 4, 1, 5, 2, 6, 3, 7: the pairs in which slot/pairs_affine4 gives codes, so that the two meet
 // without being shuffled.
 
-const HALF_SCALE = 0.0625;
+const HALF_SCALE = 0.015625;
 
 // Where a column lies in its row.
 fn half_place(column: u32) -> u32 { return (column & ~7u) | ((column & 3u) << 1u) | ((column >> 2u) & 1u); }

@@ -178,7 +178,10 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("PARTS", ConstDefault::U32(0), 0, MAX_PARTS),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     size("MAX_PAGES"),
-                    power("WG", 256, 64, 256),
+                    ConstRule {
+                        power_of_two: true,
+                        ..rule("WG", ConstDefault::Derived("256, and 128 for HEAD_DIM above 128"), 64, 256)
+                    },
                 ]
             }
         }
@@ -293,6 +296,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         }
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
+        (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "UNROLL") => 2 - c.u32("HALF"),
         (_, "ROWS_PER_WG") => {

@@ -87,13 +87,13 @@ fn specs() -> Vec<KernelSpec> {
         }
     }
     for epilogue in &epilogues {
-        for prologue in Prologue::ALL {
+        for prologue in [Prologue::None, Prologue::RmsNorm] {
             for tier in TIERS {
                 for m_max in [1, 2, 8] {
                     let mut spec =
                         KernelSpec::new(Template::Matvec, tier).with("K", 4096).with("N", 6144).with("M_MAX", m_max);
                     spec.weight = Some(WeightFormat::Affine { bits: 4, group: 64, scales: ScaleType::Bf16 });
-                    spec.prologue = *prologue;
+                    spec.prologue = prologue;
                     spec.epilogue = epilogue.clone();
                     list.push(spec.clone());
                     list.push(spec.with("ROWS_PER_SUBGROUP", 1).with("UNROLL", 2));
@@ -109,6 +109,8 @@ fn specs() -> Vec<KernelSpec> {
             }
         }
     }
+    list.extend(half_products());
+    list.extend(decoding_attentions());
     for rows in Rows::ALL {
         for wg in [32, 256] {
             for n in [1, 576, 1 << 20] {
@@ -178,6 +180,71 @@ fn specs() -> Vec<KernelSpec> {
             if q_tile <= 8 {
                 list.push(spec.with("WG", 128).with("KV_BLOCK", 16));
             }
+        }
+    }
+    list
+}
+
+/// Products in half precision: inputs and results of both kinds, normed copies and what reads them.
+fn half_products() -> Vec<KernelSpec> {
+    use EpilogueOp::*;
+    let mut list = Vec::new();
+    for group in [32, 64, 128] {
+        for scales in ScaleType::ALL {
+            for (ix, m_max) in [1, 3, 8].into_iter().enumerate() {
+                let mut spec = KernelSpec::new(Template::Matvec, Tier::Subgroups)
+                    .with("K", [128, 4096, 14336][ix])
+                    .with("N", 96)
+                    .with("M_MAX", m_max)
+                    .with("HALF", 1);
+                spec.weight = Some(WeightFormat::Affine { bits: 4, group, scales: *scales });
+                spec.rows = Rows::ALL[ix % 2];
+                let with = |prologue, epilogue: &[EpilogueOp], x_half: bool, out_half: bool| {
+                    let mut spec = spec.clone();
+                    spec.prologue = prologue;
+                    spec.epilogue = epilogue.to_vec();
+                    let spec = if x_half { spec.with("X_HALF", 1) } else { spec };
+                    if out_half { spec.with("OUT_HALF", 1) } else { spec }
+                };
+                list.push(with(Prologue::None, &[AddOut, Normed], true, false));
+                list.push(with(Prologue::None, &[Add(0), Normed], false, false));
+                list.push(with(Prologue::RmsNorm, &[SiluMulPairs], false, true));
+                let parts = with(Prologue::RmsNormParts, &[Bias(0), SiluMulPairs], true, true);
+                list.push(parts.clone().with("SQUARE_PARTS", 1));
+                list.push(parts.with("SQUARE_PARTS", 4096).with("UNROLL", 2).with("ROWS_PER_SUBGROUP", 4));
+                list.push(with(Prologue::None, &[Gelu], true, true).with("K_SPLIT", 8).with("ROWS_PER_WG", 32));
+            }
+        }
+    }
+    list
+}
+
+/// Attention of one query a tile, whole and in parts, and what joins the parts.
+fn decoding_attentions() -> Vec<KernelSpec> {
+    let mut list = Vec::new();
+    for (heads, kv_heads, dim) in [(1, 1, 64), (9, 3, 64), (32, 8, 128), (8, 1, 192), (4, 4, 256)] {
+        for (parts, window, keep, softcap) in [(0, 0, 0, 0.0), (0, 100, 4, 30.0), (1, 0, 0, 0.0), (64, 512, 0, 50.0)] {
+            let mut spec = KernelSpec::new(Template::AttentionDecode, Tier::Subgroups)
+                .with("N_HEADS", heads)
+                .with("N_KV_HEADS", kv_heads)
+                .with("HEAD_DIM", dim)
+                .with("MAX_PAGES", 256)
+                .with("PARTS", parts)
+                .with("WINDOW", window)
+                .with("KEEP", keep)
+                .with_f32("SCALE", 0.125)
+                .with_f32("SOFTCAP", softcap);
+            list.push(spec.clone().with("WG", 64).with("TOKENS", 4).with("HEADS", 1));
+            if parts == 0 {
+                spec = spec.with("OUT_HALF", 1);
+            } else {
+                let join = KernelSpec::new(Template::AttentionCombine, Tier::Plain)
+                    .with("N_HEADS", heads)
+                    .with("HEAD_DIM", dim)
+                    .with("PARTS", parts);
+                list.extend([join.clone(), KernelSpec { tier: Tier::Subgroups, ..join.with("OUT_HALF", 1) }]);
+            }
+            list.push(spec);
         }
     }
     list

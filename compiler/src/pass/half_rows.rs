@@ -39,7 +39,10 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
             Kind::Attention => (feeds(result, None), false),
             Kind::Matrix { template: Template::Matvec, epilogue, .. } => {
                 let rotates = matches!(epilogue.last(), Some(Step::RopeKv { .. }));
-                (!rotates && feeds(result, None), !rotates && in_rows)
+                // Three buffers more: with two operands there would be nine.
+                let is_operand = |step: &&Step| matches!(step, Step::Bias(_) | Step::Add(_) | Step::Mul(_));
+                let fits = epilogue.iter().filter(is_operand).count() < 2;
+                (!rotates && feeds(result, None), !rotates && in_rows && fits)
             }
             _ => (false, false),
         };

@@ -1,7 +1,9 @@
 //! Rotary embedding, the cache and attention, over ragged steps of several sequences in scattered pages.
 
 use crate::support::{cases, ragged, target};
+use ingot_compiler::TargetProfile;
 use ingot_ir::graph::{Graph, Op};
+use ingot_ir::kernel::Template;
 use ingot_ir::kv::{KvShape, Window};
 use ingot_ir::plan::KvType;
 use ingot_ir::weight::{Format, ScaleType};
@@ -163,6 +165,37 @@ fn softcap_bounds_scores() {
 #[test]
 fn long_sequences() {
     each_device(&PLAIN, &[vec![300, 1], vec![1, 257], vec![1, 1], vec![129, 0]], 16);
+}
+
+/// One token after contexts that are split among workgroups: parts that are full, short and of a sequence that has none.
+#[test]
+fn split_contexts() {
+    let wide = Layer { head_dim: 64, rot_dim: 64, ..PLAIN };
+    let layers = [
+        wide.clone(),
+        Layer { n_heads: 6, head_dim: 128, rot_dim: 128, softcap: 2.0, ..wide.clone() },
+        Layer { window: Window { window: 300, keep: 5 }, ..wide.clone() },
+        Layer { window: Window { window: 40, keep: 17 }, n_heads: 3, n_kv_heads: 1, ..wide.clone() },
+    ];
+    let lens = [vec![255, 3], vec![1, 1], vec![1, 0], vec![1, 400], vec![1, 1], vec![1, 1]];
+    for layer in layers {
+        each_device(&layer, &lens, 16);
+    }
+}
+
+/// That such contexts take the kernels that are meant for them, where the target has them.
+#[test]
+fn long_contexts_are_split() {
+    let layer = Layer { head_dim: 64, rot_dim: 64, ..PLAIN };
+    for device in devices() {
+        let target = TargetProfile { prefill_tokens: 64, max_rows: 64, ..device.target() };
+        let plan =
+            ingot_compiler::compile(&layer.graph(), &target, ingot_compiler::Options::new(1024)).expect("compiles");
+        let has = |template| plan.kernels.as_slice().iter().any(|kernel| kernel.spec.template == template);
+        for template in [Template::AttentionDecode, Template::AttentionCombine] {
+            assert_eq!(has(template), target.splits_kv(), "{template} on {device:?}");
+        }
+    }
 }
 
 /// Tiles of every size, and chunks that end within them.

@@ -3,10 +3,12 @@
 use crate::support::{batch, check, formats, target};
 use ingot_compiler::TargetProfile;
 use ingot_ir::graph::{Graph, Op};
-use ingot_ir::weight::Format;
+use ingot_ir::weight::{Format, ScaleType};
 use ingot_tests::random::{GraphBuilder, VOCAB};
-use ingot_tests::rig::{Device, devices, gpus};
+use ingot_tests::rig::{Device, Rig, devices, gpus, turn};
+use ingot_tests::stored::StoredTensors;
 use ingot_tests::tolerance::{Arithmetic, kernel};
+use std::sync::Arc;
 
 /// Three groups of the longest kind.
 const K: u32 = 384;
@@ -98,6 +100,36 @@ fn the_widest_product() {
         each_device(&product(format, 28_672, 3), &[9, 1], 28_672, |_, _| {});
     }
     each_device(&embedding(Format::F16, 28_672), &[3], 1, |_, _| {});
+}
+
+/// Numbers of 100,000 beside small ones, with a norm and without: half precision ends at 65,504.
+#[test]
+fn large_numbers_stay_finite() {
+    for format in [formats()[16], Format::Affine { bits: 4, group: 32, scales: ScaleType::F32 }] {
+        for normed in [false, true] {
+            let mut b = GraphBuilder::new("large");
+            let table = b.matrix("embed", VOCAB, 128, Format::F32);
+            let input = b.op(Op::Embed { parts: vec![table] });
+            let x = if normed { b.norm(input, "norm") } else { input };
+            let x = b.linear(x, "up", 256, format, false);
+            let x = b.op(Op::GatherRows { x });
+            let graph = b.finish(vec![x]);
+            let mut stored = StoredTensors::random(&graph, 3);
+            let mut numbers = stored.numbers("embed");
+            numbers.chunks_exact_mut(128).enumerate().for_each(|(row, numbers)| numbers[row * 7 % 128] = 1e5);
+            stored.set("embed", numbers);
+            let stored = Arc::new(stored);
+            for device in devices() {
+                let _turn = turn(&device);
+                let batch = batch(&graph, &[1, 5, 1]);
+                let mut target = target(&device, &batch, 0);
+                target.matvec_rows = 8;
+                let tolerance = 3.0 * kernel(Arithmetic::of(&target, &graph), 128);
+                let mut rig = Rig::new(&graph, &stored, &device, &target, &batch);
+                rig.check(&batch, tolerance).unwrap_or_else(|why| panic!("{why}"));
+            }
+        }
+    }
 }
 
 /// Tiles that are full, and one row more or less.
