@@ -84,7 +84,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule(
                         "ROWS_PER_WG",
                         ConstDefault::Derived(
-                            "ROWS_PER_SUBGROUP * WG / 32 / K_SPLIT, at least ROWS_PER_SUBGROUP and 2 if columns are paired",
+                            "ROWS_PER_SUBGROUP * WG / 32 / K_SPLIT, at least ROWS_PER_SUBGROUP and 2 if columns are paired; twice that with HALF and M_MAX above 4",
                         ),
                         1,
                         256,
@@ -301,7 +301,9 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "UNROLL") => 2 - c.u32("HALF"),
         (_, "ROWS_PER_WG") => {
             let rows = c.u32("ROWS_PER_SUBGROUP");
-            (c.u32("WG") / 32 / c.u32("K_SPLIT")).max(1).max(pairs / rows) * rows
+            // Many rows of x: each workgroup adds up the squares of all, so fewer workgroups do.
+            let times = 1 + u32::from(c.u32("HALF") == 1 && c.u32("M_MAX") > 4);
+            (c.u32("WG") / 32 / c.u32("K_SPLIT")).max(1).max(pairs / rows) * rows * times
         }
         (_, "HEADS") => {
             let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
