@@ -31,7 +31,10 @@ fn measured_tiles_are_taken_and_recorded_and_change_no_text() {
         assert_eq!((found.n_measured, found.n_wrong), (3, 0), "{:?}", found.row.shape);
         assert_eq!(found.row.shape.rows, 1);
         assert!(found.weight_bytes > 0 && found.row.us > 0.0 && found.row.us <= found.row.default_us, "{found:?}");
-        assert_eq!(found.row.tiles.keys().collect::<Vec<_>>(), ["K_SPLIT", "ROWS_PER_SUBGROUP", "UNROLL", "WG"]);
+        assert_eq!(
+            found.row.tiles.keys().collect::<Vec<_>>(),
+            ["K_SPLIT", "ROWS_PER_SUBGROUP", "ROWS_PER_WG", "UNROLL", "WG"]
+        );
     }
 
     // Whatever was measured, tiles that no default has are to be seen to be taken.
