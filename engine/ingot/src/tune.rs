@@ -6,6 +6,7 @@ use crate::lower::Lowered;
 use crate::random::RandomShape;
 use crate::tiles;
 use crate::{Error, weights::Weights};
+use half::f16;
 use ingot_compiler::select::tiles::{TileRow, TileShape, candidates, kernel, tiles_of};
 use ingot_compiler::{Options, TargetProfile, TileTable};
 use ingot_ir::kernel::{KernelSpec, Role};
@@ -16,6 +17,7 @@ use ingot_runtime::gpu::tune::{ROTATE_BYTES, Trial, TrialKernel, TrialOperand};
 use ingot_runtime::gpu::{Gpu, GpuError, MemoryOptions, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Longest sequence of the plan whose kernels are measured; products do not depend on it.
 const CONTEXT: u32 = 512;
@@ -26,8 +28,8 @@ const TOLERANCE: f64 = 1e-3;
 /// Candidates that are measured again, in turn with the default.
 const FINALISTS: usize = 4;
 
-/// Samples that are not counted, while the device's clock rises.
-const WARM_UPS: usize = 50;
+/// How long the device works before its times count, so that its clock has risen.
+const WARM_UP: Duration = Duration::from_millis(600);
 
 /// Rounds of the finalists.
 const ROUNDS: usize = 5;
@@ -190,7 +192,7 @@ impl Bench<'_> {
         let tables = step_tables(self.plan, &self.plan.variants[product.variant]);
         let dims = tables.dims();
         let operands = self.plan.operands_of(product.dispatch);
-        let contents = operands.iter().map(|bound| self.contents(bound, &tables));
+        let contents = operands.iter().map(|bound| self.contents(spec, bound, &tables));
         let mut trial = Trial::new(self.gpu, &MemoryOptions::default(), contents.collect(), ROTATE_BYTES)?;
 
         let mut all = candidates(spec, self.target);
@@ -218,6 +220,7 @@ impl Bench<'_> {
                 Err(error) => return Err(error.into()),
             };
             let found = trial.output(&prepared)?;
+            let found = if spec.u32("OUT_HALF") == Some(1) { halves(&found) } else { found };
             if ix == 0 {
                 expected = found;
             } else if !is_close(&found, &expected) {
@@ -227,7 +230,8 @@ impl Bench<'_> {
             n_measured += 1;
             finalists.push(Finalist { spec: spec.clone(), kernel: prepared, us: f64::INFINITY });
         }
-        for _ in 0..WARM_UPS {
+        let started = Instant::now();
+        while started.elapsed() < WARM_UP {
             trial.time_us(&mut finalists[0].kernel, 1)?;
         }
         for finalist in &mut finalists {
@@ -283,7 +287,7 @@ impl Bench<'_> {
     }
 
     /// An operand's contents: the step's tables, the model's weights, else numbers between -1 and 1.
-    fn contents(&self, bound: &Bound, tables: &StepTables) -> TrialOperand {
+    fn contents(&self, spec: &KernelSpec, bound: &Bound, tables: &StepTables) -> TrialOperand {
         let n_bytes = match bound.role {
             // Other tiles leave more sums, at most one a row of the matrix.
             Role::Squares => (u64::from(tables.dims().tokens) * self.most_rows() * 4) as usize,
@@ -301,6 +305,11 @@ impl Bench<'_> {
                 bytes
             }
             (Binding::Kv(_) | Binding::Sampled | Binding::PageTable(_), _) | (_, Role::Out) => vec![0; n_bytes],
+            (_, Role::X) if spec.u32("X_HALF") == Some(1) => half_noise(n_bytes),
+            // Sums of squares are not negative.
+            (_, Role::Squares) => {
+                noise(n_bytes).chunks_exact(4).flat_map(|b| [b[0], b[1], b[2], b[3] & 0x7f]).collect()
+            }
             _ => noise(n_bytes),
         };
         TrialOperand { role: bound.role, bytes }
@@ -327,6 +336,19 @@ fn noise(n_bytes: usize) -> Vec<u8> {
         ((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0).to_le_bytes()
     });
     numbers.collect()
+}
+
+/// Half-precision numbers between -1 and 1, the same each time.
+fn half_noise(n_bytes: usize) -> Vec<u8> {
+    let numbers = noise(2 * n_bytes);
+    let numbers = numbers.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    numbers.flat_map(|number| f16::from_f32(number).to_le_bytes()).collect()
+}
+
+/// The half-precision numbers of a result that was read as single-precision ones.
+fn halves(words: &[f32]) -> Vec<f32> {
+    let bits = words.iter().map(|word| word.to_bits());
+    bits.flat_map(|bits| [bits as u16, (bits >> 16) as u16].map(|half| f16::from_bits(half).to_f32())).collect()
 }
 
 /// Whether a result is the expected one but for rounding.
@@ -356,6 +378,18 @@ mod tests {
         assert!(!is_close(&[1.0, -2.0], &expected), "one is missing");
         assert!(!is_close(&[f32::NAN, -2.0, 3.0], &expected));
         assert!(!is_close(&[0.0; 3], &expected));
+    }
+
+    #[test]
+    fn halves_come_out_as_they_went_in() {
+        let bytes = half_noise(64);
+        let words: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let found = halves(&words);
+        assert!(found.len() == 32 && found.iter().all(|n| n.abs() <= 1.0) && found.iter().any(|n| *n != found[0]));
+        assert!(is_close(&found, &found));
+        let expected: Vec<f32> =
+            noise(128).chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3));
     }
 
     #[test]
