@@ -3,8 +3,9 @@
 // One workgroup a (tile: query and part of its KV, group of HEADS query heads that share a KV head). The tokens that
 // the query sees are counted from 0 (the first KEEP, then the window) and dealt out in parts to the tiles, in the parts to
 // clusters of 8 lanes. A cluster takes TOKENS tokens at a time, each lane HEAD_DIM / 8 numbers of them, and keeps a
-// maximum, a sum and the weighted values of its own; the clusters of a subgroup meet, then the subgroups, head by head. With PARTS 0 the result is stored; else
-// each tile leaves values, maximum and sum for attention_combine, HEAD_DIM + 2 numbers a head.
+// maximum, a sum and the weighted values of its own; the clusters of a subgroup meet, then the subgroups, head by head.
+// With PARTS 0 the result is stored; else each tile leaves values, maximum and sum for attention_combine, HEAD_DIM + 2
+// numbers a head.
 // Workgroup memory: 4 * WG / 8 * (HEAD_DIM + 2 * HEADS) bytes.
 // Assumes subgroups of 8 lanes or more; HEAD_DIM a multiple of 64; HEADS divides the query heads of a KV head.
 // Slots: kv, out, cluster, lanes (subgroups).

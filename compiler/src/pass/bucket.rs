@@ -18,7 +18,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Whether every sequence has one token.
+    /// Whether attention tiles are of one query: there may be a sequence for every token.
     pub fn is_decode(&self) -> bool {
         self.bounds.tokens == self.bounds.sequences
     }

@@ -43,10 +43,16 @@ pub(crate) fn targets() -> impl Strategy<Value = TargetProfile> {
         Fusion::GatePairs,
         Fusion::Multiply,
         Fusion::Residual,
+        Fusion::HalfRows,
     ];
     let declined = prop_oneof![Just(Vec::new()), prop::sample::subsequence(all.to_vec(), 0..=all.len())];
-    let target =
-        prop_oneof![Just(TargetProfile::cpu()), Just(small_cpu()), Just(TargetProfile::vulkan()), Just(small_gpu())];
+    let target = prop_oneof![
+        Just(TargetProfile::cpu()),
+        Just(small_cpu()),
+        Just(TargetProfile::vulkan()),
+        Just(TargetProfile::nvidia()),
+        Just(small_gpu())
+    ];
     (target, declined).prop_map(|(target, declined)| TargetProfile { declined, ..target })
 }
 

@@ -158,16 +158,19 @@ fn a_tensor_larger_than_a_binding_is_split() {
 /// No fusion: every op that may be on its own is.
 #[test]
 fn a_target_may_decline_every_fusion() {
-    fixture("llama", |target| {
-        target.declined = vec![
-            Fusion::NormPrologue,
-            Fusion::Activation,
-            Fusion::GatePairs,
-            Fusion::Multiply,
-            Fusion::Residual,
-            Fusion::RopeKv,
-        ];
-    });
+    for name in ["llama", "mlx/llama_affine_b4_g64"] {
+        fixture(name, |target| {
+            target.declined = vec![
+                Fusion::NormPrologue,
+                Fusion::Activation,
+                Fusion::GatePairs,
+                Fusion::Multiply,
+                Fusion::Residual,
+                Fusion::RopeKv,
+                Fusion::HalfRows,
+            ];
+        });
+    }
 }
 
 /// Kernels without subgroup operations, as on an adapter that lacks them.

@@ -40,13 +40,14 @@ pub(super) const N_VOCAB: u32 = 1100;
 const AFFINE4: Format = Format::Affine { bits: 4, group: 64, scales: ScaleType::F16 };
 
 /// Every fusion, with the name that a report gives it.
-const FUSIONS: [(Fusion, &str); 6] = [
+const FUSIONS: [(Fusion, &str); 7] = [
     (Fusion::NormPrologue, "norm into product"),
     (Fusion::Activation, "activation into product"),
     (Fusion::GatePairs, "gate and up in one"),
     (Fusion::Multiply, "multiplication into product"),
     (Fusion::Residual, "residual into product"),
     (Fusion::RopeKv, "rotation into product"),
+    (Fusion::HalfRows, "half rows"),
 ];
 
 impl Case {
