@@ -85,6 +85,9 @@ pub enum Error {
         /// What is not supported and what is.
         what: String,
     },
+    /// A model of a hub that could not be fetched or found.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The op graph breaks a rule of the representation.
     #[error("the model's graph: {0}")]
     Graph(#[from] ingot_ir::IrError),

@@ -4,6 +4,8 @@ mod bad_checkpoints;
 mod bad_configs;
 mod golden;
 mod golden_text;
+mod hub;
+mod play_hub;
 mod tokenizers;
 
 use ingot_models::formats::safetensors::{StoredType, TensorDecl, write};
