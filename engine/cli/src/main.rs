@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod fetch;
 mod interrupt;
 mod output;
 mod progress;
@@ -38,6 +39,8 @@ enum Command {
     Compile(commands::compile::CompileArgs),
     /// Print what a compiled file holds
     Inspect(commands::inspect::InspectArgs),
+    /// List, show or remove the models in the hub's cache
+    Models(commands::models::ModelsArgs),
     /// List or clear what is kept between runs: compiled plans and the driver's pipelines
     Cache(commands::cache::CacheArgs),
     /// Measure the tiles of each kernel shape on this device, and keep the best for later compilations
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(&args),
         Command::Compile(args) => commands::compile::run(&args, started),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Models(args) => commands::models::run(&args),
         Command::Cache(args) => commands::cache::run(&args),
         Command::Tune(args) => commands::tune::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -4,6 +4,12 @@
 
 #[path = "cli/answers.rs"]
 mod answers;
+#[path = "cli/hub.rs"]
+mod hub;
+// The models' own tests play more troubles.
+#[allow(dead_code)]
+#[path = "../../../models/tests/models/play_hub.rs"]
+mod play_hub;
 
 use safetensors::SafeTensors;
 use serde_json::Value;

@@ -22,6 +22,7 @@ mod weights;
 mod random;
 mod lower;
 mod cache;
+pub mod hub;
 mod tiles;
 mod tune;
 mod load;

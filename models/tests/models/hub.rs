@@ -168,6 +168,18 @@ fn a_connection_that_never_gets_further_is_an_error_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn a_hub_that_falls_silent_is_asked_again() {
+    let mut scene = scene();
+    scene.settings.timeout = Duration::from_millis(300);
+    scene.hub.trouble(&scene.hub.etag(WEIGHTS), 1, Trouble::Pause(200_000));
+    let started = std::time::Instant::now();
+    scene.fetch().expect("the rest comes");
+    assert!(started.elapsed() < Duration::from_secs(3), "it does not wait for the silence to end");
+    assert_eq!(scene.ranges(), ["bytes=0-", "bytes=200000-"]);
+    assert_eq!(std::fs::read(scene.blob(WEIGHTS)).expect("a content"), weights());
+}
+
+#[test]
 fn who_stops_a_fetch_keeps_what_has_arrived() {
     let scene = scene();
     let id = "owner/tiny".parse().expect("a name");

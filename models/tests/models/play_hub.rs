@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The commit of everything.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -17,6 +18,8 @@ pub(crate) enum Trouble {
     Status(u16, &'static [(&'static str, &'static str)]),
     /// The connection ends after so many bytes of the body.
     Cut(usize),
+    /// After so many bytes of the body nothing comes for three seconds.
+    Pause(usize),
     /// The whole file, whatever range is asked for.
     NoRanges,
     /// The first byte is another one.
@@ -232,11 +235,16 @@ impl Reply {
         if self.is_head {
             return Ok(());
         }
-        let sent = match self.trouble {
-            Some(Trouble::Cut(most)) => &body[..most.min(body.len())],
-            _ => body,
-        };
-        self.stream.write_all(sent)
+        match self.trouble {
+            Some(Trouble::Cut(most)) => self.stream.write_all(&body[..most.min(body.len())]),
+            Some(Trouble::Pause(first)) => {
+                let (first, rest) = body.split_at(first.min(body.len()));
+                self.stream.write_all(first)?;
+                std::thread::sleep(Duration::from_secs(3));
+                self.stream.write_all(rest)
+            }
+            _ => self.stream.write_all(body),
+        }
     }
 }
 

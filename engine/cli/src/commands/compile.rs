@@ -1,6 +1,7 @@
 //! `ingot compile`: a model becomes one file for a target.
 
-use crate::{args, output, progress, shipped};
+use crate::args::PathArgs;
+use crate::{args, output, progress};
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -12,8 +13,8 @@ use std::time::Instant;
 /// Flags of `ingot compile`.
 #[derive(Args)]
 pub(crate) struct CompileArgs {
-    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: PathArgs,
     /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with_all = ["model", "plan_only"])]
     random: Option<RandomShape>,
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
     };
     let plan = match &args.random {
         Some(shape) => ingot::compile_random(shape, &args.output, options)?,
-        None => ingot::compile(&shipped::folder(args.model.as_deref())?, &args.output, options)?,
+        None => ingot::compile(&args.model.folder()?, &args.output, options)?,
     };
     drop(bar);
     let n_bytes = std::fs::metadata(&args.output).with_context(|| args.output.display().to_string())?.len();

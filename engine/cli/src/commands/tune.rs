@@ -1,6 +1,7 @@
 //! `ingot tune`: the fastest tiles of every matrix product of a model, measured on this device and kept for it.
 
-use crate::{args, output, shipped};
+use crate::args::PathArgs;
+use crate::{args, output};
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,8 +12,8 @@ use std::path::PathBuf;
 /// Flags of `ingot tune`.
 #[derive(Args)]
 pub(crate) struct TuneArgs {
-    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: PathArgs,
     /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
     };
     let tuned = match &args.random {
         Some(shape) => ingot::tune_random(shape, options),
-        None => ingot::tune(&shipped::folder(args.model.as_deref())?, options),
+        None => ingot::tune(&args.model.folder()?, options),
     };
     bar.clear();
     output::println(&summary(&tuned?))
