@@ -94,6 +94,9 @@ pub enum Error {
     /// The tokenizer failed on a text or on ids.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The form that an answer is to have is malformed, too complex, or cannot be kept.
+    #[error("{0}")]
+    Grammar(String),
     /// The chat template does not parse, raised, or ran out of fuel.
     #[error("chat template: {0}")]
     Template(String),

@@ -11,7 +11,7 @@ mod output;
 mod progress;
 mod shipped;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -51,6 +51,10 @@ enum Command {
     Profile(commands::profile::ProfileArgs),
     /// Measure prefill and decode speed
     Bench(commands::bench::BenchArgs),
+    /// Print a shell's completions of this program
+    Completions(commands::completions::CompletionsArgs),
+    /// Print manual pages of this program, or write them all
+    Man(commands::completions::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +74,8 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Profile(args) => commands::profile::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Completions(args) => commands::completions::completions(&args, Cli::command()),
+        Command::Man(args) => commands::completions::man(&args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,7 @@ use super::{HubError, HubSettings, ModelId, id};
 use serde_json::Value;
 use std::io::Read;
 use std::time::Duration;
-use ureq::http::{HeaderMap, Response, Uri, header};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
 /// Redirects that are followed for one request.
@@ -111,7 +111,8 @@ impl<'a> Client<'a> {
         Err(HubError::BadAnswer { url, what: "too many redirects".into() })
     }
 
-    /// The answer to a request for an address, from byte `from` on if that is given. Its status is a success.
+    /// The answer to a request for an address, from byte `from` on if that is given. Its status is a success, or says that
+    /// there is no such byte.
     pub(super) fn get(&self, id: &ModelId, url: &str, from: Option<u64>) -> Result<Response<Body>, HubError> {
         let mut url = url.to_owned();
         for _ in 0..MAX_REDIRECTS {
@@ -129,6 +130,7 @@ impl<'a> Client<'a> {
                     url = if is_path { self.at_host_of(&url, location) } else { location.to_owned() };
                 }
                 _ if response.status().is_success() => return Ok(response),
+                _ if from.is_some() && response.status() == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
                 _ => return Err(self.refusal(id, &url, &response)),
             }
         }

@@ -106,14 +106,12 @@ impl<'a, 'p> Download<'a, 'p> {
 
     /// The rest of a file.
     fn receive(&mut self, place: &Place, part: &mut Part<'_>) -> Result<(), HubError> {
-        let mut response = match self.client.get(self.id, &place.url, Some(part.done)) {
-            // The part is no beginning of this file.
-            Err(HubError::BadAnswer { what, .. }) if part.done > 0 && what.starts_with("status 416") => {
-                part.restart()?;
-                self.client.get(self.id, &place.url, None)?
-            }
-            result => result?,
-        };
+        let mut response = self.client.get(self.id, &place.url, Some(part.done))?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            // The file is shorter than the part, or empty.
+            part.restart()?;
+            response = self.client.get(self.id, &place.url, None)?;
+        }
         // A server may send all of the file, whatever it was asked for.
         let first = match response.status() {
             StatusCode::PARTIAL_CONTENT => {

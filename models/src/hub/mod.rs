@@ -71,13 +71,10 @@ pub fn fetch(
         };
     }
     let client = Client::new(settings);
-    let listing = match client.listing(id) {
-        Ok(listing) => listing,
-        Err(error) if error.is_passing() && cached.is_some() => {
-            let snapshot = cached.as_ref().map(|snapshot| snapshot.fetched(Some(error)));
-            return snapshot.ok_or_else(|| HubError::NotCached { id: id.clone(), cache: settings.cache.clone() });
-        }
-        Err(error) => return Err(error),
+    let listing = match (client.listing(id), cached) {
+        (Ok(listing), _) => listing,
+        (Err(error), Some(snapshot)) if error.is_passing() => return Ok(snapshot.fetched(Some(error))),
+        (Err(error), _) => return Err(error),
     };
     let files = needed(id, &listing)?;
     let snapshot = Snapshot::at(id, settings, &listing.commit);

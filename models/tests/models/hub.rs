@@ -206,6 +206,12 @@ fn parts_that_do_not_fit_are_not_built_upon() {
     scene.hub.trouble(&etag, 1, Trouble::NoRanges);
     scene.fetch().expect("it comes whole");
     assert_eq!(std::fs::read(scene.blob(WEIGHTS)).expect("a content"), weights());
+    // One that knows no such byte is asked for the whole.
+    remove(&"owner/tiny".parse().expect("a name"), &scene.settings).expect("it is there");
+    scene.leave_part(&weights()[..1000]);
+    scene.hub.trouble(&etag, 1, Trouble::Status(416, &[]));
+    scene.fetch().expect("it comes whole");
+    assert_eq!(std::fs::read(scene.blob(WEIGHTS)).expect("a content"), weights());
     // A part that is none, of the right size, too long, and of one byte less.
     for n in [weights().len(), weights().len() + 7, weights().len() - 1] {
         remove(&"owner/tiny".parse().expect("a name"), &scene.settings).expect("it is there");

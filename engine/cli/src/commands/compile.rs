@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ingot::ir::plan::VariantId;
 use ingot::{Bytes, CompileOptions, RandomShape, Tiles};
+use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -42,6 +43,9 @@ pub(crate) struct CompileArgs {
     /// Threads that repack weights [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command. `started` is when the process started.
@@ -68,6 +72,21 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
     };
     drop(bar);
     let n_bytes = std::fs::metadata(&args.output).with_context(|| args.output.display().to_string())?.len();
+    if args.json {
+        let object = json!({
+            "file": args.output.display().to_string(),
+            "file_bytes": n_bytes,
+            "model": plan.model,
+            "target": plan.target,
+            "seconds": started.elapsed().as_secs_f64(),
+            "kernels": plan.kernels.len(),
+            "dispatches": plan.dispatches_of(VariantId(0)).len(),
+            "weight_bytes": plan.weight_bytes_of(VariantId(0)),
+            "context": plan.max_context,
+            "max_batch": plan.max_batch,
+        });
+        return output::println(&object.to_string());
+    }
     output::println(&format!(
         "{}: {}, {} for {} in {:.1} s\n{} kernels, {} dispatches and {} of weights a token, {} tokens of context",
         args.output.display(),

@@ -13,3 +13,4 @@ pub(crate) mod models;
 pub(crate) mod tune;
 pub(crate) mod profile;
 pub(crate) mod doctor;
+pub(crate) mod completions;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use ingot::{DeviceChoice, RandomShape, TuneOptions, TuneProgress, Tuned, TunedShape};
+use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -29,6 +30,9 @@ pub(crate) struct TuneArgs {
     /// Tiles a shape at most, besides the default ones
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -46,7 +50,25 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
         None => ingot::tune(&args.model.folder()?, options),
     };
     bar.clear();
-    output::println(&summary(&tuned?))
+    let tuned = tuned?;
+    output::println(&if args.json { object(&tuned).to_string() } else { summary(&tuned) })
+}
+
+fn object(tuned: &Tuned) -> Value {
+    let shape = |found: &TunedShape| {
+        json!({
+            "row": found.row,
+            "weight_bytes": found.weight_bytes,
+            "measured": found.n_measured,
+            "wrong": found.n_wrong,
+        })
+    };
+    json!({
+        "device": tuned.table.device,
+        "table": tuned.table.id(),
+        "file": tuned.path.display().to_string(),
+        "shapes": tuned.shapes.iter().map(shape).collect::<Vec<_>>(),
+    })
 }
 
 fn summary(tuned: &Tuned) -> String {
