@@ -418,7 +418,10 @@ fn the_cache_is_listed_and_cleared_by_model_and_by_revision() {
         "shared bytes count once"
     );
 
-    assert_eq!(find(&id("owner/tiny@test"), &scene.settings).expect("it is there").snapshots, [other.clone()]);
+    assert_eq!(
+        find(&id("owner/tiny@test"), &scene.settings).expect("it is there").snapshots,
+        std::slice::from_ref(other)
+    );
     for absent in ["owner/tiny@none", "owner/other"] {
         let message = find(&id(absent), &scene.settings).expect_err("it is absent").to_string();
         assert!(message.contains(absent) && message.contains("models list"), "{message}");
