@@ -85,12 +85,18 @@ pub enum Error {
         /// What is not supported and what is.
         what: String,
     },
+    /// A model of a hub that could not be fetched or found.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The op graph breaks a rule of the representation.
     #[error("the model's graph: {0}")]
     Graph(#[from] ingot_ir::IrError),
     /// The tokenizer failed on a text or on ids.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The form that an answer is to have is malformed, too complex, or cannot be kept.
+    #[error("{0}")]
+    Grammar(String),
     /// The chat template does not parse, raised, or ran out of fuel.
     #[error("chat template: {0}")]
     Template(String),

@@ -1,7 +1,7 @@
 //! Checkpoints, tokenizers and chat templates: a checkpoint folder becomes a [`config::ModelSpec`], a
 //! [`weights::WeightTable`], an op graph and text tools. No GPU, no compiler passes.
 //!
-//! Read in this order: [`formats`] (bytes), [`config`] (what the model is), [`weights`] (both together), [`arch`] with
+//! Read in this order: [`hub`] (where checkpoints come from), [`formats`] (bytes), [`config`] (what the model is), [`weights`] (both together), [`arch`] with
 //! its `blocks` (the op graph), [`model`] (all of it from a folder), [`text`] (text to ids and back).
 
 pub mod arch;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod error;
 pub mod files;
 pub mod formats;
+pub mod hub;
 pub mod model;
 pub mod rope;
 pub mod text;

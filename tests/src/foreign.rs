@@ -38,6 +38,7 @@ pub fn run(plan: Plan, stored: &Arc<StoredTensors>) -> Result<u64, String> {
         prompt: (0..20).map(|ix| ix * 7 % n_vocab).collect(),
         max_tokens: 3,
         sampling: Sampling::default(),
+        grammar: None,
         stop_ids: Vec::new(),
         prompt_logits: false,
     };

@@ -2,10 +2,20 @@
 
 #[path = "serving/artifact.rs"]
 mod artifact;
+#[path = "serving/form.rs"]
+mod form;
 #[path = "serving/gpu.rs"]
 mod gpu;
+#[path = "serving/grammar.rs"]
+mod grammar;
+#[path = "serving/hub.rs"]
+mod hub;
 #[path = "serving/measuring.rs"]
 mod measuring;
+// The models' own tests play more troubles.
+#[allow(dead_code)]
+#[path = "../../models/tests/models/play_hub.rs"]
+mod play_hub;
 #[path = "serving/random.rs"]
 mod random;
 #[path = "serving/stranger.rs"]

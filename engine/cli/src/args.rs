@@ -84,18 +84,47 @@ impl DeviceArgs {
     }
 }
 
+/// How a hub is used.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct HubArgs {
+    /// Take a hub's model from the cache and ask no hub (as HF_HUB_OFFLINE=1 does)
+    #[arg(long)]
+    pub offline: bool,
+}
+
 /// A checkpoint.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, an artifact (.ingot), or the name of a shipped model [default: ingot-tales-14m]
-    #[arg(long, value_name = "PATH")]
+    /// Folder of a checkpoint, an artifact (.ingot), a model of the hub as owner/name[@revision], or the name of a shipped
+    /// model [default: ingot-tales-14m]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// A checkpoint, named without a flag.
+#[derive(Args)]
+pub(crate) struct PathArgs {
+    /// Folder of a checkpoint, a model of the hub as owner/name[@revision], or the name of a shipped model
+    /// [default: ingot-tales-14m]; bench and profile take an artifact (.ingot) too
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
 }
 
 impl ModelArgs {
-    /// The folder that is meant.
+    /// The folder or file that is meant.
     pub(crate) fn folder(&self) -> Result<PathBuf> {
-        shipped::folder(self.model.as_deref())
+        shipped::folder(self.model.as_deref(), &self.hub)
+    }
+}
+
+impl PathArgs {
+    /// The folder or file that is meant.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        shipped::folder(self.model.as_deref(), &self.hub)
     }
 }
 

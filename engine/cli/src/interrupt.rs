@@ -1,22 +1,25 @@
 //! Ctrl-C: the first asks for a clean stop, the second ends the process.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static PRESSED: AtomicBool = AtomicBool::new(false);
+static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
 
 /// What a shell reports for a program that SIGINT ended.
 const EXIT_INTERRUPTED: i32 = 130;
 
 /// From here on the first Ctrl-C only sets [`pressed`]. Before, while there is nothing to stop cleanly, it ends the
-/// process as usual.
+/// process as usual. Whoever has something to stop calls it; once is enough.
 pub(crate) fn install() -> Result<()> {
     let handler = || {
         if PRESSED.swap(true, Ordering::Relaxed) {
             std::process::exit(EXIT_INTERRUPTED);
         }
     };
-    ctrlc::set_handler(handler).context("Ctrl-C cannot be handled")
+    let installed = INSTALLED.get_or_init(|| ctrlc::set_handler(handler).map_err(|error| error.to_string()));
+    installed.as_ref().copied().map_err(|error| anyhow!("Ctrl-C cannot be handled: {error}"))
 }
 
 /// Whether Ctrl-C was pressed.

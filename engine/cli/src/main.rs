@@ -5,12 +5,13 @@
 
 mod args;
 mod commands;
+mod fetch;
 mod interrupt;
 mod output;
 mod progress;
 mod shipped;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -38,6 +39,8 @@ enum Command {
     Compile(commands::compile::CompileArgs),
     /// Print what a compiled file holds
     Inspect(commands::inspect::InspectArgs),
+    /// List, show or remove the models in the hub's cache
+    Models(commands::models::ModelsArgs),
     /// List or clear what is kept between runs: compiled plans and the driver's pipelines
     Cache(commands::cache::CacheArgs),
     /// Measure the tiles of each kernel shape on this device, and keep the best for later compilations
@@ -48,6 +51,10 @@ enum Command {
     Profile(commands::profile::ProfileArgs),
     /// Measure prefill and decode speed
     Bench(commands::bench::BenchArgs),
+    /// Print a shell's completions of this program
+    Completions(commands::completions::CompletionsArgs),
+    /// Print manual pages of this program, or write them all
+    Man(commands::completions::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -61,11 +68,14 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(&args),
         Command::Compile(args) => commands::compile::run(&args, started),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Models(args) => commands::models::run(&args),
         Command::Cache(args) => commands::cache::run(&args),
         Command::Tune(args) => commands::tune::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Profile(args) => commands::profile::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Completions(args) => commands::completions::completions(&args, Cli::command()),
+        Command::Man(args) => commands::completions::man(&args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,14 +1,20 @@
-//! Where the models are that come with Ingot.
+//! Which model is meant: a path, one that comes with Ingot, or one of a hub.
 
+use crate::args::HubArgs;
+use crate::fetch;
 use anyhow::{Result, anyhow};
 use std::path::{Path, PathBuf};
 
 /// The model that runs when none is named.
 pub(crate) const DEFAULT_MODEL: &str = "ingot-tales-14m";
 
-/// The folder of `--model`: as given if it exists, else a shipped model of that name.
-pub(crate) fn folder(asked: Option<&Path>) -> Result<PathBuf> {
+/// The folder or file of `--model`: as given if it exists, else a shipped model of that name, or a hub's model, which is
+/// fetched.
+pub(crate) fn folder(asked: Option<&Path>, hub: &HubArgs) -> Result<PathBuf> {
     if let Some(path) = asked {
+        if let Some(id) = ingot::hub::id_of(path) {
+            return fetch::fetch(&id, hub);
+        }
         let is_name = path.components().count() == 1 && !path.exists();
         let shipped = if is_name { find(path) } else { None };
         // A path that does not exist is named by the error of opening it.

@@ -4,6 +4,16 @@
 
 #[path = "cli/answers.rs"]
 mod answers;
+#[path = "cli/forms.rs"]
+mod forms;
+#[path = "cli/hub.rs"]
+mod hub;
+#[path = "cli/manual.rs"]
+mod manual;
+// The models' own tests play more troubles.
+#[allow(dead_code)]
+#[path = "../../../models/tests/models/play_hub.rs"]
+mod play_hub;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -110,6 +120,9 @@ fn compiles_inspects_and_runs_an_artifact() {
     fail(ingot(&prompt), 1, &["model.ingot", "not an Ingot artifact"]);
     fail(ingot(&["compile", "--target", "cpu", "-o", "/nowhere/x.ingot"]), 1, &["/nowhere/x.ingot"]);
     fail(ingot(&["compile", "--target", "toaster", "-o", path]), 2, &["toaster"]);
+    let object = json(ingot(&["compile", "ingot-tales-1m", "--target", "cpu", "-o", path, "--json"]));
+    assert_eq!(object["file_bytes"], std::fs::metadata(path).unwrap().len());
+    assert_eq!((&object["target"], &object["context"]), (&"cpu".into(), &1024.into()));
 }
 
 /// A smaller type leaves more room, and an artifact keeps to the one that it was compiled for.
@@ -155,6 +168,11 @@ fn the_cache_is_listed_and_cleared() {
     succeed(at_home(&run));
     let listed = succeed(at_home(&["cache", "list"]));
     assert!(listed.contains("plan of llama") && listed.contains("for cpu") && listed.contains("1 files"), "{listed}");
+    let object = json(at_home(&["cache", "list", "--json"]));
+    let n_bytes = object["files"][0]["bytes"].as_u64().unwrap();
+    assert!(object["files"].as_array().unwrap().len() == 1 && n_bytes > 1000, "{object}");
+    assert_eq!(json(at_home(&["cache", "clear", "--json"]))["freed_bytes"], n_bytes);
+    succeed(at_home(&run));
     assert!(succeed(at_home(&["cache", "clear"])).contains("removed"));
     assert!(succeed(at_home(&["cache", "list"])).starts_with("0 files"));
 }
@@ -497,8 +515,7 @@ fn the_doctor_tells_and_checks() {
 #[test]
 fn misuse_is_exit_code_2() {
     for (args, part) in [
-        (&["generate"][..], "required"),
-        (&["generate", "-p", "x", "--no-such-flag"], "--no-such-flag"),
+        (&["generate", "-p", "x", "--no-such-flag"][..], "--no-such-flag"),
         (&["generate", "-p", "x", "--temp", "-1"], "--temp"),
         (&["generate", "-p", "x", "--temp", "nan"], "--temp"),
         (&["generate", "-p", "x", "--top-p", "1.5"], "--top-p"),

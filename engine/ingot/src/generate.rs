@@ -2,6 +2,7 @@
 
 use crate::{Error, Model};
 use ingot_models::text::detokenizer::Detokenizer;
+use ingot_models::text::grammar::Grammar;
 use ingot_models::text::stop::StopStrings;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::backend::MemoryUse;
@@ -17,6 +18,9 @@ pub struct GenerateOptions {
     pub max_tokens: u32,
     /// How tokens are chosen. Line ends and end tokens are exempt from XTC besides the ids that it names.
     pub sampling: Sampling,
+    /// The form that the answer keeps. Its end ends the answer; before, the model's end tokens count only where the form may
+    /// end. An answer that is ended by `max_tokens` or a stop string need not be whole.
+    pub grammar: Option<Grammar>,
     /// Whether the model's end tokens do not end the answer.
     pub ignore_eos: bool,
     /// Ids that end the answer besides the model's end tokens.
@@ -29,7 +33,7 @@ pub struct GenerateOptions {
 impl Default for GenerateOptions {
     fn default() -> Self {
         let (stop_ids, stop) = (Vec::new(), Vec::new());
-        Self { max_tokens: 100, sampling: Sampling::default(), ignore_eos: false, stop_ids, stop }
+        Self { max_tokens: 100, sampling: Sampling::default(), grammar: None, ignore_eos: false, stop_ids, stop }
     }
 }
 
@@ -128,6 +132,7 @@ impl Model {
         let request = Request {
             prompt: prompt.to_vec(),
             sampling: self.exempting(&options.sampling, &stop_ids)?,
+            grammar: options.grammar.as_ref().map(|grammar| self.form(grammar)).transpose()?,
             stop_ids: stop_ids.clone(),
             max_tokens: options.max_tokens,
             prompt_logits: false,
@@ -169,6 +174,9 @@ impl Model {
                         if !shown || writer.stopped {
                             self.world.cancel(request);
                         }
+                    }
+                    Event::Unfit { request: of, why } if of == request => {
+                        return Err(ingot_models::Error::Grammar(why).into());
                     }
                     Event::Finished { request: of, reason } if of == request => finish = reason,
                     _ => {}

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::cache::Cache;
 use crate::device::{self, DeviceChoice};
+use crate::hub::{self, HubSettings};
 use crate::lower::Lowered;
 use crate::model::Model;
 use crate::random::RandomShape;
@@ -56,6 +57,8 @@ pub struct LoadOptions {
     pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
+    /// The hub, for a model that is named as `owner/name[@revision]`; `None` takes what the environment says.
+    pub hub: Option<HubSettings>,
     /// Type of keys and values in the cache; `None` takes the device's, or an artifact's. An artifact has one type.
     pub kv_type: Option<KvType>,
     /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
@@ -75,11 +78,13 @@ struct Prepared {
 }
 
 impl Model {
-    /// Loads a checkpoint folder (Hugging Face or MLX layout) or an artifact (`.ingot`).
+    /// Loads a checkpoint folder (Hugging Face or MLX layout), an artifact (`.ingot`), or a model of a hub
+    /// (`owner/name[@revision]`), which is fetched into the hub's cache first.
     ///
     /// # Errors
-    /// Those of the checkpoint or artifact, of the compiler, and of the device.
-    pub fn load(path: &Path, options: LoadOptions) -> Result<Self, Error> {
+    /// Those of the hub, the checkpoint or artifact, of the compiler, and of the device.
+    pub fn load(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
+        let path = &hub::locate(path, options.hub.as_ref(), options.progress.as_mut())?;
         // Any file is taken for an artifact, so that its error says what it is not.
         if path.is_file() {
             Self::load_artifact(path, options)

@@ -87,6 +87,7 @@ impl Model {
             let request = Request {
                 prompt,
                 sampling: Sampling::default(),
+                grammar: None,
                 stop_ids: Vec::new(),
                 max_tokens,
                 prompt_logits: false,

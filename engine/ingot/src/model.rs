@@ -66,6 +66,13 @@ impl Model {
         matches!(self.template, Ok(Some(_)))
     }
 
+    /// Puts messages into ChatML from now on, if the model has no chat template of its own.
+    pub fn use_default_chat_template(&mut self) {
+        if let Ok(None) = self.template {
+            self.template = Ok(Some(ChatTemplate::chat_ml()));
+        }
+    }
+
     /// Token ids of a user's message in the model's chat template; of the plain text if there is no template.
     pub fn chat_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
         self.messages_prompt(&json!([{ "role": "user", "content": text }]), &ChatOptions::default())
@@ -104,6 +111,7 @@ impl Model {
         let request = Request {
             prompt: prompt.to_vec(),
             sampling: Sampling::default(),
+            grammar: None,
             stop_ids: Vec::new(),
             max_tokens: 0,
             prompt_logits: true,

@@ -24,8 +24,18 @@ pub fn run(world: &mut World) -> Result<(), RuntimeError> {
         tick(world)?;
         // Wait only if the next tick could not put another step in flight.
         if world.events.is_empty() && !world.in_flight.is_empty() && !system::can_schedule(world) {
-            world.backend.wait()?;
+            wait(world)?;
         }
     }
+    Ok(())
+}
+
+/// Waits for what the oldest step in flight lacks: its results, or the tokens that may be chosen from them. For the outer
+/// loop alone.
+pub fn wait(world: &mut World) -> Result<(), RuntimeError> {
+    if !world.waits_for_masks {
+        return world.backend.wait();
+    }
+    system::wait_for_masks(world);
     Ok(())
 }

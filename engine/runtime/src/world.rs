@@ -6,7 +6,7 @@
 use crate::RuntimeError;
 use crate::backend::{Backend, StepOutput};
 use crate::kv::PagePool;
-use crate::sample::{Sampling, Scratch};
+use crate::sample::{Constraint, Grammar, Sampling, Scratch};
 use ingot_ir::kv::KvGroupId;
 use ingot_ir::plan::Plan;
 use ingot_ir::step::StepTables;
@@ -19,6 +19,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// The form that the answer keeps.
+    pub grammar: Option<Box<dyn Grammar>>,
     /// Ids that end the answer.
     pub stop_ids: Vec<u32>,
     /// Most tokens of the answer; 0 only reads the prompt.
@@ -34,7 +36,7 @@ pub struct RequestId(pub u64);
 /// Why an answer ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FinishReason {
-    /// A stop id.
+    /// A stop id, or the end of the form that was asked for.
     Stop,
     /// The most tokens asked for, or the end of the context.
     Length,
@@ -77,6 +79,13 @@ pub enum Event {
         /// Numbers.
         logits: Vec<f32>,
     },
+    /// The answer cannot keep its form. It ends as if the client had gone away.
+    Unfit {
+        /// The request.
+        request: RequestId,
+        /// What does not fit.
+        why: String,
+    },
     /// The answer is complete.
     Finished {
         /// The request.
@@ -118,6 +127,8 @@ pub struct Sequences {
     pub max_tokens: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: Vec<Sampling>,
+    /// The form that the answer keeps; `None` if it has none.
+    pub constraint: Vec<Option<Constraint>>,
     /// Ids that end the answer.
     pub stop_ids: Vec<Vec<u32>>,
     /// Whether the prompt's logits are wanted.
@@ -143,6 +154,7 @@ impl Sequences {
             n_in_flight: vec![0; n],
             max_tokens: vec![0; n],
             sampling: vec![Sampling::default(); n],
+            constraint: (0..n).map(|_| None).collect(),
             stop_ids: vec![Vec::new(); n],
             prompt_logits: vec![false; n],
             pages: vec![vec![Vec::new(); n_groups]; n],
@@ -150,6 +162,15 @@ impl Sequences {
             n_step: vec![0; n],
             sampled_row: vec![None; n],
         }
+    }
+    /// Whether the device's greedy choice is a row's next token.
+    pub fn is_greedy(&self, row: usize) -> bool {
+        self.sampling[row].is_greedy() && self.constraint[row].is_none()
+    }
+    /// Whether a row's next token cannot be chosen yet, since the tokens that fit are still being computed. Never blocks.
+    pub fn waits_for_mask(&mut self, row: usize) -> bool {
+        let lives = matches!(self.state[row], State::Prefill | State::Decode);
+        lives && self.constraint[row].as_mut().is_some_and(|constraint| !constraint.is_ready())
     }
     /// Rows in use, in order.
     pub fn live(&self) -> impl Iterator<Item = usize> + '_ {
@@ -199,6 +220,8 @@ pub struct World {
     pub spare: Vec<InFlight>,
     /// The newest finished step.
     pub output: StepOutput,
+    /// Whether that is the oldest step in flight, of which no tokens have been chosen yet.
+    pub waits_for_masks: bool,
     /// Memory of the sampler.
     pub scratch: Scratch,
     /// What happened since the events were last taken.
@@ -230,6 +253,7 @@ impl World {
             in_flight: VecDeque::new(),
             spare: Vec::new(),
             output: StepOutput::default(),
+            waits_for_masks: false,
             scratch: Scratch::default(),
             events: Vec::new(),
             device_ns: 0,

@@ -101,6 +101,11 @@ impl Checkpoint {
     }
 }
 
+/// Whether a folder has weights, and every file of weights that its index names.
+pub(crate) fn has_all_weights(folder: &Path) -> bool {
+    weight_files(folder).is_ok() && check_index(folder).is_ok()
+}
+
 /// The names of the folder's weight files, sorted.
 fn weight_files(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();

@@ -31,6 +31,8 @@ pub struct ChatOptions {
     pub tools: Option<Value>,
     /// Whether to end with the opening of the assistant's turn.
     pub add_generation_prompt: bool,
+    /// Whether the last message is to be gone on with: the prompt ends with its text, and `add_generation_prompt` is off.
+    pub continue_final_message: bool,
     /// Further variables, e.g. `enable_thinking`. They win over those above.
     pub extra: Map<String, Value>,
     /// The time that `strftime_now` sees.
@@ -40,7 +42,13 @@ pub struct ChatOptions {
 impl Default for ChatOptions {
     /// No tools, the assistant's turn opened, the system's clock.
     fn default() -> Self {
-        Self { tools: None, add_generation_prompt: true, extra: Map::new(), now: DateTime::now_utc() }
+        Self {
+            tools: None,
+            add_generation_prompt: true,
+            continue_final_message: false,
+            extra: Map::new(),
+            now: DateTime::now_utc(),
+        }
     }
 }
 
@@ -52,7 +60,15 @@ pub struct ChatTemplate {
     special: SpecialTokens,
 }
 
+/// ChatML, which many models know: the template of last resort.
+const CHAT_ML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
 impl ChatTemplate {
+    /// The template that transformers once took for models that have none: ChatML.
+    pub fn chat_ml() -> Self {
+        Self::new(CHAT_ML, SpecialTokens::new())
+    }
+
     /// A single template.
     pub fn new(template: impl Into<String>, special: SpecialTokens) -> Self {
         Self { templates: vec![("default".into(), template.into())], special }
@@ -108,7 +124,8 @@ impl ChatTemplate {
             let env = environment(options.now);
             // A name without an ending, so that nothing is escaped for HTML.
             let template = env.template_from_named_str("chat_template", &source).map_err(describe)?;
-            template.render(self.variables(messages, options)).map_err(describe)
+            let text = template.render(self.variables(messages, options)).map_err(describe)?;
+            if options.continue_final_message { continued(text, messages) } else { Ok(text) }
         };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("chat-template".into()).stack_size(STACK_BYTES);
@@ -136,12 +153,28 @@ impl ChatTemplate {
         variables.insert("messages".into(), messages.clone());
         variables.insert("tools".into(), options.tools.clone().unwrap_or(Value::Null));
         variables.insert("documents".into(), Value::Null);
-        variables.insert("add_generation_prompt".into(), Value::Bool(options.add_generation_prompt));
+        variables.insert(
+            "add_generation_prompt".into(),
+            Value::Bool(options.add_generation_prompt && !options.continue_final_message),
+        );
         for (name, value) in &options.extra {
             variables.insert(name.clone(), value.clone());
         }
         JinjaValue::from(minijinja::value::Serde(&variables))
     }
+}
+
+/// The rendered text up to the end of the last message, as transformers cuts it: spaces at its end are kept if the template
+/// keeps them.
+fn continued(mut text: String, messages: &Value) -> Result<String> {
+    let last = messages.as_array().and_then(|list| list.last()).and_then(|message| message["content"].as_str());
+    let found = last.and_then(|last| Some((last, text.rfind(last.trim())?)));
+    let Some((last, at)) = found else {
+        return Err(Error::Template("it changes the last message, which therefore cannot be gone on with".into()));
+    };
+    let kept = if text[at..].starts_with(last.trim_start()) { last.trim_start() } else { last.trim() };
+    text.truncate(at + kept.len());
+    Ok(text)
 }
 
 fn named_template(entry: &Value) -> Option<(String, String)> {

@@ -4,4 +4,5 @@ pub mod chat_template;
 pub mod detokenizer;
 mod python;
 pub mod stop;
+pub mod grammar;
 pub mod tokenizer;

@@ -1,5 +1,6 @@
 //! Text to ids and back: `tokenizer.json`, and the special tokens of `tokenizer_config.json`.
 
+use super::grammar::LazyVocabulary;
 use crate::error::{Error, Result};
 use crate::files::Files;
 use serde_json::Value;
@@ -15,6 +16,8 @@ pub struct Tokenizer {
     special: SpecialTokens,
     eos_ids: Vec<u32>,
     bos_id: Option<u32>,
+    /// For answers of a form.
+    pub(super) vocabulary: LazyVocabulary,
 }
 
 impl Tokenizer {
@@ -39,9 +42,12 @@ impl Tokenizer {
         eos_ids.sort_unstable();
         eos_ids.dedup();
         let bos_id = id("bos_token");
-        Ok(Self { inner, special, eos_ids, bos_id })
+        Ok(Self { inner, special, eos_ids, bos_id, vocabulary: LazyVocabulary::new() })
     }
 
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
     /// Ids of a text. `add_special` adds what the tokenizer puts around a plain text, usually the begin token; text of
     /// special tokens inside `text` becomes their ids either way.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {

@@ -92,6 +92,7 @@ fn check_templates(path: &Path, failures: &mut Vec<String>) -> usize {
         let options = ChatOptions {
             tools: Some(case["tools"].clone()).filter(|tools| !tools.is_null()),
             add_generation_prompt: case["add_generation_prompt"].as_bool().expect("a flag"),
+            continue_final_message: false,
             extra: case["kwargs"].as_object().expect("an object").clone(),
             now: date(fixture["now"].as_str().expect("a time")),
         };

@@ -4,6 +4,9 @@ mod bad_checkpoints;
 mod bad_configs;
 mod golden;
 mod golden_text;
+mod grammar;
+mod hub;
+mod play_hub;
 mod tokenizers;
 
 use ingot_models::formats::safetensors::{StoredType, TensorDecl, write};

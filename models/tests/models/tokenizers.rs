@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-fn load(tokenizer: &Value, config: &Value) -> Tokenizer {
+pub(crate) fn load(tokenizer: &Value, config: &Value) -> Tokenizer {
     let files = [("tokenizer.json", tokenizer), ("tokenizer_config.json", config)];
     let files: BTreeMap<_, _> =
         files.into_iter().map(|(name, json)| (name.to_owned(), json.to_string().into_bytes())).collect();
     Tokenizer::load(&Files::held(Path::new("held"), files), &[]).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn special(id: u32, content: &str) -> Value {
+pub(crate) fn special(id: u32, content: &str) -> Value {
     json!({
         "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
         "special": true

@@ -8,7 +8,7 @@ use ingot_tests::rig::{Device, gpus, turn};
 use ingot_tests::rng::Rng;
 
 fn request(prompt: Vec<u32>, max_tokens: u32, stop_ids: Vec<u32>) -> Request {
-    Request { prompt, sampling: Sampling::default(), stop_ids, max_tokens, prompt_logits: false }
+    Request { prompt, sampling: Sampling::default(), grammar: None, stop_ids, max_tokens, prompt_logits: false }
 }
 
 /// Every choice is the processor's, but where two logits are as good as equal.

@@ -53,6 +53,7 @@ fn request() -> impl Strategy<Value = Request> {
         |(prompt, sampling, stop_ids, max_tokens, prompt_logits)| Request {
             prompt,
             sampling,
+            grammar: None,
             stop_ids,
             max_tokens,
             prompt_logits,
@@ -160,6 +161,7 @@ fn a_seed_fixes_an_answer_whatever_runs_beside_it() {
     let request = |seed| Request {
         prompt: vec![5, 6, 7],
         sampling: Sampling { temperature: 1.5, seed, ..Sampling::default() },
+        grammar: None,
         stop_ids: Vec::new(),
         max_tokens: 20,
         prompt_logits: false,
@@ -182,6 +184,7 @@ fn log_probabilities_come_with_every_token_and_change_none() {
     let request = |temperature, n_logprobs| Request {
         prompt: vec![5, 6, 7],
         sampling: Sampling { temperature, n_logprobs, seed: 9, ..Sampling::default() },
+        grammar: None,
         stop_ids: Vec::new(),
         max_tokens: 12,
         prompt_logits: false,
@@ -205,6 +208,7 @@ fn impossible_requests_are_refused() {
     let request = |prompt: Vec<u32>, max_tokens| Request {
         prompt,
         sampling: Sampling::default(),
+        grammar: None,
         stop_ids: Vec::new(),
         max_tokens,
         prompt_logits: false,

@@ -5,7 +5,7 @@ use ingot_ir::graph::Graph;
 use ingot_ir::kv::Window;
 use ingot_ir::step::SAMPLED;
 use ingot_runtime::system::can_schedule;
-use ingot_runtime::tick::tick;
+use ingot_runtime::tick::{tick, wait};
 use ingot_runtime::world::{Event, FinishReason, Limits, Request, RequestId, World};
 use ingot_tests::random::{Shape, VOCAB};
 use ingot_tests::rig::Device;
@@ -63,6 +63,8 @@ pub(crate) struct Story {
     pub(crate) logprobs: Vec<(f32, Vec<(u32, f32)>)>,
     pub(crate) logits: Vec<f32>,
     pub(crate) reason: Option<FinishReason>,
+    /// Why the answer could not keep its form.
+    pub(crate) unfit: Option<String>,
 }
 
 /// The requests of a world.
@@ -91,6 +93,7 @@ impl Log {
             | Event::Logprobs { request, .. }
             | Event::Token { request, .. }
             | Event::Logits { request, .. }
+            | Event::Unfit { request, .. }
             | Event::Finished { request, .. }) = event;
             let story = self.stories.get_mut(&request).unwrap_or_else(|| panic!("{event:?} of nobody"));
             assert!(story.reason.is_none(), "{event:?} after the end");
@@ -108,6 +111,7 @@ impl Log {
                     assert_eq!(story.logits.len(), (first * VOCAB) as usize, "logits come in order");
                     story.logits.extend(logits);
                 }
+                Event::Unfit { why, .. } => story.unfit = Some(why),
                 Event::Finished { reason, .. } => story.reason = Some(reason),
             }
         }
@@ -125,7 +129,7 @@ impl Log {
             }
             self.tick(world);
             if !world.in_flight.is_empty() && !can_schedule(world) {
-                world.backend.wait().unwrap_or_else(|error| panic!("{error}"));
+                wait(world).unwrap_or_else(|error| panic!("{error}"));
             }
         }
         assert!(world.is_idle(), "still busy after {MANY_TICKS} ticks: {:?}", world.sequences);

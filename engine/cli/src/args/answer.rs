@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use ingot::{GenerateOptions, Model, Penalty, Sampling};
+use ingot::{GenerateOptions, Grammar, Model, Penalty, Sampling};
 use serde_json::{Map, Value};
 use std::hash::{BuildHasher, RandomState};
 
@@ -95,10 +95,58 @@ pub(crate) struct AnswerArgs {
     /// Do not end the answer at the model's end tokens
     #[arg(long)]
     ignore_eos: bool,
+    #[command(flatten)]
+    form: FormArgs,
+}
+
+/// The form that an answer keeps: at most one.
+#[derive(Args)]
+#[group(multiple = false)]
+struct FormArgs {
+    /// Answer in JSON that this schema describes: a file, `-` for standard input, or the schema itself
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<String>,
+    /// Answer with a text that this regular expression matches as a whole
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    regex: Option<String>,
+    /// Answer with a text of this Lark grammar: a file, or `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<String>,
+}
+
+impl FormArgs {
+    fn read(&self) -> Result<Option<Grammar>> {
+        Ok(match (&self.json_schema, &self.regex, &self.grammar) {
+            (Some(schema), ..) => {
+                let is_itself = schema.trim_start().starts_with('{');
+                let text = if is_itself { schema.clone() } else { read(schema, "--json-schema")? };
+                let place = if is_itself { "" } else { schema };
+                let schema = serde_json::from_str(&text).with_context(|| format!("--json-schema {place}: not JSON"))?;
+                Some(Grammar::JsonSchema(schema))
+            }
+            (_, Some(regex), _) => Some(Grammar::Regex(regex.clone())),
+            (.., Some(grammar)) => Some(Grammar::Lark(read(grammar, "--grammar")?)),
+            (None, None, None) => None,
+        })
+    }
+}
+
+/// The text of a file, or of standard input.
+fn read(path: &str, flag: &str) -> Result<String> {
+    let text = if path == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
+    text.with_context(|| format!("{flag} {path} cannot be read"))
 }
 
 impl AnswerArgs {
-    /// The library's form.
+    /// The form that the answer keeps. Standard input is read at most once.
+    pub(crate) fn form(&self) -> Result<Option<Grammar>> {
+        self.form.read()
+    }
+    /// Whether the form is on standard input.
+    pub(crate) fn reads_stdin(&self) -> bool {
+        [&self.form.json_schema, &self.form.grammar].iter().any(|path| path.as_deref() == Some("-"))
+    }
+    /// The library's options, without the form.
     pub(crate) fn options(&self, model: &Model, max_tokens: u32) -> Result<GenerateOptions> {
         let id = |token: &String| {
             let id = model.tokenizer()?.token_id(token);
@@ -107,6 +155,7 @@ impl AnswerArgs {
         Ok(GenerateOptions {
             max_tokens,
             sampling: Sampling { min_tokens: self.min_tokens, ..self.sampling.sampling() },
+            grammar: None,
             ignore_eos: self.ignore_eos,
             stop_ids: self.extra_eos_token.iter().map(id).collect::<Result<_>>()?,
             stop: self.stop.iter().map(|text| unescape(text)).collect(),

@@ -8,8 +8,8 @@ mod peer;
 mod report;
 mod row;
 
-use crate::args::{self, DeviceArgs};
-use crate::{output, shipped};
+use crate::args::{self, DeviceArgs, PathArgs};
+use crate::output;
 use anyhow::{Context, Result};
 use clap::Args;
 use ingot::{Bytes, Ceilings, Measured, Model, RandomShape, Workload};
@@ -21,8 +21,8 @@ use std::path::PathBuf;
 /// Flags of `ingot bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Folder of a checkpoint, an artifact, or the name of a shipped model [default: ingot-tales-14m]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: PathArgs,
     /// A model of a published shape with random 4-bit weights: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     device.make_room(most, workloads().map(|workload| workload.context()).max().unwrap_or(1));
     let folder = match &args.random {
         Some(_) => None,
-        None => Some(shipped::folder(args.model.as_deref())?),
+        None => Some(args.model.folder()?),
     };
     let peers: Vec<Peer> = args
         .against

@@ -3,7 +3,8 @@
 use crate::output;
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use ingot::{Bytes, Cache};
+use ingot::{Bytes, Cache, CacheEntry};
+use serde_json::{Value, json};
 
 /// Flags of `ingot cache`.
 #[derive(Args)]
@@ -15,9 +16,17 @@ pub(crate) struct CacheArgs {
 #[derive(Subcommand)]
 enum Action {
     /// List the files with their sizes
-    List,
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove the files; nothing is lost that is not made again
-    Clear,
+    Clear {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs the command.
@@ -27,7 +36,12 @@ pub(crate) fn run(args: &CacheArgs) -> Result<()> {
         return output::println("no cache folder: neither INGOT_HOME nor HOME is set");
     };
     match args.action {
-        Action::List => {
+        Action::List { json: true } => {
+            let entry = |entry: &CacheEntry| json!({ "file": entry.path.display().to_string(), "bytes": entry.n_bytes, "what": entry.what });
+            let entries: Vec<Value> = cache.entries()?.iter().map(entry).collect();
+            output::println(&json!({ "folder": folder.display().to_string(), "files": entries }).to_string())
+        }
+        Action::List { json: false } => {
             let entries = cache.entries()?;
             for entry in &entries {
                 let name = entry.path.strip_prefix(&folder).unwrap_or(&entry.path);
@@ -41,6 +55,12 @@ pub(crate) fn run(args: &CacheArgs) -> Result<()> {
             let total = entries.iter().map(|entry| entry.n_bytes).sum();
             output::println(&format!("{} files, {} in {}", entries.len(), Bytes(total), folder.display()))
         }
-        Action::Clear => output::println(&format!("{} removed from {}", Bytes(cache.clear()?), folder.display())),
+        Action::Clear { json: true } => {
+            let freed = cache.clear()?;
+            output::println(&json!({ "folder": folder.display().to_string(), "freed_bytes": freed }).to_string())
+        }
+        Action::Clear { json: false } => {
+            output::println(&format!("{} removed from {}", Bytes(cache.clear()?), folder.display()))
+        }
     }
 }

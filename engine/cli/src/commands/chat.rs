@@ -67,9 +67,9 @@ struct Chat {
 /// Runs the command. `flags` are the command line after the subcommand.
 pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
     let model = args.device.load(&args.model.folder()?)?;
-    // A tokenizer that is missing is told before the first message, and so is an extra end token that is unknown.
+    // A tokenizer that is missing is told before the first message, and so is a setting that the model cannot keep.
     model.tokenizer()?;
-    args.settings.options(&model)?;
+    args.settings.check(&model)?;
     interrupt::install()?;
     output::println(&format!("Chat on {}. /help lists commands, Ctrl-D ends.", model.device()))?;
     if !model.has_chat_template() {
@@ -98,7 +98,17 @@ pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
 
 impl Settings {
     fn options(&self, model: &Model) -> Result<GenerateOptions> {
-        self.answer.options(model, self.max_tokens)
+        if self.answer.reads_stdin() {
+            bail!("a chat's messages are on standard input; write the answer's form to a file");
+        }
+        Ok(GenerateOptions { grammar: self.answer.form()?, ..self.answer.options(model, self.max_tokens)? })
+    }
+
+    /// Fails where the model cannot keep them: an end token that it does not know, a form that is none.
+    fn check(&self, model: &Model) -> Result<()> {
+        let options = self.options(model)?;
+        options.grammar.map(|grammar| model.form(&grammar)).transpose()?;
+        Ok(())
     }
 
     /// The settings of a command line in which every flag may be said again.
@@ -157,7 +167,7 @@ impl Chat {
             let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
             anyhow!("{first}")
         })?;
-        settings.options(&self.model)?;
+        settings.check(&self.model)?;
         (self.settings, self.said) = (settings, said);
         Ok(())
     }

@@ -1,19 +1,21 @@
 //! `ingot compile`: a model becomes one file for a target.
 
-use crate::{args, output, progress, shipped};
+use crate::args::PathArgs;
+use crate::{args, output, progress};
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ingot::ir::plan::VariantId;
 use ingot::{Bytes, CompileOptions, RandomShape, Tiles};
+use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 
 /// Flags of `ingot compile`.
 #[derive(Args)]
 pub(crate) struct CompileArgs {
-    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: PathArgs,
     /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with_all = ["model", "plan_only"])]
     random: Option<RandomShape>,
@@ -43,6 +45,9 @@ pub(crate) struct CompileArgs {
     /// Threads that repack weights [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command. `started` is when the process started.
@@ -66,10 +71,25 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
     };
     let plan = match &args.random {
         Some(shape) => ingot::compile_random(shape, &args.output, options)?,
-        None => ingot::compile(&shipped::folder(args.model.as_deref())?, &args.output, options)?,
+        None => ingot::compile(&args.model.folder()?, &args.output, options)?,
     };
     drop(bar);
     let n_bytes = std::fs::metadata(&args.output).with_context(|| args.output.display().to_string())?.len();
+    if args.json {
+        let object = json!({
+            "file": args.output.display().to_string(),
+            "file_bytes": n_bytes,
+            "model": plan.model,
+            "target": plan.target,
+            "seconds": started.elapsed().as_secs_f64(),
+            "kernels": plan.kernels.len(),
+            "dispatches": plan.dispatches_of(VariantId(0)).len(),
+            "weight_bytes": plan.weight_bytes_of(VariantId(0)),
+            "context": plan.max_context,
+            "max_batch": plan.max_batch,
+        });
+        return output::println(&object.to_string());
+    }
     output::println(&format!(
         "{}: {}, {} for {} in {:.1} s\n{} kernels, {} dispatches and {} of weights a token, {} tokens of context",
         args.output.display(),

@@ -1,6 +1,7 @@
 //! `ingot explain`: what the compiler makes of a model, as text, kernels or pictures.
 
-use crate::{args, output, shipped};
+use crate::args::PathArgs;
+use crate::{args, output};
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
@@ -15,8 +16,8 @@ use std::path::{Path, PathBuf};
 /// Flags of `ingot explain`.
 #[derive(Args)]
 pub(crate) struct ExplainArgs {
-    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: PathArgs,
     /// A model of a published shape instead: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
@@ -159,7 +160,7 @@ fn graph(args: &ExplainArgs) -> Result<(Graph, u32)> {
     if let Some(shape) = &args.random {
         return Ok((shape.graph(), shape.max_context));
     }
-    let model = ingot::models::Model::open(&shipped::folder(args.model.as_deref())?)?;
+    let model = ingot::models::Model::open(&args.model.folder()?)?;
     Ok((model.graph()?, model.spec.max_position_embeddings))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::args::{AnswerArgs, DeviceArgs, Ids, ModelArgs, ids, max_tokens, unescape, variables};
 use crate::{interrupt, output};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
 use ingot::models::text::chat_template::ChatOptions;
 use ingot::{Answer, FinishReason, Logprobs, Model, Piece};
@@ -16,8 +16,8 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The user's message; `-` reads standard input. `\n` and `\t` stand for line ends and tabs
-    #[arg(short, long, value_name = "TEXT", required_unless_present = "prompt_token_ids", allow_hyphen_values = true)]
-    prompt: Option<String>,
+    #[arg(short, long, value_name = "TEXT", default_value = "hello", allow_hyphen_values = true)]
+    prompt: String,
     /// The prompt as token ids, used as they are
     #[arg(long, value_name = "IDS", value_parser = ids, conflicts_with_all = ["prompt", "system_prompt", "ignore_chat_template"])]
     prompt_token_ids: Option<Ids>,
@@ -27,6 +27,12 @@ pub(crate) struct GenerateArgs {
     /// Do not put the prompt into the model's chat template
     #[arg(long)]
     ignore_chat_template: bool,
+    /// Put the prompt into ChatML if the model has no chat template
+    #[arg(long, conflicts_with = "ignore_chat_template")]
+    use_default_chat_template: bool,
+    /// The beginning of the answer, which the model goes on with; it is no part of what is printed
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["ignore_chat_template", "prompt_token_ids"], allow_hyphen_values = true)]
+    prefill_response: Option<String>,
     /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
     #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "ignore_chat_template")]
     chat_template_config: Option<Map<String, Value>>,
@@ -64,15 +70,23 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
         (false, false) => Form::Text,
     };
     // Standard input is read before the model is loaded, so that a broken pipe costs nothing.
-    let text = args.prompt.as_deref().map(message).transpose()?;
+    if args.prompt == "-" && args.answer.reads_stdin() {
+        bail!("the prompt and the answer's form cannot both be on standard input; write one of them to a file");
+    }
+    let text = message(&args.prompt)?;
+    let grammar = args.answer.form()?;
     let folder = args.model.folder()?;
     let mut model = args.device.load(&folder)?;
+    if args.use_default_chat_template {
+        model.use_default_chat_template();
+    }
     let prompt = match &args.prompt_token_ids {
         Some(ids) => ids.0.clone(),
-        None => encode(&model, args, text.as_deref().unwrap_or(""))?,
+        None => encode(&model, args, &text)?,
     };
     let mut options = args.answer.options(&model, args.max_tokens)?;
     options.sampling.n_logprobs = args.logprobs;
+    options.grammar = grammar;
     interrupt::install()?;
     let mut first_token = None;
     let mut written = Ok(());
@@ -135,9 +149,16 @@ fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {
     }
     let system = args.system_prompt.iter().map(|text| json!({ "role": "system", "content": text }));
     let user = json!({ "role": "user", "content": text });
-    let messages = Value::Array(system.chain([user]).collect());
+    let begun = args.prefill_response.iter().map(|text| json!({ "role": "assistant", "content": unescape(text) }));
+    if args.prefill_response.is_some() && !model.has_chat_template() {
+        bail!(
+            "--prefill-response needs a chat template, and this model has none; --use-default-chat-template is ChatML"
+        );
+    }
+    let messages = Value::Array(system.chain([user]).chain(begun).collect());
     let extra = args.chat_template_config.clone().unwrap_or_default();
-    Ok(model.messages_prompt(&messages, &ChatOptions { extra, ..ChatOptions::default() })?)
+    let continue_final_message = args.prefill_response.is_some();
+    Ok(model.messages_prompt(&messages, &ChatOptions { extra, continue_final_message, ..ChatOptions::default() })?)
 }
 
 /// The lines below the text, as mlx-lm writes them, with the time to the first token.

@@ -5,6 +5,7 @@ use crate::output;
 use anyhow::{Context, Result};
 use clap::Args;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Flags of `ingot logits`.
@@ -18,6 +19,9 @@ pub(crate) struct LogitsArgs {
     /// File to write: safetensors with the f32 tensor `logits` [tokens, vocabulary]
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -29,6 +33,10 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
     let n_tokens = args.token_ids.0.len();
     assert_eq!(logits.len(), n_tokens * n_vocab, "one row of logits a token");
     write(&args.output, &logits, [n_tokens, n_vocab])?;
+    if args.json {
+        let object = json!({ "file": args.output.display().to_string(), "tokens": n_tokens, "vocabulary": n_vocab });
+        return output::println(&object.to_string());
+    }
     output::println(&format!("logits [{n_tokens}, {n_vocab}] written to {}", args.output.display()))
 }
 

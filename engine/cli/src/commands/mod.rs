@@ -9,6 +9,8 @@ pub(crate) mod logits;
 pub(crate) mod compile;
 pub(crate) mod inspect;
 pub(crate) mod cache;
+pub(crate) mod models;
 pub(crate) mod tune;
 pub(crate) mod profile;
 pub(crate) mod doctor;
+pub(crate) mod completions;

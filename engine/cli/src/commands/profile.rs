@@ -2,8 +2,8 @@
 
 mod trace;
 
-use crate::args::{self, DeviceArgs};
-use crate::{output, shipped};
+use crate::args::{self, DeviceArgs, PathArgs};
+use crate::output;
 use anyhow::{Context, Result};
 use clap::Args;
 use ingot::{Bytes, Ceilings, Cost, Model, Profile, RandomShape, StepShape};
@@ -13,8 +13,8 @@ use std::path::PathBuf;
 /// Flags of `ingot profile`.
 #[derive(Args)]
 pub(crate) struct ProfileArgs {
-    /// Folder of a checkpoint, an artifact, or the name of a shipped model [default: ingot-tales-14m]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: PathArgs,
     /// A model of a published shape with random 4-bit weights: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<()> {
     let (mut model, name) = match &args.random {
         Some(random) => (device.load_random(random)?, format!("{} (random weights)", random.name)),
         None => {
-            let folder = shipped::folder(args.model.as_deref())?;
+            let folder = args.model.folder()?;
             (device.load(&folder)?, folder.display().to_string())
         }
     };

@@ -1,18 +1,20 @@
 //! `ingot tune`: the fastest tiles of every matrix product of a model, measured on this device and kept for it.
 
-use crate::{args, output, shipped};
+use crate::args::PathArgs;
+use crate::{args, output};
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use ingot::{DeviceChoice, RandomShape, TuneOptions, TuneProgress, Tuned, TunedShape};
+use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// Flags of `ingot tune`.
 #[derive(Args)]
 pub(crate) struct TuneArgs {
-    /// Folder of a checkpoint, or the name of a shipped model [default: ingot-tales-14m]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: PathArgs,
     /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
@@ -28,6 +30,9 @@ pub(crate) struct TuneArgs {
     /// Tiles a shape at most, besides the default ones
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -42,10 +47,28 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
     };
     let tuned = match &args.random {
         Some(shape) => ingot::tune_random(shape, options),
-        None => ingot::tune(&shipped::folder(args.model.as_deref())?, options),
+        None => ingot::tune(&args.model.folder()?, options),
     };
     bar.clear();
-    output::println(&summary(&tuned?))
+    let tuned = tuned?;
+    output::println(&if args.json { object(&tuned).to_string() } else { summary(&tuned) })
+}
+
+fn object(tuned: &Tuned) -> Value {
+    let shape = |found: &TunedShape| {
+        json!({
+            "row": found.row,
+            "weight_bytes": found.weight_bytes,
+            "measured": found.n_measured,
+            "wrong": found.n_wrong,
+        })
+    };
+    json!({
+        "device": tuned.table.device,
+        "table": tuned.table.id(),
+        "file": tuned.path.display().to_string(),
+        "shapes": tuned.shapes.iter().map(shape).collect::<Vec<_>>(),
+    })
 }
 
 fn summary(tuned: &Tuned) -> String {

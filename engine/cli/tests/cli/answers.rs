@@ -67,6 +67,25 @@ fn log_probabilities_of_each_token() {
 }
 
 #[test]
+fn a_response_is_gone_on_with_and_the_prompt_has_a_default() {
+    let begun = answer(&["--prefill-response", "The capital of"]);
+    assert_eq!(begun["text"], " France is Paris.");
+    let hello = json(on_cpu(&["generate", "--json", "-m", "3"]));
+    assert_eq!(ids(&hello), ids(&json(on_cpu(&["generate", "--json", "-m", "3", "-p", "hello"]))));
+    // A template that the model has is not replaced.
+    assert_eq!(answer(&["--use-default-chat-template"])["prompt_tokens"], 16);
+    let folder = super::copy();
+    std::fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+    let model = folder.path().to_str().unwrap();
+    let n_prompt = |flags: &[&str]| answer(&[&["--model", model, "-m", "1"], flags].concat())["prompt_tokens"].as_u64();
+    assert!(n_prompt(&["--use-default-chat-template"]) > n_prompt(&[]));
+    let prefill = ["generate", "-p", "x", "--model", model, "--prefill-response", "y"];
+    fail(on_cpu(&prefill), 1, &["--prefill-response", "--use-default-chat-template"]);
+    let chatml = [&prefill[..], &["--use-default-chat-template", "-m", "1"]].concat();
+    succeed(on_cpu(&chatml));
+}
+
+#[test]
 fn values_out_of_range_are_misuse() {
     for (flags, part) in [
         (&["--min-p", "2"][..], "between 0 and 1"),
@@ -86,7 +105,7 @@ fn values_out_of_range_are_misuse() {
 }
 
 /// What a chat prints for these lines, on standard output and on standard error.
-fn chat(flags: &[&str], lines: &[&str]) -> (String, String) {
+pub(crate) fn chat(flags: &[&str], lines: &[&str]) -> (String, String) {
     let mut command = on_cpu(&[&["chat"], flags].concat());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();

@@ -1,14 +1,16 @@
 //! How the next token is chosen. Plain greedy choices are made on the device; what follows here is for the rest.
 //!
-//! Order and meaning are mlx-lm's. The logits pass the [`processors`]: bias, then penalties of what the sequence holds. The
+//! A [`Constraint`] drops the tokens that an answer's form forbids, before all else. Then order and meaning are mlx-lm's. The logits pass the [`processors`]: bias, then penalties of what the sequence holds. The
 //! log-probabilities of the result are those that are told. At temperature 0 the greatest wins; else the [`filters`] drop
 //! tokens (top-p, min-p, XTC, top-k, all untempered), and the token is drawn from `softmax(logprobs / temperature)`.
 
+mod constraint;
 mod filters;
 mod processors;
 mod random;
 mod sampling;
 
+pub use constraint::{Constraint, Grammar};
 pub use filters::filter;
 pub use processors::process;
 pub use random::Random;

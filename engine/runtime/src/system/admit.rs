@@ -1,5 +1,6 @@
 //! Gives waiting requests a sequence row, first come, first served.
 
+use crate::sample::Constraint;
 use crate::world::{Event, FinishReason, State, World};
 
 /// Runs the system.
@@ -26,6 +27,7 @@ pub fn admit(world: &mut World) {
         sequences.n_in_flight[row] = 0;
         sequences.max_tokens[row] = request.max_tokens;
         sequences.sampling[row] = request.sampling;
+        sequences.constraint[row] = request.grammar.map(Constraint::start);
         sequences.stop_ids[row] = request.stop_ids;
         sequences.prompt_logits[row] = request.prompt_logits;
         sequences.sampled_row[row] = None;

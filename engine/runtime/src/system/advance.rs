@@ -1,6 +1,6 @@
 //! Hands a finished step's results to its sequences: chooses tokens, appends them, checks stop rules.
 
-use crate::sample::{History, Scratch, logprobs, sample};
+use crate::sample::{History, Scratch, argmax, logprobs, sample};
 use crate::world::{Event, FinishReason, Sequences, State, World};
 
 /// Runs the system on [`World::output`], the result of the oldest step in flight.
@@ -37,10 +37,19 @@ pub fn advance(world: &mut World) {
             continue;
         }
         let last = (first_row + n_rows - 1) as usize;
-        let id = if sequences.sampling[row].is_greedy() {
-            output.sampled[last]
+        let chosen = if sequences.is_greedy(row) {
+            Ok((output.sampled[last], false))
         } else {
-            choose(sequences, row, &output.logits[last * n_vocab..(last + 1) * n_vocab], scratch, events)
+            let logits = &mut output.logits[last * n_vocab..(last + 1) * n_vocab];
+            fitting(sequences, row, logits, scratch, events)
+        };
+        let (id, is_complete) = match chosen {
+            Ok(chosen) => chosen,
+            Err(why) => {
+                events.push(Event::Unfit { request, why });
+                sequences.state[row] = State::Done(FinishReason::Cancelled);
+                continue;
+            }
         };
         sequences.tokens[row].push(id);
         if sequences.n_in_flight[row] == 0 {
@@ -50,7 +59,7 @@ pub fn advance(world: &mut World) {
         events.push(Event::Token { request, id });
         let n_answer = sequences.tokens[row].len() as u32 - sequences.n_prompt[row];
         let at_end = n_answer >= sequences.max_tokens[row] || sequences.tokens[row].len() as u32 >= plan.max_context;
-        if sequences.stop_ids[row].contains(&id) {
+        if is_complete || sequences.stop_ids[row].contains(&id) {
             sequences.state[row] = State::Done(FinishReason::Stop);
         } else if at_end {
             sequences.state[row] = State::Done(FinishReason::Length);
@@ -59,13 +68,35 @@ pub fn advance(world: &mut World) {
     spare.push(record);
 }
 
+/// Chooses a token on the processor, of those that fit if the answer keeps a form; true if that form is then complete.
+fn fitting(
+    sequences: &mut Sequences,
+    row: usize,
+    logits: &mut [f32],
+    scratch: &mut Scratch,
+    events: &mut Vec<Event>,
+) -> Result<(u32, bool), String> {
+    if let Some(constraint) = &sequences.constraint[row] {
+        constraint.mask(logits)?;
+    }
+    let mut id = choose(sequences, row, logits, scratch, events);
+    let Some(constraint) = &mut sequences.constraint[row] else { return Ok((id, false)) };
+    if !constraint.allows(id) {
+        // Where the answer is to go on but its form has ended, the form wins.
+        id = argmax(logits);
+    }
+    Ok((id, constraint.accept(id)?))
+}
+
 /// Chooses a token on the processor, and tells its log-probabilities if they are wanted.
 fn choose(sequences: &Sequences, row: usize, logits: &[f32], scratch: &mut Scratch, events: &mut Vec<Event>) -> u32 {
     let (sampling, n_prompt) = (&sequences.sampling[row], sequences.n_prompt[row] as usize);
     let history = History { tokens: &sequences.tokens[row], n_prompt, stop_ids: &sequences.stop_ids[row] };
     let id = sample(logits, sampling, &history, scratch);
     if let Some(n_best) = sampling.n_logprobs {
-        let (logprob, best) = logprobs(id, n_best as usize, scratch);
+        let (logprob, mut best) = logprobs(id, n_best as usize, scratch);
+        // What cannot come next has no logarithm.
+        best.retain(|(_, logprob)| logprob.is_finite());
         events.push(Event::Logprobs { request: sequences.request[row], logprob, best });
     }
     id

@@ -13,7 +13,7 @@ pub use admit::admit;
 pub use advance::advance;
 pub use allocate_pages::allocate_pages;
 pub use pack_batch::pack_batch;
-pub use read_back::read_back;
+pub use read_back::{read_back, wait_for_masks};
 pub use retire::retire;
 pub use schedule::{can_schedule, schedule};
 pub use submit::submit;

@@ -13,6 +13,7 @@ pub fn retire(world: &mut World) {
         for (pages, pool) in sequences.pages[row].iter_mut().zip(pools.iter_mut()) {
             pages.drain(..).for_each(|page| pool.release(page));
         }
+        sequences.constraint[row] = None;
         sequences.state[row] = State::Free;
         events.push(Event::Finished { request: sequences.request[row], reason });
     }

@@ -28,9 +28,7 @@ fn ready(world: &World, row: usize) -> u32 {
         // answer may have a token more than those known and in flight.
         State::Decode => {
             let answered = known - sequences.n_prompt[row] + sequences.n_in_flight[row];
-            let feeds = world.backend.feeds_back()
-                && sequences.sampling[row].is_greedy()
-                && sequences.sampled_row[row].is_some();
+            let feeds = world.backend.feeds_back() && sequences.is_greedy(row) && sequences.sampled_row[row].is_some();
             let room = answered < sequences.max_tokens[row] && scheduled < world.plan.max_context;
             u32::from(feeds && room)
         }

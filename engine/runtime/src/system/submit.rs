@@ -31,7 +31,7 @@ fn start(world: &mut World) -> Result<(), RuntimeError> {
     let samples =
         |sequences: &Sequences, row: usize, n: u32| ends_prompt(sequences, row, n) && sequences.max_tokens[row] > 0;
     let want_logits = spans().any(|(&row, span)| {
-        sequences.prompt_logits[row] || (samples(sequences, row, span.0) && !sequences.sampling[row].is_greedy())
+        sequences.prompt_logits[row] || (samples(sequences, row, span.0) && !sequences.is_greedy(row))
     });
     let input = StepInput { variant, dims: world.step.dims(), words: &world.words, want_logits };
     let started = std::time::Instant::now();

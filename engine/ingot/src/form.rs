@@ -1,0 +1,30 @@
+//! Answers of a form: the models' grammars as the runtime takes them.
+
+use crate::{Error, Model};
+use ingot_models::text::grammar::{Grammar, GrammarState};
+use ingot_runtime::sample::Grammar as RuntimeGrammar;
+
+#[derive(Clone, Debug)]
+struct Form(GrammarState);
+
+impl RuntimeGrammar for Form {
+    fn allowed(&mut self, mask: &mut Vec<u32>) -> Result<(), String> {
+        self.0.allowed(mask).map_err(|error| error.to_string())
+    }
+    fn accept(&mut self, id: u32) -> Result<bool, String> {
+        self.0.accept(id).map_err(|error| error.to_string())
+    }
+    fn fork(&self) -> Box<dyn RuntimeGrammar> {
+        Box::new(self.clone())
+    }
+}
+
+impl Model {
+    /// The beginning of an answer of a form, for a [`ingot_runtime::world::Request`].
+    ///
+    /// # Errors
+    /// If the form is malformed, or the model's tokens cannot be held to one.
+    pub fn form(&self, grammar: &Grammar) -> Result<Box<dyn RuntimeGrammar>, Error> {
+        Ok(Box::new(Form(self.tokenizer()?.begin(grammar, self.world.plan.n_vocab)?)))
+    }
+}

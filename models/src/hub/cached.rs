@@ -1,0 +1,269 @@
+//! The hub's cache on this machine: what is in it, and how it is changed.
+
+use super::id::is_commit;
+use super::{Fetched, HubError, HubSettings, ModelId};
+use hf_hub::{Cache, CacheRepo};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// A model in the cache.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CachedModel {
+    /// `owner/name`.
+    pub id: ModelId,
+    /// Its folder in the cache.
+    pub folder: PathBuf,
+    /// Bytes of all its files, parts of files included.
+    pub n_bytes: u64,
+    /// Its revisions in order of their commits.
+    pub snapshots: Vec<CachedSnapshot>,
+}
+
+/// A revision of a model in the cache.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CachedSnapshot {
+    /// The commit.
+    pub commit: String,
+    /// Branches and tags that stand for it, sorted.
+    pub names: Vec<String>,
+    /// The folder in the layout of a checkpoint.
+    pub folder: PathBuf,
+    /// Names and sizes of its files, sorted.
+    pub files: Vec<(String, u64)>,
+}
+
+impl CachedSnapshot {
+    /// Bytes of all its files.
+    pub fn n_bytes(&self) -> u64 {
+        self.files.iter().map(|(_, n_bytes)| n_bytes).sum()
+    }
+}
+
+/// All models in a cache, in order of their names. A cache that does not exist is empty.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub fn list(settings: &HubSettings) -> Result<Vec<CachedModel>, HubError> {
+    let mut models = Vec::new();
+    for folder in entries(&settings.cache)? {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        let name = name.and_then(|name| name.strip_prefix("models--")).unwrap_or("");
+        // What has no owner, or is no folder of a hub's tool, is not ours to list.
+        if let Ok(id) = name.replace("--", "/").parse() {
+            models.push(read(id, folder)?);
+        }
+    }
+    models.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(models)
+}
+
+/// A model in the cache.
+///
+/// # Errors
+/// If it is not there, or cannot be read.
+pub fn find(id: &ModelId, settings: &HubSettings) -> Result<CachedModel, HubError> {
+    let absent = || HubError::NotListed { id: id.clone(), cache: settings.cache.clone() };
+    let folder = settings.cache.join(id.hf().folder_name());
+    if !folder.is_dir() {
+        return Err(absent());
+    }
+    let mut model = read(id.clone(), folder)?;
+    if id.has_revision() {
+        let revision = id.revision();
+        model.snapshots.retain(|of| of.commit == revision || of.names.iter().any(|name| name == revision));
+        if model.snapshots.is_empty() {
+            return Err(absent());
+        }
+    }
+    Ok(model)
+}
+
+/// Removes a model from the cache; if a revision is named that one alone, with the contents that no other one has. Gives
+/// the bytes that became free.
+///
+/// # Errors
+/// If it is not there, or cannot be removed.
+pub fn remove(id: &ModelId, settings: &HubSettings) -> Result<u64, HubError> {
+    let model = find(id, settings)?;
+    let all = read(id.clone(), model.folder.clone())?;
+    if !id.has_revision() || model.snapshots.len() == all.snapshots.len() {
+        remove_all(&model.folder)?;
+        remove_all(&settings.cache.join(".locks").join(id.hf().folder_name()))?;
+        return Ok(all.n_bytes);
+    }
+    for snapshot in &model.snapshots {
+        remove_all(&snapshot.folder)?;
+        for name in &snapshot.names {
+            let path = model.folder.join("refs").join(name);
+            fs::remove_file(&path).map_err(|error| HubError::io(&path, error))?;
+        }
+    }
+    let mut used = BTreeSet::new();
+    for snapshot in &all.snapshots {
+        for (name, _) in &snapshot.files {
+            used.extend(fs::canonicalize(snapshot.folder.join(name)).ok());
+        }
+    }
+    for blob in entries(&model.folder.join("blobs"))? {
+        if fs::canonicalize(&blob).is_ok_and(|path| !used.contains(&path)) {
+            fs::remove_file(&blob).map_err(|error| HubError::io(&blob, error))?;
+        }
+    }
+    Ok(all.n_bytes - read(id.clone(), model.folder)?.n_bytes)
+}
+
+/// A revision's place in the cache, whether it is there or not.
+pub(super) struct Snapshot {
+    cache: PathBuf,
+    repo: CacheRepo,
+    folder_name: String,
+    commit: String,
+}
+
+impl Snapshot {
+    /// The one that the revision stood for when the hub was last asked.
+    pub(super) fn of(id: &ModelId, settings: &HubSettings) -> Option<Self> {
+        if id.is_commit() {
+            return Some(Self::at(id, settings, id.revision()));
+        }
+        let path = settings.cache.join(id.hf().folder_name()).join("refs").join(id.revision());
+        let commit = fs::read_to_string(path).ok()?;
+        is_commit(commit.trim()).then(|| Self::at(id, settings, commit.trim()))
+    }
+
+    /// The one of a commit.
+    pub(super) fn at(id: &ModelId, settings: &HubSettings, commit: &str) -> Self {
+        let (cache, folder_name) = (settings.cache.clone(), id.hf().folder_name());
+        let repo = Cache::new(cache.clone()).repo(id.hf());
+        Self { cache, repo, folder_name, commit: commit.to_owned() }
+    }
+
+    pub(super) fn commit(&self) -> &str {
+        &self.commit
+    }
+    fn folder(&self) -> PathBuf {
+        self.repo.pointer_path(&self.commit)
+    }
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.repo.blob_path(etag)
+    }
+    pub(super) fn lock(&self, etag: &str) -> PathBuf {
+        self.cache.join(".locks").join(&self.folder_name).join(format!("{etag}.lock"))
+    }
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.folder().join(name).is_file()
+    }
+    pub(super) fn fetched(&self, stale: Option<HubError>) -> Fetched {
+        Fetched { folder: self.folder(), commit: self.commit.clone(), stale }
+    }
+
+    /// Whether a model can be read from it: configuration, weights, and all the files that an index names.
+    pub(super) fn is_whole(&self) -> bool {
+        self.has("config.json") && crate::formats::checkpoint::has_all_weights(&self.folder())
+    }
+
+    /// Gives a content its name in the snapshot: by a link, or where there are none by a copy.
+    pub(super) fn link(&self, blob: &Path, name: &str) -> Result<(), HubError> {
+        let path = self.folder().join(name);
+        create_parent(&path)?;
+        if path.symlink_metadata().is_ok() {
+            // It leads nowhere: what is there is not linked again.
+            fs::remove_file(&path).map_err(|error| HubError::io(&path, error))?;
+        }
+        let content = blob.file_name().map(|name| Path::new("../../blobs").join(name));
+        let content = content.unwrap_or_else(|| blob.to_path_buf());
+        symlink(&content, &path)
+            .or_else(|_| fs::copy(blob, &path).map(|_| ()))
+            .map_err(|error| HubError::io(&path, error))
+    }
+
+    /// Lets the revision's name stand for this commit.
+    pub(super) fn name(&self, id: &ModelId) -> Result<(), HubError> {
+        if id.is_commit() {
+            return Ok(());
+        }
+        let path = self.cache.join(&self.folder_name).join("refs").join(id.revision());
+        self.repo.create_ref(&self.commit).map_err(|error| HubError::io(&path, error))
+    }
+}
+
+#[cfg(unix)]
+fn symlink(content: &Path, path: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(content, path)
+}
+#[cfg(windows)]
+fn symlink(content: &Path, path: &Path) -> std::io::Result<()> {
+    std::os::windows::fs::symlink_file(content, path)
+}
+#[cfg(not(any(unix, windows)))]
+fn symlink(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).map_err(|error| HubError::io(parent, error))
+}
+
+fn read(id: ModelId, folder: PathBuf) -> Result<CachedModel, HubError> {
+    let mut names = Vec::new();
+    for path in files(&folder.join("refs"))? {
+        let commit = fs::read_to_string(&path).map_err(|error| HubError::io(&path, error))?;
+        let name = path.strip_prefix(folder.join("refs")).unwrap_or(&path);
+        names.push((commit.trim().to_owned(), name.to_string_lossy().replace('\\', "/")));
+    }
+    names.sort();
+    let mut snapshots = Vec::new();
+    for path in entries(&folder.join("snapshots"))? {
+        let Some(commit) = path.file_name().and_then(|name| name.to_str()).filter(|name| is_commit(name)) else {
+            continue;
+        };
+        let of = names.iter().filter(|(known, _)| known == commit).map(|(_, name)| name.clone());
+        let mut found = Vec::new();
+        for file in files(&path)? {
+            // A link that leads nowhere has no size.
+            let n_bytes = fs::metadata(&file).map_or(0, |meta| meta.len());
+            let name = file.strip_prefix(&path).unwrap_or(&file);
+            found.push((name.to_string_lossy().replace('\\', "/"), n_bytes));
+        }
+        found.sort();
+        let (commit, names) = (commit.to_owned(), of.collect());
+        snapshots.push(CachedSnapshot { commit, names, folder: path, files: found });
+    }
+    snapshots.sort_by(|a, b| a.commit.cmp(&b.commit));
+    let mut n_bytes = 0;
+    for path in files(&folder)? {
+        n_bytes += path.symlink_metadata().map_or(0, |meta| if meta.is_symlink() { 0 } else { meta.len() });
+    }
+    Ok(CachedModel { id, folder, n_bytes, snapshots })
+}
+
+/// What a folder holds; nothing if it does not exist.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, HubError> {
+    let read = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|error| HubError::io(folder, error))?,
+    };
+    read.map(|entry| entry.map(|entry| entry.path()).map_err(|error| HubError::io(folder, error))).collect()
+}
+
+/// All files below a folder. Links are files, wherever they lead.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, HubError> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for path in entries(&folder)? {
+            let is_folder = path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+            if is_folder { &mut folders } else { &mut found }.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn remove_all(folder: &Path) -> Result<(), HubError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(HubError::io(folder, error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,268 @@
+//! One file after the other from the hub into the cache.
+
+use super::cached::{self, Snapshot};
+use super::client::{Client, Place, RemoteFile, text};
+use super::{FetchProgress, HubError, ModelId};
+use ring::digest::{Context, SHA256};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use ureq::http::{StatusCode, header};
+
+/// Bytes read at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How often another process's lock is looked at.
+const LOCK_WAIT: Duration = Duration::from_millis(100);
+
+/// The files of one fetch.
+pub(super) struct Download<'a, 'p> {
+    client: &'a Client<'a>,
+    id: &'a ModelId,
+    snapshot: &'a Snapshot,
+    on_progress: &'p mut dyn FnMut(FetchProgress<'_>) -> bool,
+    /// Bytes of the files that are done.
+    before_bytes: u64,
+    total_bytes: u64,
+}
+
+impl<'a, 'p> Download<'a, 'p> {
+    pub(super) fn new(
+        client: &'a Client<'a>,
+        id: &'a ModelId,
+        snapshot: &'a Snapshot,
+        files: &[&RemoteFile],
+        on_progress: &'p mut dyn FnMut(FetchProgress<'_>) -> bool,
+    ) -> Self {
+        let missing = files.iter().filter(|file| !snapshot.has(&file.name));
+        let total_bytes = missing.filter_map(|file| file.n_bytes).sum();
+        Self { client, id, snapshot, on_progress, before_bytes: 0, total_bytes }
+    }
+
+    /// Brings a file into the snapshot, unless it is there. What fails in passing is tried again, from where it ended.
+    pub(super) fn file(&mut self, file: &RemoteFile) -> Result<(), HubError> {
+        if self.snapshot.has(&file.name) {
+            return Ok(());
+        }
+        let (mut n_tries, mut furthest) = (0, 0);
+        loop {
+            let error = match self.attempt(file) {
+                Ok(n_bytes) => {
+                    self.before_bytes += n_bytes;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            // Who comes further each time is not stuck.
+            if let HubError::Cut { done, .. } = error
+                && done > furthest
+            {
+                (n_tries, furthest) = (0, done);
+            }
+            if !self.client.waits(&error, n_tries) {
+                return Err(error);
+            }
+            n_tries += 1;
+        }
+    }
+
+    /// Gives the file's size.
+    fn attempt(&mut self, file: &RemoteFile) -> Result<u64, HubError> {
+        let place = self.client.place(self.id, self.snapshot.commit(), &file.name)?;
+        let blob = self.snapshot.blob(&place.etag);
+        let _lock = self.lock(&place.etag, &file.name)?;
+        if !blob.is_file() {
+            self.blob(file, &place, &blob)?;
+        }
+        self.snapshot.link(&blob, &file.name)?;
+        Ok(std::fs::metadata(&blob).map_or(0, |meta| meta.len()))
+    }
+
+    /// One process at a time fetches a content; Python's tools take the same lock.
+    fn lock(&mut self, etag: &str, name: &str) -> Result<File, HubError> {
+        let path = self.snapshot.lock(etag);
+        cached::create_parent(&path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|error| HubError::io(&path, error))?;
+        loop {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => self.tell(name, 0)?,
+                // A file system without locks has no second process to fear, as far as can be told.
+                Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+            }
+            std::thread::sleep(LOCK_WAIT);
+        }
+    }
+
+    fn blob(&mut self, file: &RemoteFile, place: &Place, blob: &Path) -> Result<(), HubError> {
+        cached::create_parent(blob)?;
+        let n_bytes = place.n_bytes.or(file.n_bytes);
+        let mut part = Part::open(blob, &file.name, n_bytes, is_sha256(&place.etag), self.client)?;
+        if n_bytes != Some(part.done) {
+            self.receive(place, &mut part)?;
+        }
+        part.finish(blob, &place.etag)
+    }
+
+    /// The rest of a file.
+    fn receive(&mut self, place: &Place, part: &mut Part<'_>) -> Result<(), HubError> {
+        let mut response = self.client.get(self.id, &place.url, Some(part.done))?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            // The file is shorter than the part, or empty.
+            part.restart()?;
+            response = self.client.get(self.id, &place.url, None)?;
+        }
+        // A server may send all of the file, whatever it was asked for.
+        let first = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                text(response.headers(), header::CONTENT_RANGE.as_str()).and_then(first_byte)
+            }
+            _ => Some(0),
+        };
+        match first {
+            Some(first) if first == part.done => {}
+            Some(0) => part.restart()?,
+            _ => {
+                let what = format!("the answer does not begin at byte {}", part.done);
+                return Err(HubError::BadAnswer { url: place.url.clone(), what });
+            }
+        }
+        let mut body = response.body_mut().as_reader();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            self.tell(part.name, part.done)?;
+            match body.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => part.write(&chunk[..n])?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(part.cut(&error.to_string())),
+            }
+        }
+        match part.n_bytes {
+            Some(n_bytes) if part.done != n_bytes => Err(part.cut("the answer was shorter")),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell(&mut self, name: &str, done: u64) -> Result<(), HubError> {
+        let done_bytes = self.before_bytes + done;
+        // Where the hub tells no sizes the total grows with what arrives.
+        self.total_bytes = self.total_bytes.max(done_bytes);
+        let goes_on = (self.on_progress)(FetchProgress { file: name, done_bytes, total_bytes: self.total_bytes });
+        if goes_on { Ok(()) } else { Err(HubError::Stopped { file: name.to_owned() }) }
+    }
+}
+
+/// A file that is not whole yet.
+struct Part<'a> {
+    path: PathBuf,
+    file: File,
+    name: &'a str,
+    /// Bytes that are there.
+    done: u64,
+    n_bytes: Option<u64>,
+    /// Of the bytes that are there; `None` if the content's name does not tell its hash.
+    hash: Option<Context>,
+    cache: &'a Path,
+}
+
+impl<'a> Part<'a> {
+    /// What an earlier fetch has left, or an empty file.
+    fn open(
+        blob: &Path,
+        name: &'a str,
+        n_bytes: Option<u64>,
+        hashes: bool,
+        client: &'a Client<'_>,
+    ) -> Result<Self, HubError> {
+        let mut path = blob.as_os_str().to_owned();
+        path.push(".incomplete");
+        let path = PathBuf::from(path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|error| HubError::io(&path, error))?;
+        let hash = hashes.then(|| Context::new(&SHA256));
+        let mut part = Self { path, file, name, done: 0, n_bytes, hash, cache: &client.settings.cache };
+        let found = part.file.seek(SeekFrom::End(0)).map_err(|error| HubError::io(&part.path, error))?;
+        match n_bytes {
+            Some(n_bytes) if found <= n_bytes => part.take(found)?,
+            // Nothing tells whether it belongs to the file.
+            _ => part.restart()?,
+        }
+        Ok(part)
+    }
+
+    /// Takes bytes that are there, into the hash too.
+    fn take(&mut self, found: u64) -> Result<(), HubError> {
+        if let (Some(hash), true) = (&mut self.hash, found > 0) {
+            let io = |error| HubError::io(&self.path, error);
+            self.file.seek(SeekFrom::Start(0)).map_err(io)?;
+            let mut chunk = vec![0; CHUNK_BYTES];
+            let mut rest = found;
+            while rest > 0 {
+                let n = (CHUNK_BYTES as u64).min(rest) as usize;
+                self.file.read_exact(&mut chunk[..n]).map_err(io)?;
+                hash.update(&chunk[..n]);
+                rest -= n as u64;
+            }
+        }
+        self.done = found;
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), HubError> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        // What is no ordinary file cannot be emptied, and need not be.
+        if let Err(error) = emptied
+            && self.done > 0
+        {
+            return Err(HubError::io(&self.path, error));
+        }
+        self.hash = self.hash.take().map(|_| Context::new(&SHA256));
+        self.done = 0;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+        self.file.write_all(bytes).map_err(|error| self.no_room(error))?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
+        self.done += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The part becomes the content if it is what its name says.
+    fn finish(self, blob: &Path, etag: &str) -> Result<(), HubError> {
+        if let Some(hash) = self.hash {
+            let found: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            if found != etag {
+                std::fs::remove_file(&self.path).map_err(|error| HubError::io(&self.path, error))?;
+                return Err(HubError::Damaged { file: self.name.to_owned() });
+            }
+        }
+        std::fs::rename(&self.path, blob).map_err(|error| HubError::io(blob, error))
+    }
+
+    fn cut(&self, why: &str) -> HubError {
+        let total = self.n_bytes.unwrap_or(self.done);
+        HubError::Cut { file: self.name.to_owned(), done: self.done, total, why: why.to_owned() }
+    }
+
+    fn no_room(&self, error: std::io::Error) -> HubError {
+        if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            return HubError::io(&self.path, error);
+        }
+        let needed = self.n_bytes.unwrap_or(0).saturating_sub(self.done);
+        HubError::DiskFull { cache: self.cache.to_path_buf(), file: self.name.to_owned(), needed }
+    }
+}
+
+/// Large files are named by the SHA-256 of their content, small ones by git's hash.
+fn is_sha256(etag: &str) -> bool {
+    etag.len() == 64 && etag.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The first byte of `bytes 100-199/200`.
+fn first_byte(range: &str) -> Option<u64> {
+    range.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+}
