@@ -4,6 +4,8 @@
 mod artifact;
 #[path = "serving/gpu.rs"]
 mod gpu;
+#[path = "serving/keeping.rs"]
+mod keeping;
 #[path = "serving/measuring.rs"]
 mod measuring;
 #[path = "serving/random.rs"]

@@ -3,7 +3,7 @@
 use crate::graph::ValueId;
 use crate::handle::{Arena, handle};
 use crate::kernel::{Access, KernelSpec, Role};
-use crate::kv::{KvGroupId, KvLayerId, KvSpec};
+use crate::kv::{KvGroup, KvGroupId, KvLayerId, KvSpec, Window};
 use crate::size::{Dims, ExprId, ExprPool};
 use crate::step::StepTables;
 use crate::weight::{Format, Layout, RotaryPairs};
@@ -195,6 +195,10 @@ pub struct Dispatch {
     pub origin: Vec<ValueId>,
 }
 
+/// Tokens by which a sequence may be shortened and go on without having lost a page to its window: steps in flight ran
+/// past its end, or the next turn of a conversation writes the end of an answer otherwise.
+pub const REWIND_TOKENS: u32 = 16;
+
 /// Tokens of KV that one part of a split KV takes at least.
 pub const PART_TOKENS: u32 = 128;
 
@@ -265,6 +269,23 @@ impl Plan {
     /// Entries of a page table's row.
     pub fn max_pages(&self) -> u32 {
         self.max_context.div_ceil(self.page_tokens)
+    }
+    /// Pages of each KV group for so many sequences of `context` tokens at one time. Of a group with a window a sequence
+    /// has those that are seen, and a step's tokens besides.
+    pub fn pages_for(&self, n_sequences: u32, context: u32) -> Vec<u32> {
+        let of_all = context.div_ceil(self.page_tokens).saturating_mul(n_sequences);
+        let in_step = self.max_bounds().tokens / self.page_tokens;
+        let pages = |group: &KvGroup| {
+            let Window { window, keep } = group.window;
+            if window == 0 {
+                return of_all;
+            }
+            // A page at each end is seen in part.
+            let seen = window.saturating_add(REWIND_TOKENS).div_ceil(self.page_tokens).saturating_add(2);
+            let each = seen.saturating_add(keep.div_ceil(self.page_tokens));
+            of_all.min(each.saturating_mul(n_sequences).saturating_add(in_step))
+        };
+        self.kv.groups.as_slice().iter().map(pages).collect()
     }
     /// Bytes of one page in one layer of a group.
     pub fn page_bytes(&self, group: KvGroupId) -> u64 {

@@ -83,6 +83,18 @@ pub enum Error {
     /// Something that needs a tokenizer.
     #[error("this model has no tokenizer; pass token ids")]
     NoTokenizer,
+    /// No thread for an engine.
+    #[error("the system gives no thread for the engine: {0}")]
+    Thread(std::io::Error),
+    /// The engine's thread has ended.
+    #[error("the engine has ended; start it again")]
+    EngineGone,
+    /// What ended all answers of an engine.
+    #[error(transparent)]
+    Shared(#[from] std::sync::Arc<Error>),
+    /// An answer that was asked for after an error.
+    #[error("the answer ended with an error, which its pieces have told")]
+    StreamFailed,
     /// A step that the loaded plan cannot run.
     #[error("there is no such step: {0}; ask for less, or raise --context or --max-batch")]
     BadStep(String),

@@ -2,7 +2,8 @@
 
 use crate::Error;
 use crate::cache::Cache;
-use crate::device::{self, DeviceChoice};
+use crate::device::{self, DeviceChoice, Place};
+use crate::language::Language;
 use crate::lower::Lowered;
 use crate::model::Model;
 use crate::random::RandomShape;
@@ -15,11 +16,12 @@ use ingot_models::Files;
 use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
+use ingot_runtime::account::Account;
 use ingot_runtime::backend::Backend;
 use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
 use ingot_runtime::cpu::{Activations, Int8Level};
 use ingot_runtime::gpu::execute::{GpuBackend, LoadOptions as GpuLoad};
-use ingot_runtime::gpu::{Adapter, Gpu, MemoryOptions, OpenOptions};
+use ingot_runtime::gpu::{Gpu, MemoryOptions};
 use ingot_runtime::world::{Limits, World};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +45,10 @@ pub struct LoadOptions {
     pub memory_budget: Option<u64>,
     /// Threads of the processor; `None` takes all.
     pub n_threads: Option<usize>,
+    /// Where the model's memory is counted, together with other models'; a limit of it holds for all.
+    pub memory: Account,
+    /// An opened device in place of `device`: the program's own, or that of another model.
+    pub gpu: Option<Gpu>,
     /// Told how far loading is.
     pub progress: Option<Progress>,
     /// Whether weights go to the GPU through mapped buffers; `None` decides by the kind of device.
@@ -95,13 +101,13 @@ impl Model {
 
     fn load_lowered(mut model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
         let max_context = model.context(options.context)?;
-        let adapter = device::resolve(&options.device)?;
-        let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
-        options.tiles.set(&mut target, adapter.as_ref().map(|adapter| adapter.info().name.as_str()))?;
+        let place = device::place(&options.device, options.gpu.take())?;
+        let mut target = place.as_ref().map_or_else(TargetProfile::cpu, |place| device::target_of(place.info()));
+        options.tiles.set(&mut target, place.as_ref().map(|place| place.info().name.as_str()))?;
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
         }
-        if let (Weights::Random(random), None) = (&mut model.weights, &adapter) {
+        if let (Weights::Random(random), None) = (&mut model.weights, &place) {
             random.spread();
         }
         let text = Text::read(model.files, &model.eos_ids);
@@ -110,13 +116,13 @@ impl Model {
         let compile = Options { max_batch, ..Options::new(max_context) };
         let (plan, trusted) = options.cache.plan(&model.graph, &target, compile)?;
         let prepared = Prepared { plan, trusted, weights: Arc::new(model.weights), context: max_context, max_batch };
-        let (world, device) = start(prepared, adapter, options)?;
+        let (world, device) = start(prepared, place, options)?;
         Ok(text.join(world, device, model.eos_ids))
     }
 
-    fn load_artifact(path: &Path, options: LoadOptions) -> Result<Self, Error> {
+    fn load_artifact(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
         let artifact = Arc::new(Artifact::open(path)?);
-        let adapter = device::resolve_for(&options.device, artifact.plan(), path)?;
+        let place = device::resolve_for(&options.device, options.gpu.take(), artifact.plan(), path)?;
         let most = artifact.plan().max_context;
         let context = match options.context {
             Some(found) if found > most => {
@@ -155,7 +161,7 @@ impl Model {
         // Hashing waits for memory, uploading for the bus: side by side they cost as much as the longer one.
         let (checked, started) = std::thread::scope(|scope| {
             let check = verify.then(|| scope.spawn(|| artifact.verify_weights(n_threads)));
-            let started = start(prepared, adapter, options);
+            let started = start(prepared, place, options);
             let checked = check.map_or(Ok(Ok(())), |thread| thread.join());
             (checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), started)
         });
@@ -189,32 +195,32 @@ impl Text {
         let unusable =
             || Error::Unusable("the tokenizer's files are damaged; fetch them again, or pass token ids".into());
         let (tokenizer, template) = read.unwrap_or_else(|_| (Err(unusable()), Err(unusable())));
-        Model::new(world, device, tokenizer, template, eos_ids)
+        Model::new(world, device, Language::new(tokenizer, template, eos_ids))
     }
 }
 
 /// Allocates, uploads and makes pipelines. Gives the device's name too.
-fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> Result<(World, String), Error> {
+fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Result<(World, String), Error> {
     let Prepared { mut plan, trusted, weights, context, max_batch } = prepared;
-    let n_pages = context.div_ceil(plan.page_tokens).saturating_mul(max_batch);
-    let limits = Limits { max_sequences: max_batch, n_pages };
+    let limits = Limits::new(&plan, max_batch, context);
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
-    let (backend, name) = match adapter {
+    let (backend, name) = match place {
         None => {
-            let cpu = CpuOptions { n_threads, budget_bytes: options.memory_budget, activations: options.activations };
-            let backend = CpuBackend::load(&plan, weights, limits, cpu)?;
+            let (budget_bytes, account) = (options.memory_budget, options.memory);
+            let cpu = CpuOptions { n_threads, budget_bytes, account, activations: options.activations };
+            let backend = CpuBackend::load(&plan, weights, limits.clone(), cpu)?;
             let rounded = match options.activations {
                 Activations::F32 => String::new(),
                 Activations::Int8 => format!(", int8 activations with {}", Int8Level::detect().name()),
             };
             (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads{rounded})"))
         }
-        Some(adapter) => {
-            let name = adapter.info().name.clone();
+        Some(place) => {
+            let name = place.info().name.clone();
             if options.activations != Activations::F32 {
                 return Err(Error::CpuOnly { what: format!("{} activations", options.activations), device: name });
             }
-            (Backend::Gpu(Box::new(start_gpu(&adapter, &plan, trusted, &weights, limits, options)?)), name)
+            (Backend::Gpu(Box::new(start_gpu(&place, &plan, trusted, &weights, limits.clone(), options)?)), name)
         }
     };
     // There are pages for this much; the world refuses longer requests.
@@ -223,21 +229,25 @@ fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> 
 }
 
 fn start_gpu(
-    adapter: &Adapter,
+    place: &Place,
     plan: &Plan,
     trusted: bool,
     weights: &Weights,
     limits: Limits,
     options: LoadOptions,
 ) -> Result<GpuBackend, Error> {
-    let gpu = Gpu::open(adapter, &OpenOptions { unified: options.unified_memory })?;
-    let driver = format!("{} {} {}", adapter.info().name, adapter.info().backend, adapter.info().driver);
+    let gpu = place.open(options.unified_memory)?;
+    let driver = format!("{} {} {}", gpu.info().name, gpu.info().backend, gpu.info().driver);
     let kept = options.cache.pipelines(&driver);
     let mut pipelines = kept.clone();
     let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
     let load = GpuLoad {
         limits,
-        memory: MemoryOptions { budget_bytes: options.memory_budget, ..MemoryOptions::default() },
+        memory: MemoryOptions {
+            budget_bytes: options.memory_budget,
+            shared: options.memory,
+            ..MemoryOptions::default()
+        },
         trusted,
         n_threads: device::n_threads(),
         pipeline_cache: Some(&mut pipelines),

@@ -1,6 +1,7 @@
 //! What executes a plan's steps: the processor or a GPU. Both take the same step tables and give back the same things.
 
 use crate::RuntimeError;
+use crate::account::Account;
 use crate::ceilings::Ceilings;
 use crate::cpu::execute::CpuBackend;
 use crate::gpu::execute::GpuBackend;
@@ -105,6 +106,13 @@ impl Backend {
         match self {
             Self::Cpu(cpu) => cpu.poison(keep_kv),
             Self::Gpu(gpu) => gpu.poison(keep_kv),
+        }
+    }
+    /// Where its memory is counted besides.
+    pub fn account(&self) -> &Account {
+        match self {
+            Self::Cpu(cpu) => cpu.account(),
+            Self::Gpu(gpu) => gpu.account(),
         }
     }
     /// Bytes in use and their peak.

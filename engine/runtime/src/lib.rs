@@ -12,6 +12,7 @@ pub mod system;
 pub mod kv;
 pub mod sample;
 mod budget;
+pub mod account;
 pub mod backend;
 pub mod ceilings;
 pub mod cpu;

@@ -144,6 +144,9 @@ fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {
 pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> String {
     let stats = &answer.stats;
     let mut lines = format!("Prompt: {} tokens, {:.3} tokens-per-sec\n", stats.n_prompt, stats.prompt_tps());
+    if stats.n_cached > 0 {
+        lines += &format!("Read of it: {} tokens, the others were in the cache\n", stats.n_read());
+    }
     lines += &format!("Generation: {} tokens, {:.3} tokens-per-sec\n", stats.n_generated, stats.generation_tps());
     if let Some(from_start) = from_start {
         let (first, from_start) = (stats.first_token.as_secs_f64(), from_start.as_secs_f64());
@@ -154,6 +157,7 @@ pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> Strin
         FinishReason::Stop => lines,
         // Else a text that breaks off looks like the model's doing.
         FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens or --context",
+        FinishReason::KvFull => lines + "\nStopped: no memory is left for more keys and values; raise --memory-budget",
         FinishReason::Cancelled => lines + "\nStopped by Ctrl-C",
     }
 }
@@ -166,6 +170,7 @@ fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
         "token_ids": answer.ids,
         "finish_reason": reason(answer.finish),
         "prompt_tokens": stats.n_prompt,
+        "cached_tokens": stats.n_cached,
         "generation_tokens": stats.n_generated,
         "prompt_tps": stats.prompt_tps(),
         "generation_tps": stats.generation_tps(),
@@ -185,6 +190,7 @@ fn reason(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
+        FinishReason::KvFull => "kv_full",
         FinishReason::Cancelled => "cancelled",
     }
 }

@@ -15,6 +15,7 @@ use super::sample::{argmax_final, argmax_partial};
 use super::step_view::{Rows as StepRows, StepView};
 use super::weight::{FloatType, Format as CpuFormat, Segment, Weight};
 use super::{EpilogueOp as CpuOp, Scratch, embed::embed, gather::gather_rows, map::map, norm::rms_norm};
+use crate::account::{Account, Reservation};
 use crate::backend::{MemoryUse, StepInput, StepOutput};
 use crate::budget;
 use crate::error::RuntimeError;
@@ -109,12 +110,14 @@ struct Launch {
 }
 
 /// How a plan is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CpuOptions {
     /// Threads, the caller's included.
     pub n_threads: usize,
     /// Bytes that may be used, mapped weights included; `None`: three quarters of the machine's memory.
     pub budget_bytes: Option<u64>,
+    /// Where the bytes are counted besides, under a limit of its own.
+    pub account: Account,
     /// What quantized matrices are multiplied with.
     pub activations: Activations,
 }
@@ -131,6 +134,8 @@ pub struct CpuBackend {
     n_vocab: usize,
     max_pages: usize,
     used: u64,
+    account: Account,
+    _reservation: Reservation,
     /// Keeps the bytes that the matrices' segments borrow; last, so that it is dropped last.
     _source: Arc<dyn WeightSource>,
 }
@@ -196,10 +201,15 @@ impl CpuBackend {
         if !plan.is_cpu || plan.kv_type != KvType::F32 {
             return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: "the CPU".into() });
         }
-        let used = budget::check(plan, limits, options.budget_bytes.or_else(budget::ram_budget))?;
+        let budget_bytes = options.budget_bytes.or_else(budget::ram_budget);
+        let used = budget::check(plan, &limits, budget_bytes, &options.account)?;
+        let reservation = options
+            .account
+            .reserve(used)
+            .ok_or_else(|| RuntimeError::Cpu("another model has just taken the memory; load again".into()))?;
         let held = plan.weights.as_slice().iter().map(|weight| hold(weight, &source)).collect::<Result<_, _>>()?;
         let zeros = |n_bytes: u64| vec![0.0f32; n_bytes as usize / 4];
-        let layer_bytes = |group| plan.page_bytes(group) * u64::from(limits.n_pages);
+        let layer_bytes = |group| plan.page_bytes(group) * u64::from(limits.n_pages[group.0 as usize]);
         let table = limits.max_sequences as usize * plan.max_pages() as usize;
         let memory = Buffers {
             sampled: vec![0; plan.max_bounds().rows as usize],
@@ -222,8 +232,15 @@ impl CpuBackend {
             n_vocab: plan.n_vocab as usize,
             max_pages: plan.max_pages() as usize,
             used,
+            account: options.account,
+            _reservation: reservation,
             _source: source,
         })
+    }
+
+    /// Where its memory is counted besides.
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Runs a step to its end.

@@ -13,6 +13,7 @@ use super::pipelines::{self, BindingSpec, PipelineCache, PipelineSet, PipelineSp
 use super::readback::ReadBack;
 use super::timing::Timer;
 use super::upload::FillError;
+use crate::account::Account;
 use crate::backend::{MAX_IN_FLIGHT, MemoryUse, StepInput, StepOutput};
 use crate::budget;
 use crate::error::RuntimeError;
@@ -128,11 +129,13 @@ impl GpuBackend {
         if plan.is_cpu || plan.max_binding_bytes > info.max_binding_bytes {
             return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: info.name.clone() });
         }
-        let Limits { max_sequences, n_pages } = options.limits;
+        let max_sequences = options.limits.max_sequences;
+        let layer_bytes =
+            |group: KvGroupId| plan.page_bytes(group) * u64::from(options.limits.n_pages[group.0 as usize]);
         let mut memory = Memory::new(&gpu, &options.memory);
-        budget::check(plan, options.limits, memory.in_use().budget_bytes)?;
+        budget::check(plan, &options.limits, memory.in_use().budget_bytes, memory.shared())?;
         for group in plan.kv.groups.ids() {
-            let needed = plan.page_bytes(group) * u64::from(n_pages);
+            let needed = layer_bytes(group);
             if needed > info.max_binding_bytes {
                 let (needed, limit) = (Bytes(needed), Bytes(info.max_binding_bytes));
                 return Err(RuntimeError::PoolTooLarge { needed, context: plan.max_context, limit });
@@ -175,7 +178,7 @@ impl GpuBackend {
             arenas: plan.arenas.iter().map(|(id, n)| storage(&id.to_string(), *n)).collect::<Result<_, _>>()?,
             weights,
             kv: layers
-                .map(|(id, l)| storage(&format!("KV pages of {id}"), plan.page_bytes(l.group) * u64::from(n_pages)))
+                .map(|(id, l)| storage(&format!("KV pages of {id}"), layer_bytes(l.group)))
                 .collect::<Result<_, _>>()?,
             page_tables: (plan.kv.groups.ids())
                 .map(|id| {
@@ -207,6 +210,11 @@ impl GpuBackend {
             readback,
             timer,
         })
+    }
+
+    /// Where its memory is counted besides.
+    pub fn account(&self) -> &Account {
+        self.memory.shared()
     }
 
     /// Encodes and submits a step.
