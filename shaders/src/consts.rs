@@ -59,6 +59,10 @@ const MAX_PARTS: u32 = 256;
 const WG: ConstRule = power("WG", 256, 32, 256);
 const OUT_STRIDE: ConstRule = rule("OUT_STRIDE", ConstDefault::Derived("the output's columns"), 1, MAX_SIZE);
 const OUT_AT: ConstRule = at("OUT_AT");
+/// Bits of a number in pages: 32 and 16 are floats, 8 and 4 codes with scales.
+const KV_BITS: ConstRule = power("KV_BITS", 16, 4, 32);
+/// Codes in pages that share a scale.
+const KV_QUANT_GROUP: ConstRule = power("KV_QUANT_GROUP", 64, 32, 128);
 
 /// The constants of a template.
 pub fn const_rules(template: Template) -> &'static [ConstRule] {
@@ -125,6 +129,8 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("V_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
                     at("V_AT"),
                     rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
+                    KV_BITS,
+                    KV_QUANT_GROUP,
                     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
                     rule("NEIGHBOURS", ConstDefault::U32(0), 0, 1),
                     rule(
@@ -150,6 +156,8 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     size("MAX_PAGES"),
+                    KV_BITS,
+                    KV_QUANT_GROUP,
                     power("WG", 256, 128, 256),
                     ConstRule {
                         power_of_two: true,
@@ -178,6 +186,8 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("PARTS", ConstDefault::U32(0), 0, MAX_PARTS),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     size("MAX_PAGES"),
+                    KV_BITS,
+                    KV_QUANT_GROUP,
                     ConstRule {
                         power_of_two: true,
                         ..rule("WG", ConstDefault::Derived("256, and 128 for HEAD_DIM above 128"), 64, 256)
@@ -210,6 +220,8 @@ pub const ROPE_KV_RULES: &[ConstRule] = &[
     rule("HEAD_DIM", ConstDefault::Required, 2, 1024),
     rule("ROT_DIM", ConstDefault::Derived("HEAD_DIM"), 2, 1024),
     rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
+    KV_BITS,
+    KV_QUANT_GROUP,
     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
 ];
 
@@ -365,6 +377,13 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             "even and at most HEAD_DIM",
         )?;
         need(c.u32("N") == heads * c.u32("HEAD_DIM"), "N", "(N_HEADS + 2 N_KV_HEADS) * HEAD_DIM")?;
+        need(c.u32("KV_BITS") >= 16, "KV_BITS", "16 or 32, since a product does not see whole groups of codes")?;
+    }
+    let keeps_kv = matches!(spec.template, Template::RopeKv | Template::Attention | Template::AttentionDecode);
+    if keeps_kv && c.u32("KV_BITS") < 16 {
+        let group = c.u32("KV_QUANT_GROUP");
+        need(c.u32("HEAD_DIM").is_multiple_of(group), "HEAD_DIM", "a multiple of KV_QUANT_GROUP")?;
+        need((2 * c.u32("WG")).is_multiple_of(group), "WG", "a multiple of half of KV_QUANT_GROUP")?;
     }
     match spec.template {
         Template::Matvec => {

@@ -11,6 +11,7 @@ use crate::tiles::Tiles;
 use crate::weights::Weights;
 use ingot_compiler::artifact::{Artifact, WeightsAt};
 use ingot_compiler::{Options, TargetProfile};
+use ingot_ir::kv::KvType;
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_models::Files;
 use ingot_models::formats::checkpoint::Checkpoint;
@@ -61,6 +62,8 @@ pub struct LoadOptions {
     pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
+    /// Type of keys and values in the cache; `None` takes the device's, or an artifact's. An artifact has one type.
+    pub kv_type: Option<KvType>,
     /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
     pub activations: Activations,
 }
@@ -104,6 +107,7 @@ impl Model {
         let place = device::place(&options.device, options.gpu.take())?;
         let mut target = place.as_ref().map_or_else(TargetProfile::cpu, |place| device::target_of(place.info()));
         options.tiles.set(&mut target, place.as_ref().map(|place| place.info().name.as_str()))?;
+        target.kv_type = options.kv_type.unwrap_or(target.kv_type);
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
         }
@@ -140,6 +144,9 @@ impl Model {
             (asked, most) if asked <= most => asked,
             (found, most) => return Err(Error::BadBatch { found, most }),
         };
+        if let Some(asked) = options.kv_type.filter(|asked| *asked != artifact.plan().kv_type) {
+            return Err(Error::BadKvType { asked, found: artifact.plan().kv_type });
+        }
         let files = artifact.files().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
         let eos_ids = artifact.manifest().eos_ids.clone();
         let text = Text::read(Some(Files::held(path, files)), &eos_ids);

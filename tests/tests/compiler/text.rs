@@ -464,7 +464,7 @@ fn what_the_plan_parser_says() {
     plan m
       line 2: `plan` needs version=
     plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f64
-      line 2: expected kv=f16 or kv=f32
+      line 2: expected kv=f16, f32, or e.g. affine8g64
     a0 = arena lots
       line 2: expected a size
     b0 = weight a[0+8] layout=stored
