@@ -6,6 +6,8 @@ mod artifact;
 mod gpu;
 #[path = "serving/keeping.rs"]
 mod keeping;
+#[path = "serving/library.rs"]
+mod library;
 #[path = "serving/measuring.rs"]
 mod measuring;
 #[path = "serving/random.rs"]

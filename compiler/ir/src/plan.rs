@@ -280,11 +280,19 @@ impl Plan {
     pub fn fit(&self, step: &mut StepTables) -> Option<VariantId> {
         // Tiles depend on the variant and the variant on the sizes, of which tiles are never the tightest.
         let dims = Dims { tiles: 0, ..step.dims() };
-        let longest_kv = step.sequences.iter().map(|sequence| sequence.kv_len).max().unwrap_or(0);
+        let longest_kv = step.sequences.iter().map(|sequence| sequence.kv_len).max().unwrap_or(0).min(self.most_seen());
         let id = self.variant_for(&dims, longest_kv)?;
         let Variant { q_tile, max_parts, .. } = self.variants[id];
         step.tile(q_tile, longest_kv.div_ceil(PART_TOKENS).clamp(1, max_parts));
         Some(id)
+    }
+    /// Positions that a query sees at most, in the layers that see most.
+    fn most_seen(&self) -> u32 {
+        let seen = |group: &KvGroup| match group.window {
+            Window { window: 0, .. } => u32::MAX,
+            Window { window, keep } => window.saturating_add(keep),
+        };
+        self.kv.groups.as_slice().iter().map(seen).max().unwrap_or(u32::MAX)
     }
     /// A variant's dispatches.
     pub fn dispatches_of(&self, variant: VariantId) -> &[Dispatch] {

@@ -16,6 +16,8 @@ pub struct CompileOptions<'a> {
     pub context: Option<u32>,
     /// Sequences at one time.
     pub max_batch: u32,
+    /// Positions that the cache holds of a sequence at most: as [`LoadOptions::max_kv_size`](crate::LoadOptions).
+    pub max_kv_size: Option<u32>,
     /// Bytes that the loaded plan may take; `None` does not ask.
     pub memory_budget: Option<u64>,
     /// Leaves the weights where they are, named by path, size and hash.
@@ -31,7 +33,7 @@ pub struct CompileOptions<'a> {
 /// # Errors
 /// The checkpoint's, the compiler's, and those of writing `out`.
 pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
-    compile_lowered(&Lowered::folder(folder)?, out, options)
+    compile_lowered(&Lowered::folder(folder)?.limited(options.max_kv_size)?, out, options)
 }
 
 /// Compiles a model of a known shape with random weights.
@@ -39,7 +41,7 @@ pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result
 /// # Errors
 /// As [`compile`].
 pub fn compile_random(shape: &RandomShape, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
-    compile_lowered(&Lowered::random(shape), out, options)
+    compile_lowered(&Lowered::random(shape).limited(options.max_kv_size)?, out, options)
 }
 
 fn compile_lowered(model: &Lowered, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {

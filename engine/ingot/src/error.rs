@@ -115,6 +115,25 @@ pub enum Error {
         /// What it was compiled for.
         most: u32,
     },
+    /// A limit of the cache that leaves too little.
+    #[error("--max-kv-size is {found}; it must be {least} or more")]
+    BadKvSize {
+        /// What was asked for.
+        found: u32,
+        /// The smallest.
+        least: u32,
+    },
+    /// A limit of the cache for an artifact, whose kernels have theirs.
+    #[error("--max-kv-size is part of what an artifact is compiled for; compile the model again with it")]
+    FixedKvSize,
+    /// More tokens a step than an artifact was compiled for.
+    #[error("--prefill-step-size is {found}; this artifact takes at most {most} tokens a step")]
+    BadStepSize {
+        /// What was asked for.
+        found: u32,
+        /// What it was compiled for.
+        most: u32,
+    },
     /// Another type of keys and values than an artifact was compiled for.
     #[error(
         "keys and values are asked for as {asked}; this artifact was compiled for {found}; \

@@ -64,6 +64,11 @@ pub struct LoadOptions {
     pub skip_verification: bool,
     /// Type of keys and values in the cache; `None` takes the device's, or an artifact's. An artifact has one type.
     pub kv_type: Option<KvType>,
+    /// Positions that the cache holds of a sequence at most: of a longer one the first 4 and the newest. Layers with a
+    /// shorter window keep it. Sequences then go on past the model's own context. An artifact has its own limit.
+    pub max_kv_size: Option<u32>,
+    /// Tokens of a prompt that are read in one step; `None` takes the device's number, or the artifact's.
+    pub prefill_step_size: Option<u32>,
     /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
     pub activations: Activations,
 }
@@ -102,12 +107,14 @@ impl Model {
         Self::load_lowered(Lowered::random(shape), options)
     }
 
-    fn load_lowered(mut model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
+    fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
+        let mut model = model.limited(options.max_kv_size)?;
         let max_context = model.context(options.context)?;
         let place = device::place(&options.device, options.gpu.take())?;
         let mut target = place.as_ref().map_or_else(TargetProfile::cpu, |place| device::target_of(place.info()));
         options.tiles.set(&mut target, place.as_ref().map(|place| place.info().name.as_str()))?;
         target.kv_type = options.kv_type.unwrap_or(target.kv_type);
+        target.prefill_tokens = options.prefill_step_size.map_or(target.prefill_tokens, |n| n.clamp(1, max_context));
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
         }
@@ -127,6 +134,13 @@ impl Model {
     fn load_artifact(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
         let artifact = Arc::new(Artifact::open(path)?);
         let place = device::resolve_for(&options.device, options.gpu.take(), artifact.plan(), path)?;
+        if options.max_kv_size.is_some() {
+            return Err(Error::FixedKvSize);
+        }
+        let most = artifact.plan().max_bounds().tokens;
+        if let Some(found) = options.prefill_step_size.filter(|n| *n > most) {
+            return Err(Error::BadStepSize { found, most });
+        }
         let most = artifact.plan().max_context;
         let context = match options.context {
             Some(found) if found > most => {
@@ -211,6 +225,7 @@ fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Resu
     let Prepared { mut plan, trusted, weights, context, max_batch } = prepared;
     let limits = Limits::new(&plan, max_batch, context);
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
+    let chunk = options.prefill_step_size.unwrap_or(u32::MAX).max(1);
     let (backend, name) = match place {
         None => {
             let (budget_bytes, account) = (options.memory_budget, options.memory);
@@ -232,7 +247,9 @@ fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Resu
     };
     // There are pages for this much; the world refuses longer requests.
     plan.max_context = context;
-    Ok((World::new(plan, backend, limits), name))
+    let mut world = World::new(plan, backend, limits);
+    world.max_chunk = chunk;
+    Ok((world, name))
 }
 
 fn start_gpu(

@@ -15,12 +15,7 @@ pub(crate) fn ram_budget() -> Option<u64> {
 }
 
 /// Bytes of a loaded plan (mapped weights count). An error with the table if `budget` or the account's room is less.
-pub(crate) fn check(
-    plan: &Plan,
-    limits: &Limits,
-    budget: Option<u64>,
-    account: &Account,
-) -> Result<u64, RuntimeError> {
+pub(crate) fn check(plan: &Plan, limits: &Limits, budget: Option<u64>, account: &Account) -> Result<u64, RuntimeError> {
     let budget = [budget, account.room()].into_iter().flatten().min();
     let table = MemoryTable::new(plan, limits.max_sequences, &limits.n_pages);
     match budget {

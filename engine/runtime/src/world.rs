@@ -260,6 +260,8 @@ pub struct World {
     pub submit_ns: u64,
     /// Steps submitted.
     pub n_steps: u64,
+    /// Tokens of a prompt that one step takes at most; the plan has a limit besides.
+    pub max_chunk: u32,
     /// What the account is told of pages that hold prefixes.
     pub(crate) cached: Cached,
     /// How often the account has had everything forgotten.
@@ -293,6 +295,7 @@ impl World {
             device_ns: 0,
             submit_ns: 0,
             n_steps: 0,
+            max_chunk: u32::MAX,
             cached,
             n_clearings,
             next_request: 0,
