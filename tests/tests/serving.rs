@@ -10,6 +10,8 @@ mod keeping;
 mod library;
 #[path = "serving/measuring.rs"]
 mod measuring;
+#[path = "serving/prompt_cache.rs"]
+mod prompt_cache;
 #[path = "serving/random.rs"]
 mod random;
 #[path = "serving/stranger.rs"]

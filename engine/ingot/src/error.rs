@@ -115,6 +115,17 @@ pub enum Error {
         /// What it was compiled for.
         most: u32,
     },
+    /// A file of a prompt's keys and values that does not go with the model.
+    #[error("{}: {why}", path.display())]
+    OtherPromptCache {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A prompt whose keys and values found no room.
+    #[error("the cache has no room for the prompt; raise --context or --memory-budget")]
+    PromptGone,
     /// A limit of the cache that leaves too little.
     #[error("--max-kv-size is {found}; it must be {least} or more")]
     BadKvSize {

@@ -61,17 +61,23 @@ impl Language {
     /// # Errors
     /// Those of the template, which may refuse messages, and of the tokenizer.
     pub fn messages_prompt(&self, messages: &Value, options: &ChatOptions) -> Result<Vec<u32>, Error> {
-        match self.template.as_ref().map_err(copy)? {
-            Some(template) => {
-                let text = template.render(messages, options)?;
-                Ok(self.tokenizer()?.encode(&text, false)?)
-            }
+        match self.messages_text(messages, options)? {
+            Some(text) => Ok(self.tokenizer()?.encode(&text, false)?),
             None => {
                 let last = messages.as_array().and_then(|list| list.last());
                 let text = last.and_then(|message| message["content"].as_str()).unwrap_or("");
                 self.text_prompt(text)
             }
         }
+    }
+
+    /// The text of messages in the model's chat template, if it has one.
+    ///
+    /// # Errors
+    /// Those of the template.
+    pub fn messages_text(&self, messages: &Value, options: &ChatOptions) -> Result<Option<String>, Error> {
+        let template = self.template.as_ref().map_err(copy)?;
+        Ok(template.as_ref().map(|template| template.render(messages, options)).transpose()?)
     }
 
     /// Token ids of a plain text, with the tokenizer's special tokens.

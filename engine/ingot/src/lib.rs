@@ -34,6 +34,7 @@ mod stream;
 mod batch;
 mod engine;
 mod conversation;
+mod prompt_cache;
 mod steps;
 mod measure;
 mod doctor;

@@ -126,9 +126,11 @@ impl Model {
         // The budget is the device's affair here: it is asked when the plan is loaded.
         let compile = Options { max_batch, ..Options::new(max_context) };
         let (plan, trusted) = options.cache.plan(&model.graph, &target, compile)?;
-        let prepared = Prepared { plan, trusted, weights: Arc::new(model.weights), context: max_context, max_batch };
-        let (world, device) = start(prepared, place, options)?;
-        Ok(text.join(world, device, model.eos_ids))
+        let weights = Arc::new(model.weights);
+        // Random weights are large and worth nothing once they are loaded; files are only mapped.
+        let source = matches!(*weights, Weights::Checkpoint(_)).then(|| Arc::clone(&weights));
+        let prepared = Prepared { plan, trusted, weights, context: max_context, max_batch };
+        Ok(text.join(start(prepared, place, options)?, model.eos_ids, source))
     }
 
     fn load_artifact(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
@@ -177,7 +179,9 @@ impl Model {
             WeightsAt::Elsewhere => return Err(Error::NoWeights { path: path.to_path_buf() }),
         };
         weights.check(&plan).map_err(|why| Error::BadWeights { path: path.to_path_buf(), why })?;
-        let prepared = Prepared { plan, trusted, weights: Arc::new(weights), context, max_batch };
+        let weights = Arc::new(weights);
+        let source = Some(Arc::clone(&weights));
+        let prepared = Prepared { plan, trusted, weights, context, max_batch };
         let verify = !options.skip_verification;
         // Hashing waits for memory, uploading for the bus: side by side they cost as much as the longer one.
         let (checked, started) = std::thread::scope(|scope| {
@@ -187,8 +191,7 @@ impl Model {
             (checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), started)
         });
         checked?;
-        let (world, device) = started?;
-        Ok(text.join(world, device, eos_ids))
+        Ok(text.join(started?, eos_ids, source))
     }
 }
 
@@ -209,14 +212,14 @@ impl Text {
         }))
     }
 
-    fn join(self, world: World, device: String, eos_ids: Vec<u32>) -> Model {
+    fn join(self, (world, device): (World, String), eos_ids: Vec<u32>, source: Option<Arc<Weights>>) -> Model {
         let none = || (Err(Error::NoTokenizer), Ok(None));
         let read = self.0.map_or_else(|| Ok(none()), |thread| thread.join());
         // A file that the reader panics on is as bad as one that it refuses: the model still runs on ids.
         let unusable =
             || Error::Unusable("the tokenizer's files are damaged; fetch them again, or pass token ids".into());
         let (tokenizer, template) = read.unwrap_or_else(|_| (Err(unusable()), Err(unusable())));
-        Model::new(world, device, Language::new(tokenizer, template, eos_ids))
+        Model::new(world, device, Language::new(tokenizer, template, eos_ids), source)
     }
 }
 

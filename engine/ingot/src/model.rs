@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::language::Language;
+use crate::weights::Weights;
 use ingot_ir::plan::VariantId;
 use ingot_models::text::chat_template::ChatOptions;
 use ingot_models::text::tokenizer::Tokenizer;
@@ -24,6 +25,8 @@ pub struct Model {
     pub(crate) world: World,
     device: String,
     pub(crate) language: Arc<Language>,
+    /// The checkpoint or artifact that it was loaded from.
+    pub(crate) source: Option<Arc<Weights>>,
 }
 
 /// What a plan does for one token.
@@ -44,8 +47,8 @@ pub struct PlanFacts {
 }
 
 impl Model {
-    pub(crate) fn new(world: World, device: String, language: Language) -> Self {
-        Self { world, device, language: Arc::new(language) }
+    pub(crate) fn new(world: World, device: String, language: Language, source: Option<Arc<Weights>>) -> Self {
+        Self { world, device, language: Arc::new(language), source }
     }
 
     /// Name of the device that runs it.

@@ -5,7 +5,7 @@ use crate::account::Account;
 use crate::ceilings::Ceilings;
 use crate::cpu::execute::CpuBackend;
 use crate::gpu::execute::GpuBackend;
-use ingot_ir::kv::KvGroupId;
+use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::plan::VariantId;
 use ingot_ir::size::Dims;
 
@@ -79,6 +79,20 @@ impl Backend {
         match self {
             Self::Cpu(cpu) => cpu.write_pages(group, row, first, pages),
             Self::Gpu(gpu) => gpu.write_pages(group, row, first, pages),
+        }
+    }
+    /// The words of pages of a layer, one page after the other. Blocks; nothing may be in flight.
+    pub fn read_pages(&mut self, layer: KvLayerId, pages: &[u32]) -> Result<Vec<u32>, RuntimeError> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.read_pages(layer, pages)),
+            Self::Gpu(gpu) => gpu.read_pages(layer, pages),
+        }
+    }
+    /// Writes the words of a page of a layer.
+    pub fn write_page(&mut self, layer: KvLayerId, page: u32, words: &[u32]) {
+        match self {
+            Self::Cpu(cpu) => cpu.write_page(layer, page, words),
+            Self::Gpu(gpu) => gpu.write_page(layer, page, words),
         }
     }
     /// Measures what the device can do at most, beside the loaded plan. Blocks; nothing may be in flight.

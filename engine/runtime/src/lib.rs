@@ -10,6 +10,7 @@ pub mod tick;
 pub mod world;
 pub mod system;
 pub mod kv;
+mod kept;
 pub mod sample;
 mod budget;
 pub mod account;
@@ -20,3 +21,4 @@ pub mod gpu;
 
 pub use error::RuntimeError;
 pub use ingot_ir::memory::Bytes;
+pub use kept::{Kept, LayerKv};

@@ -8,6 +8,7 @@ use ingot::models::text::chat_template::ChatOptions;
 use ingot::{Answer, FinishReason, Logprobs, Model, Piece};
 use serde_json::{Map, Value, json};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Flags of `ingot generate`.
@@ -30,6 +31,9 @@ pub(crate) struct GenerateArgs {
     /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
     #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "ignore_chat_template")]
     chat_template_config: Option<Map<String, Value>>,
+    /// A file of `ingot cache-prompt`, whose text the prompt goes on from
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_token_ids", "system_prompt"])]
+    prompt_cache_file: Option<PathBuf>,
     /// Most tokens of the answer; -1 for as many as the context holds
     #[arg(short, long, value_name = "N", default_value = "100", value_parser = max_tokens, allow_negative_numbers = true)]
     max_tokens: u32,
@@ -69,7 +73,10 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     let mut model = args.device.load(&folder)?;
     let prompt = match &args.prompt_token_ids {
         Some(ids) => ids.0.clone(),
-        None => encode(&model, args, text.as_deref().unwrap_or(""))?,
+        None => match &args.prompt_cache_file {
+            Some(file) => go_on(&mut model, args, file, text.as_deref().unwrap_or(""))?,
+            None => encode(&model, args, text.as_deref().unwrap_or(""))?,
+        },
     };
     let mut options = args.answer.options(&model, args.max_tokens)?;
     options.sampling.n_logprobs = args.logprobs;
@@ -113,7 +120,7 @@ fn show(piece: &Piece, form: Form, is_first: bool) -> Result<()> {
 }
 
 /// The text of `--prompt`.
-fn message(prompt: &str) -> Result<String> {
+pub(super) fn message(prompt: &str) -> Result<String> {
     if prompt != "-" {
         return Ok(unescape(prompt));
     }
@@ -127,6 +134,27 @@ fn message(prompt: &str) -> Result<String> {
         }
     }
     Ok(text)
+}
+
+/// A text that was read before, and the user's message as its end: what the template puts before a message is there.
+fn go_on(model: &mut Model, args: &GenerateArgs, file: &Path, text: &str) -> Result<Vec<u32>> {
+    const MARK: &str = "<query>";
+    let mut prompt = model.load_prompt(file)?;
+    let extra = args.chat_template_config.clone().unwrap_or_default();
+    let options = ChatOptions { extra, ..ChatOptions::default() };
+    let rendered = |content: &str| -> Result<Option<String>> {
+        let messages = json!([{ "role": "user", "content": content }]);
+        Ok(if args.ignore_chat_template { None } else { model.language().messages_text(&messages, &options)? })
+    };
+    let rest = match (rendered(MARK)?, rendered(text)?) {
+        (Some(marked), Some(whole)) => {
+            let before = marked.find(MARK).context("the chat template leaves the message out")?;
+            whole.get(before..).context("the chat template changes the message")?.to_owned()
+        }
+        _ => text.to_owned(),
+    };
+    prompt.extend(model.tokenizer()?.encode(&rest, false)?);
+    Ok(prompt)
 }
 
 fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {

@@ -22,7 +22,7 @@ use crate::budget;
 use crate::error::RuntimeError;
 use crate::world::Limits;
 use ingot_ir::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
-use ingot_ir::kv::KvGroupId;
+use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::plan::{Binding, Bound, Dispatch, Plan};
 use ingot_ir::weight::{Format, Layout, ScaleType};
 use std::sync::Arc;
@@ -135,6 +135,8 @@ pub struct CpuBackend {
     finished: Option<(u32, bool, u64)>,
     n_vocab: usize,
     max_pages: usize,
+    /// Words of a page, by layer.
+    page_words: Vec<usize>,
     used: u64,
     account: Account,
     _reservation: Reservation,
@@ -233,6 +235,7 @@ impl CpuBackend {
             finished: None,
             n_vocab: plan.n_vocab as usize,
             max_pages: plan.max_pages() as usize,
+            page_words: plan.kv.layers.as_slice().iter().map(|l| plan.page_bytes(l.group) as usize / 4).collect(),
             used,
             account: options.account,
             _reservation: reservation,
@@ -274,6 +277,19 @@ impl CpuBackend {
     pub fn write_pages(&mut self, group: KvGroupId, row: u32, first: u32, pages: &[u32]) {
         let at = row as usize * self.max_pages + first as usize;
         self.memory.page_tables[group.0 as usize][at..at + pages.len()].copy_from_slice(pages);
+    }
+
+    /// The words of pages of a layer, one page after the other.
+    pub fn read_pages(&self, layer: KvLayerId, pages: &[u32]) -> Vec<u32> {
+        let n = self.page_words[layer.0 as usize];
+        let kv = &self.memory.kv[layer.0 as usize];
+        pages.iter().flat_map(|page| &kv[*page as usize * n..(*page as usize + 1) * n]).copied().collect()
+    }
+
+    /// Writes the words of a page of a layer.
+    pub fn write_page(&mut self, layer: KvLayerId, page: u32, words: &[u32]) {
+        let n = self.page_words[layer.0 as usize];
+        self.memory.kv[layer.0 as usize][page as usize * n..][..n].copy_from_slice(words);
     }
 
     /// Fills transient buffers and logits with NaN, and the pages of keys and values unless `keep_kv`. For tests: a
