@@ -55,7 +55,7 @@ pub use ingot_runtime::backend::MemoryUse;
 pub use ingot_runtime::ceilings::Ceilings;
 pub use ingot_runtime::cpu::Activations;
 pub use ingot_runtime::gpu::Gpu;
-pub use ingot_runtime::sample::{Penalty, Sampling};
+pub use ingot_runtime::sample::{Adjust, Penalty, Sampling};
 pub use ingot_runtime::world::FinishReason;
 pub use language::Language;
 pub use load::{AdjustTarget, LoadOptions, Progress};

@@ -2,8 +2,8 @@
 
 use ingot::runtime::gpu::useful_features;
 use ingot::{
-    Conversation, DeviceChoice, Engine, Error, FinishReason, GenerateOptions, Gpu, LoadOptions, Memory, Model, Piece,
-    Sampling, wgpu,
+    Adjust, Conversation, DeviceChoice, Engine, Error, FinishReason, GenerateOptions, Gpu, LoadOptions, Memory, Model,
+    Piece, Sampling, wgpu,
 };
 use ingot_tests::rig::{Device, gpus, turn};
 use ingot_tests::shared::root;
@@ -84,6 +84,41 @@ fn who_drops_a_stream_ends_its_answer() {
     stream.stop();
     assert_eq!(stream.answer().expect("as far as it came").finish, FinishReason::Cancelled);
     assert!(matches!(model.stream(&[], &options(3)).map(drop), Err(Error::Runtime(_))));
+}
+
+#[test]
+fn a_program_changes_logits() {
+    let mut model = load(2, &Memory::default());
+    let prompts = prompts(&model, 2);
+    let with = |adjust: Adjust, temperature| GenerateOptions {
+        max_tokens: 6,
+        ignore_eos: true,
+        sampling: Sampling { adjust: Some(adjust), temperature, ..Sampling::default() },
+        ..GenerateOptions::default()
+    };
+    // The next token is the number of tokens before it.
+    let count = Adjust::new(|tokens, logits| {
+        logits.fill(0.0);
+        logits[tokens.len()] = 100.0;
+    });
+    for answer in model.batch_generate(&prompts, &with(count, 0.0), |_, _| true).expect("answers") {
+        let first = answer.stats.n_prompt as u32;
+        assert_eq!(answer.ids, (first..first + 6).collect::<Vec<_>>());
+    }
+    // Whatever a program leaves, something is chosen.
+    for bad in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+        for temperature in [0.0, 1.0] {
+            let options = with(Adjust::new(move |_, logits| logits.fill(bad)), temperature);
+            assert_eq!(model.generate(&prompts[0], &options, |_| true).expect("an answer").ids.len(), 6);
+        }
+        let one = Adjust::new(move |_, logits| {
+            logits.fill(bad);
+            logits[9] = 1.0;
+        });
+        if bad != f32::INFINITY {
+            assert_eq!(model.generate(&prompts[0], &with(one, 1.0), |_| true).expect("an answer").ids, [9; 6]);
+        }
+    }
 }
 
 #[test]
