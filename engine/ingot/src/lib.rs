@@ -50,12 +50,39 @@ pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
 pub use ingot_ir::cost::Cost;
 pub use ingot_ir::memory::{Bytes, MemoryTable};
 pub use ingot_models::text::chat_template::ChatOptions;
+/// ```
+/// use ingot::{DeviceChoice, LoadOptions, Memory, Model};
+///
+/// let memory = Memory::default();
+/// let load = |name: &str| {
+///     let options = LoadOptions { device: DeviceChoice::Cpu, memory: memory.clone(), ..LoadOptions::default() };
+///     Model::load(format!("../../models/{name}").as_ref(), options)
+/// };
+/// let first = load("ingot-tales-1m")?;
+/// assert_eq!(memory.active(), first.memory().active);
+/// memory.set_limit(Some(memory.active() + 1000));
+/// assert!(load("ingot-tales-1m").is_err());
+/// drop(first);
+/// assert_eq!((memory.active(), memory.cached()), (0, 0));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_runtime::account::Account as Memory;
 pub use ingot_runtime::backend::MemoryUse;
 pub use ingot_runtime::ceilings::Ceilings;
 pub use ingot_runtime::cpu::Activations;
 pub use ingot_runtime::gpu::Gpu;
-pub use ingot_runtime::sample::{Adjust, Penalty, Sampling};
+/// ```
+/// use ingot::{Adjust, Sampling};
+///
+/// // No token twice.
+/// let adjust = Adjust::new(|tokens, logits| {
+///     tokens.iter().for_each(|id| logits[*id as usize] = f32::NEG_INFINITY);
+/// });
+/// let sampling = Sampling { adjust: Some(adjust), ..Sampling::default() };
+/// assert!(!sampling.is_greedy());
+/// ```
+pub use ingot_runtime::sample::Adjust;
+pub use ingot_runtime::sample::{Penalty, Sampling};
 pub use ingot_runtime::world::FinishReason;
 pub use language::Language;
 pub use load::{AdjustTarget, LoadOptions, Progress};

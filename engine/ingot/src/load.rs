@@ -67,6 +67,9 @@ pub struct LoadOptions {
     /// Positions that the cache holds of a sequence at most: of a longer one the first 4 and the newest. Layers with a
     /// shorter window keep it. Sequences then go on past the model's own context. An artifact has its own limit.
     pub max_kv_size: Option<u32>,
+    /// Tokens that the cache has room for, all sequences together; `None` gives each the whole context. With less, requests
+    /// wait for each other, and one that fills the cache alone ends with [`FinishReason::KvFull`](crate::FinishReason).
+    pub kv_tokens: Option<u32>,
     /// Tokens of a prompt that are read in one step; `None` takes the device's number, or the artifact's.
     pub prefill_step_size: Option<u32>,
     /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
@@ -226,7 +229,9 @@ impl Text {
 /// Allocates, uploads and makes pipelines. Gives the device's name too.
 fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Result<(World, String), Error> {
     let Prepared { mut plan, trusted, weights, context, max_batch } = prepared;
-    let limits = Limits::new(&plan, max_batch, context);
+    let mut limits = Limits::new(&plan, max_batch, context);
+    let most = options.kv_tokens.map_or(u32::MAX, |n| n.div_ceil(plan.page_tokens).max(1));
+    limits.n_pages.iter_mut().for_each(|n| *n = most.min(*n));
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
     let chunk = options.prefill_step_size.unwrap_or(u32::MAX).max(1);
     let (backend, name) = match place {

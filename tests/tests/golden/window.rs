@@ -77,17 +77,17 @@ fn a_long_conversation_goes_on_in_flat_memory() {
     assert!(model.facts().max_context > 100_000, "positions go on");
     let mut talk = Conversation::with_system("You tell stories.");
     let generate = GenerateOptions { max_tokens: 40, ignore_eos: true, ..GenerateOptions::default() };
-    let (mut before, mut n_read) = (None, 0);
+    let (mut most, mut n_read) = (0, 0);
     for turn in 0..50 {
         let answer = talk.say(&mut model, "And what happened then?", &generate, |_| true).expect("an answer");
         assert_eq!((answer.ids.len(), answer.finish), (40, FinishReason::Length), "turn {turn}");
         n_read += answer.stats.n_read();
         assert!(answer.stats.n_prompt < 60 || answer.stats.n_read() < 60, "turn {turn} read {:?}", answer.stats);
-        // The first turns find out how much the kernels work in.
-        if turn >= 5 {
-            let memory = (model.memory().active, model.memory().peak);
-            assert_eq!(*before.get_or_insert(memory), memory, "turn {turn}");
+        // What kernels work in grows to the longest chunk; the cache of a turn would be 80 kB.
+        if turn == 4 {
+            most = model.memory().peak + 80_000;
         }
+        assert!(turn < 4 || model.memory().peak < most, "turn {turn}: {:?}", model.memory());
     }
     let n_tokens = model.messages_prompt(&talk.rendered(), &Default::default()).expect("ids").len();
     assert!(n_tokens > 2048 && n_read < n_tokens, "{n_read} tokens read of {n_tokens}");

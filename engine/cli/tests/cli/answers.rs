@@ -109,6 +109,9 @@ fn a_chat_remembers_until_it_is_reset() {
     let n_prompts = n_prompts(&printed);
     assert!(n_prompts.len() == 3 && n_prompts[0] == 16 && n_prompts[2] == 16, "{printed}");
     assert!(n_prompts[1] > 2 * 16, "the first exchange is part of the second prompt: {printed}");
+    let n_read =
+        printed.lines().find_map(|line| line.strip_prefix("Read of it: ")?.split(' ').next()?.parse::<u32>().ok());
+    assert!(n_read.is_some_and(|n| n + 16 < n_prompts[1]), "the second turn reads what is new: {printed}");
     assert_eq!(printed.matches("The capital of France is Paris.\n").count(), 2, "{printed}");
 }
 

@@ -22,19 +22,24 @@ pub struct Prefix {
 /// which a part fits has no other user. Pages that the queries after it do not see need not be there.
 pub fn find_prefix(pools: &mut [PagePool], windows: &[Window], tokens: &[u32]) -> Option<Prefix> {
     let page_tokens = pools.first()?.contents().page_tokens();
-    let (n_full, hash) = longest_full(pools, windows, tokens, page_tokens);
-    let rest = &tokens[n_full * page_tokens..];
-    let rest = &rest[..rest.len().min(page_tokens)];
-    let tails: Option<Vec<(u32, usize)>> =
-        pools.iter().map(|pool| pool.contents().longest(hash, rest, |page| pool.n_users(page) == 0)).collect();
-    let n_tail = tails.iter().flatten().map(|(_, n)| *n).min().unwrap_or(0);
-    let n_tokens = n_full * page_tokens + n_tail;
+    let [seen, almost] = longest_full(pools, windows, tokens, page_tokens);
+    // A part of one more page may be what moves the windows past what is missing.
+    let tails = part_of_next(pools, &almost, tokens, page_tokens);
+    let (Full { n_pages, hash, .. }, tails) =
+        if almost.is_seen(windows, n_tokens_of(&almost, &tails, page_tokens), page_tokens) {
+            (almost, tails)
+        } else {
+            let tails = part_of_next(pools, &seen, tokens, page_tokens);
+            (seen, tails)
+        };
+    let n_tail = shortest(&tails);
+    let n_tokens = n_pages * page_tokens + n_tail;
     if n_tokens == 0 {
         return None;
     }
     let mut pages = vec![PageList::default(); pools.len()];
     let mut before = PrefixHash::EMPTY;
-    for (place, full) in tokens.chunks_exact(page_tokens).take(n_full).enumerate() {
+    for (place, full) in tokens.chunks_exact(page_tokens).take(n_pages).enumerate() {
         before = before.then(full);
         for ((pool, window), list) in pools.iter_mut().zip(windows).zip(&mut pages) {
             match pool.contents().full(before) {
@@ -47,42 +52,77 @@ pub fn find_prefix(pools: &mut [PagePool], windows: &[Window], tokens: &[u32]) -
         }
     }
     if n_tail > 0 {
-        for ((pool, list), (page, _)) in pools.iter_mut().zip(&mut pages).zip(tails.into_iter().flatten()) {
+        for ((pool, list), (page, _)) in pools.iter_mut().zip(&mut pages).zip(tails) {
             pool.reopen(page);
             list.push(page);
         }
     }
-    Some(Prefix { n_tokens, n_full, hash, pages })
+    Some(Prefix { n_tokens, n_full: n_pages, hash, pages })
 }
 
-/// The most full pages that are there in every group as far as they are seen, and the name of their tokens.
-fn longest_full(pools: &[PagePool], windows: &[Window], tokens: &[u32], page_tokens: usize) -> (usize, PrefixHash) {
-    let mut best = (0, PrefixHash::EMPTY);
-    let mut hash = PrefixHash::EMPTY;
-    // By group: pages there from the first on, and pages there up to the last looked at.
-    let mut runs = vec![(0, 0); pools.len()];
-    for (place, full) in tokens.chunks_exact(page_tokens).enumerate() {
-        hash = hash.then(full);
-        let n = place + 1;
-        let mut all = true;
-        for ((pool, window), (from_first, to_last)) in pools.iter().zip(windows).zip(&mut runs) {
-            if pool.contents().full(hash).is_some() {
-                *from_first += usize::from(*from_first == place);
+/// Full pages at the beginning of a text.
+#[derive(Clone)]
+struct Full {
+    n_pages: usize,
+    /// Names their tokens.
+    hash: PrefixHash,
+    /// By group: pages that are there from the first on, and pages that are there up to the last.
+    runs: Vec<(usize, usize)>,
+}
+
+impl Full {
+    /// Whether those that the query after `n_tokens` sees are there in every group.
+    fn is_seen(&self, windows: &[Window], n_tokens: usize, page_tokens: usize) -> bool {
+        windows.iter().zip(&self.runs).all(|(window, &(from_first, to_last))| {
+            let unseen = window.unseen(n_tokens, page_tokens);
+            let beginning = from_first >= unseen.start.min(self.n_pages);
+            beginning && (self.n_pages - to_last <= unseen.end || from_first == self.n_pages)
+        })
+    }
+}
+
+/// The most full pages whose seen ones are there in every group; and the most of which that may be so with a part of the next.
+fn longest_full(pools: &[PagePool], windows: &[Window], tokens: &[u32], page_tokens: usize) -> [Full; 2] {
+    let mut full = Full { n_pages: 0, hash: PrefixHash::EMPTY, runs: vec![(0, 0); pools.len()] };
+    let (mut seen, mut almost) = (full.clone(), full.clone());
+    for page in tokens.chunks_exact(page_tokens) {
+        full.hash = full.hash.then(page);
+        for ((pool, window), (from_first, to_last)) in pools.iter().zip(windows).zip(&mut full.runs) {
+            if pool.contents().full(full.hash).is_some() {
+                *from_first += usize::from(*from_first == full.n_pages);
                 *to_last += 1;
+            } else if window.window == 0 {
+                return [seen, almost];
             } else {
                 *to_last = 0;
-                if window.window == 0 {
-                    return best;
-                }
             }
-            let unseen = window.unseen(n * page_tokens, page_tokens);
-            all &= *from_first >= unseen.start && (n - *to_last <= unseen.end || *from_first == n);
         }
-        if all {
-            best = (n, hash);
+        full.n_pages += 1;
+        let n_tokens = full.n_pages * page_tokens;
+        if full.is_seen(windows, n_tokens, page_tokens) {
+            seen.clone_from(&full);
+        }
+        if full.is_seen(windows, (n_tokens + page_tokens - 1).min(tokens.len()), page_tokens) {
+            almost.clone_from(&full);
         }
     }
-    best
+    [seen, almost]
+}
+
+/// In each group the page of which most fits after full ones, and how much; nothing if a group has none.
+fn part_of_next(pools: &[PagePool], full: &Full, tokens: &[u32], page_tokens: usize) -> Vec<(u32, usize)> {
+    let rest = &tokens[full.n_pages * page_tokens..];
+    let rest = &rest[..rest.len().min(page_tokens)];
+    let part = |pool: &PagePool| pool.contents().longest(full.hash, rest, |page| pool.n_users(page) == 0);
+    pools.iter().map(part).collect::<Option<_>>().unwrap_or_default()
+}
+
+fn shortest(tails: &[(u32, usize)]) -> usize {
+    tails.iter().map(|(_, n)| *n).min().unwrap_or(0)
+}
+
+fn n_tokens_of(full: &Full, tails: &[(u32, usize)], page_tokens: usize) -> usize {
+    full.n_pages * page_tokens + shortest(tails)
 }
 
 #[cfg(test)]
@@ -143,7 +183,7 @@ mod tests {
     fn pages_that_nobody_sees_may_be_gone() {
         let tokens: Vec<u32> = (0..24).collect();
         // The query at 23 sees 18 and later, and 0 and 1: pages 0, 4 and 5.
-        for (gone, expected) in [(vec![1, 2], 23), (vec![1, 2, 3], 4), (vec![0], 0), (vec![4], 16), (vec![5], 20)] {
+        for (gone, expected) in [(vec![1, 2, 3], 23), (vec![1, 2], 23), (vec![0], 0), (vec![4], 16), (vec![5], 20)] {
             let gone: Vec<(usize, usize)> = gone.into_iter().map(|place| (1, place)).collect();
             let mut pools = after(&tokens, &[FULL, WINDOW], &gone);
             assert_eq!(found(&mut pools, &[FULL, WINDOW], &tokens[..23]), expected, "without {gone:?}");
