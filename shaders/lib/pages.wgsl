@@ -22,7 +22,7 @@ fn row_word(row: u32) -> u32 {
 }
 
 // The word of the scale and bias of a row's numbers from `d` on.
-fn scale_word(row: u32, d: u32) -> u32 {
+fn kv_scale_word(row: u32, d: u32) -> u32 {
     let scales = row / PAGE_TOKENS * KV_HEAD_WORDS + PAGE_TOKENS * KV_ROW_WORDS;
     return scales + row % PAGE_TOKENS * KV_SCALE_WORDS + d / KV_QUANT_GROUP;
 }

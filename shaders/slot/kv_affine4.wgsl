@@ -1,6 +1,6 @@
 // KV as codes of 4 bits: a number is code * scale + bias.
 
-import package::lib::pages::{row_word, scale_word};
+import package::lib::pages::{row_word, kv_scale_word};
 
 @group(3) @binding(0) var<storage, read> kv: array<u32>;
 
@@ -9,7 +9,7 @@ struct KvPiece { codes: u32, scale: u32 }
 
 // Numbers 8 * piece .. of a row.
 fn kv_piece(row: u32, piece: u32) -> KvPiece {
-    return KvPiece(kv[row_word(row) + piece], kv[scale_word(row, 8u * piece)]);
+    return KvPiece(kv[row_word(row) + piece], kv[kv_scale_word(row, 8u * piece)]);
 }
 fn quad_numbers(codes: u32, scale: u32) -> vec4<f32> {
     let numbers = vec4<f32>((vec4<u32>(codes) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u));
@@ -24,7 +24,7 @@ alias KvPair = vec2<u32>;
 
 fn kv_pair(row: u32, pair: u32) -> KvPair {
     let codes = kv[row_word(row) + pair / 4u] >> (pair % 4u * 8u);
-    return vec2<u32>(codes, kv[scale_word(row, 2u * pair)]);
+    return vec2<u32>(codes, kv[kv_scale_word(row, 2u * pair)]);
 }
 fn pair_numbers(pair: KvPair) -> vec2<f32> {
     let both = unpack2x16float(pair.y);

@@ -2,7 +2,7 @@
 // lies further from zero has a code without error, and so has zero.
 // Workgroup memory: 8 bytes an invocation.
 
-import package::lib::pages::{row_word, scale_word};
+import package::lib::pages::{row_word, kv_scale_word};
 
 @group(3) @binding(0) var<storage, read_write> kv: array<u32>;
 
@@ -47,7 +47,7 @@ fn kv_store(thread: u32, wanted: bool, row: u32, pair: u32, numbers: vec2<f32>) 
             word |= code_of(both.y, scale, bias) << ((2u * i + 1u) * KV_BITS);
         }
         kv[row_word(row) + pair / WORD_PAIRS] = word;
-        if pair % GROUP_PAIRS == 0u { kv[scale_word(row, 2u * pair)] = pack2x16float(vec2<f32>(scale, bias)); }
+        if pair % GROUP_PAIRS == 0u { kv[kv_scale_word(row, 2u * pair)] = pack2x16float(vec2<f32>(scale, bias)); }
     }
     workgroupBarrier();
 }

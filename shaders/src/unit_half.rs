@@ -16,7 +16,7 @@ import package::lib::half_rows::{Eight, HALF_SCALE};
 import package::lib::sums::{UNITS, part_products, part_squares};
 import package::slot::x::x_eight;
 import package::slot::prologue::HAS_SQUARES;
-import package::slot::pairs::{BLOCK, Block, pairs_load, pairs_place, pairs_eight, pairs_finish};
+import package::slot::pairs::{BLOCK, Block, pairs_exponent, pairs_load, pairs_place, pairs_eight, pairs_finish};
 import package::slot::lanes::{Lanes, lane_of, n_lanes_of, team_sum};
 
 // A unit of a matrix-vector product in half precision: x and codes meet as pairs of f16, at most 8 products are added in
@@ -35,6 +35,7 @@ pub(crate) fn generate(consts: &Consts) -> Source {
     let mut text = HEAD.to_string();
     text.push_str("fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n");
     text.push_str("    let lane = lane_of(lanes);\n    let stride = n_lanes_of(lanes);\n");
+    text.push_str("    let exponent = pairs_exponent();\n");
     text.push_str("    let w_row = w_first + unit / K_SPLIT * ROWS_PER_SUBGROUP;\n");
     text.push_str("    let part_first = unit % K_SPLIT * BLOCKS_PER_PART;\n");
     text.push_str("    let part_end = min(part_first + BLOCKS_PER_PART, N_BLOCKS);\n");
@@ -121,7 +122,7 @@ impl Unit {
             let starts = eight % CHAIN == 0;
             let _ = writeln!(text, "{pad}let at_{eight} = b * (BLOCK / 8u) + pairs_place(b, {eight}u);");
             for r in 0..self.rows {
-                let _ = writeln!(text, "{pad}let c_{eight}_{r} = pairs_eight(w_{u}_{r}, {eight}u);");
+                let _ = writeln!(text, "{pad}let c_{eight}_{r} = pairs_eight(w_{u}_{r}, {eight}u, exponent);");
             }
             for m in 0..self.xs {
                 let x = format!("v_{eight}_{m}");
