@@ -30,6 +30,27 @@ pub struct CompileOptions<'a> {
 
 /// Compiles the checkpoint in a folder to an artifact and gives its plan.
 ///
+/// ```
+/// use ingot::{CompileOptions, LoadOptions, Model, compiler::TargetProfile};
+///
+/// let folder = tempfile::tempdir().unwrap();
+/// let file = folder.path().join("tales.ingot");
+/// let options = CompileOptions {
+///     target: TargetProfile::cpu(),
+///     context: Some(256),
+///     max_batch: 1,
+///     max_kv_size: None,
+///     memory_budget: None,
+///     plan_only: false,
+///     n_threads: None,
+///     progress: &mut |_, _| {},
+/// };
+/// ingot::compile("../../models/ingot-tales-1m".as_ref(), &file, options)?;
+/// let model = Model::load(&file, LoadOptions::default())?;
+/// assert_eq!(model.facts().max_context, 256);
+/// # Ok::<(), ingot::Error>(())
+/// ```
+///
 /// # Errors
 /// The checkpoint's, the compiler's, and those of writing `out`.
 pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {

@@ -4,6 +4,7 @@ use crate::generate::{Answer, GenerateOptions, Piece};
 use crate::language::Language;
 use crate::{Error, Model};
 use ingot_models::text::chat_template::ChatOptions;
+use ingot_runtime::world::FinishReason;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -18,7 +19,8 @@ pub struct Message {
 
 /// A system message, then messages of user and assistant in turn. Each turn is rendered whole by the model's chat template,
 /// but only its new tokens are read: keys and values of the earlier ones are found in the model's cache
-/// ([`Stats::n_cached`](crate::Stats)), as long as other requests leave them there.
+/// ([`Stats::n_cached`](crate::Stats)), as long as other requests leave them there. An answer stays the tokens that it was
+/// generated as, even if its text would be cut into others.
 ///
 /// ```
 /// # use ingot::{Conversation, DeviceChoice, GenerateOptions, LoadOptions, Model};
@@ -38,12 +40,22 @@ pub struct Conversation {
     pub system: Option<String>,
     /// Messages of `user` and `assistant` in turn.
     pub messages: Vec<Message>,
+    /// The newest prompt, or with its answer what the next one begins with.
+    #[serde(skip)]
+    told: Option<Told>,
+}
+
+/// A text and its tokens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Told {
+    text: String,
+    ids: Vec<u32>,
 }
 
 impl Conversation {
     /// An empty conversation after a system message.
     pub fn with_system(text: impl Into<String>) -> Self {
-        Self { system: Some(text.into()), messages: Vec::new() }
+        Self { system: Some(text.into()), ..Self::default() }
     }
 
     /// Adds a message.
@@ -80,12 +92,50 @@ impl Conversation {
     ) -> Result<(Vec<u32>, usize), Error> {
         let mut n_dropped = 0;
         loop {
-            let prompt = language.messages_prompt(&self.rendered(), options)?;
+            let messages = self.rendered();
+            let text = language.messages_text(&messages, options)?;
+            let prompt = match &text {
+                Some(text) => self.ids(language, text)?,
+                None => language.messages_prompt(&messages, options)?,
+            };
             if prompt.len() <= most || !self.forget_oldest() {
+                self.told = text.map(|text| Told { text, ids: prompt.clone() });
                 return Ok((prompt, n_dropped));
             }
             n_dropped += 1;
         }
+    }
+
+    /// Adds the answer to the newest [`Conversation::prompt`].
+    pub fn answered(&mut self, language: &Language, answer: &Answer) {
+        self.push("assistant", answer.text.clone());
+        // The end token, if there is one, is the template's affair; and what a stop string has cut is no part of the text.
+        let is_text =
+            |ids: &[u32]| language.tokenizer()?.decode(ids, true).map(|text| text == answer.text).map_err(Error::from);
+        let without_end = &answer.ids[..answer.ids.len().saturating_sub(1)];
+        let ends = answer.finish == FinishReason::Stop;
+        let ids = if ends { without_end } else { &answer.ids[..] };
+        self.told = self.told.take().filter(|_| is_text(ids).unwrap_or(false)).map(|mut told| {
+            told.text += &answer.text;
+            told.ids.extend_from_slice(ids);
+            told
+        });
+    }
+
+    /// Tokens of the rendered text; those of its beginning as they were.
+    fn ids(&self, language: &Language, text: &str) -> Result<Vec<u32>, Error> {
+        let tokenizer = language.tokenizer()?;
+        if let Some(told) = &self.told
+            && let Some(rest) = text.strip_prefix(&told.text)
+        {
+            let new = tokenizer.encode(rest, false)?;
+            // Where a token of its own begins the rest, such as the end of a message, nothing before it matters.
+            let first = new.first().and_then(|id| tokenizer.token(*id));
+            if first.is_some_and(|token| rest.starts_with(&token)) {
+                return Ok([&told.ids[..], &new].concat());
+            }
+        }
+        Ok(tokenizer.encode(text, false)?)
     }
 
     /// Adds a message and its answer. If there is none, the conversation is as before. `on_piece` sees every piece as it
@@ -107,7 +157,7 @@ impl Conversation {
         let prompt = self.prompt(model.language(), room, &ChatOptions::default());
         match prompt.and_then(|(prompt, _)| model.generate(&prompt, options, on_piece)) {
             Ok(answer) => {
-                self.push("assistant", answer.text.clone());
+                self.answered(model.language(), &answer);
                 Ok(answer)
             }
             Err(error) => {

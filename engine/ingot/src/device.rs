@@ -9,6 +9,13 @@ use std::path::Path;
 use std::str::FromStr;
 
 /// What `--device` says.
+///
+/// ```
+/// use ingot::DeviceChoice;
+///
+/// assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+/// assert_eq!("H100".parse(), Ok(DeviceChoice::Named("H100".into())));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum DeviceChoice {
     /// A real GPU if there is one, else the processor. Never a software rasterizer.
@@ -47,6 +54,12 @@ pub enum DeviceInfo {
 }
 
 /// The processor and every adapter.
+///
+/// ```
+/// use ingot::DeviceInfo;
+///
+/// assert!(ingot::devices().iter().any(|device| matches!(device, DeviceInfo::Cpu { .. })));
+/// ```
 pub fn devices() -> Vec<DeviceInfo> {
     let cpu = DeviceInfo::Cpu { n_threads: n_threads() };
     std::iter::once(cpu).chain(gpu::adapters().into_iter().map(DeviceInfo::Gpu)).collect()

@@ -7,6 +7,15 @@ use ingot_runtime::world::FinishReason;
 use std::time::Duration;
 
 /// How an answer is generated. Defaults are mlx-lm's.
+///
+/// ```
+/// use ingot::{GenerateOptions, Sampling};
+///
+/// let sampling = Sampling { temperature: 0.7, top_p: 0.9, seed: 1, ..Sampling::default() };
+/// let stop = vec!["\n\n".to_owned()];
+/// let options = GenerateOptions { max_tokens: 50, sampling, stop, ..GenerateOptions::default() };
+/// # assert_eq!(options.stop.len(), 1);
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct GenerateOptions {
     /// Most tokens of the answer.

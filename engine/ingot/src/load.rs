@@ -34,6 +34,21 @@ pub type Progress = Box<dyn FnMut(u64, u64)>;
 pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
 
 /// How a model is loaded.
+///
+/// ```
+/// use ingot::{DeviceChoice, LoadOptions, Model};
+///
+/// let options = LoadOptions {
+///     device: DeviceChoice::Cpu,
+///     context: Some(512),      // tokens of the longest sequence
+///     max_batch: 2,            // sequences at one time
+///     max_kv_size: Some(128),  // of which the cache holds 128
+///     ..LoadOptions::default()
+/// };
+/// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// assert_eq!(model.facts().max_context, 512);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Default)]
 pub struct LoadOptions {
     /// What runs it. `Auto` takes what an artifact was compiled for.

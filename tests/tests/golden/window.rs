@@ -82,7 +82,8 @@ fn a_long_conversation_goes_on_in_flat_memory() {
         let answer = talk.say(&mut model, "And what happened then?", &generate, |_| true).expect("an answer");
         assert_eq!((answer.ids.len(), answer.finish), (40, FinishReason::Length), "turn {turn}");
         n_read += answer.stats.n_read();
-        assert!(answer.stats.n_prompt < 60 || answer.stats.n_read() < 60, "turn {turn} read {:?}", answer.stats);
+        // The message, what the template puts around it, and the last token of the answer.
+        assert!(answer.stats.n_read() < 30, "turn {turn} read {:?}", answer.stats);
         // What kernels work in grows to the longest chunk; the cache of a turn would be 80 kB.
         if turn == 4 {
             most = model.memory().peak + 80_000;
@@ -90,5 +91,5 @@ fn a_long_conversation_goes_on_in_flat_memory() {
         assert!(turn < 4 || model.memory().peak < most, "turn {turn}: {:?}", model.memory());
     }
     let n_tokens = model.messages_prompt(&talk.rendered(), &Default::default()).expect("ids").len();
-    assert!(n_tokens > 2048 && n_read < n_tokens, "{n_read} tokens read of {n_tokens}");
+    assert!(n_tokens > 2048 && n_read < n_tokens / 2, "{n_read} tokens read of {n_tokens}");
 }

@@ -74,7 +74,7 @@ pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
     if !model.has_chat_template() {
         output::println("This model has no chat template: it continues each message as a text of its own.")?;
     }
-    let talk = Conversation { system: args.system_prompt, ..Conversation::default() };
+    let talk = args.system_prompt.map_or_else(Conversation::default, Conversation::with_system);
     let mut chat = Chat { model, talk, settings: args.settings, said: flags, last: None };
     let mut reader = Reader::new()?;
     loop {
@@ -163,16 +163,17 @@ impl Chat {
 
     /// A message and its answer. If there is none, the conversation is as before.
     fn say(&mut self, text: String) -> Result<()> {
+        let before = self.talk.clone();
         self.talk.push("user", text);
         let answer = self.answer();
         match answer {
             Ok(answer) => {
-                self.talk.push("assistant", answer.text.clone());
+                self.talk.answered(self.model.language(), &answer);
                 self.last = Some(answer);
                 Ok(())
             }
             Err(error) => {
-                self.talk.messages.pop();
+                self.talk = before;
                 Err(error)
             }
         }
