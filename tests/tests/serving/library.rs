@@ -218,7 +218,7 @@ fn who_fills_the_cache_ends_with_that_reason() {
     let n_held: Vec<usize> = prompts.iter().zip(&answers).map(|(prompt, a)| prompt.len() + a.ids.len()).collect();
     assert!(answers.iter().all(|answer| answer.finish == FinishReason::KvFull), "{n_held:?}");
     // Each has something; the last one had all pages. The last token of an answer is not read any more.
-    assert!(n_held.iter().all(|n| (20..=65).contains(n)) && n_held.contains(&65), "{n_held:?}");
+    assert!(n_held.iter().all(|n| (17..=65).contains(n)) && n_held.contains(&65), "{n_held:?}");
     let short = model.generate(&prompts[0], &self::options(10), |_| true).expect("an answer");
     assert_eq!(short.finish, FinishReason::Length);
 }
