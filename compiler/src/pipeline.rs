@@ -125,7 +125,7 @@ pub fn compile(graph: &Graph, target: &TargetProfile, options: Options) -> Resul
     }
     let plan = assembler.plan;
     checked("plan", plan.verify())?;
-    let table = MemoryTable::new(&plan, options.max_batch, plan.max_pages().saturating_mul(options.max_batch));
+    let table = MemoryTable::new(&plan, options.max_batch, &plan.pages_for(options.max_batch, plan.max_context));
     match options.memory_budget {
         Some(budget) if table.total() > budget => Err(CompileError::OverBudget { table, budget: Bytes(budget) }),
         _ => Ok(plan),

@@ -31,7 +31,7 @@ const BLOCKS_PER_PART = (N_BLOCKS + K_SPLIT - 1u) / K_SPLIT;
 /// The module's text.
 pub(crate) fn generate(consts: &Consts) -> Source {
     let (rows, xs, unroll) = (consts.u32("ROWS_PER_SUBGROUP"), consts.u32("M_MAX"), consts.u32("UNROLL"));
-    let unit = Unit { rows, xs, unroll };
+    let unit = Unit { rows, xs };
     let mut text = HEAD.to_string();
     text.push_str("fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n");
     text.push_str("    let lane = lane_of(lanes);\n    let stride = n_lanes_of(lanes);\n");
@@ -90,8 +90,6 @@ struct Unit {
     rows: u32,
     /// Rows of x.
     xs: u32,
-    /// Blocks of a row whose loads come first.
-    unroll: u32,
 }
 
 impl Unit {

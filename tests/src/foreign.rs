@@ -4,6 +4,7 @@
 use crate::stored::StoredTensors;
 use ingot_compiler::repack;
 use ingot_ir::plan::Plan;
+use ingot_runtime::account::Account;
 use ingot_runtime::backend::Backend;
 use ingot_runtime::cpu::Activations;
 use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions, WeightSource};
@@ -28,10 +29,16 @@ pub fn run(plan: Plan, stored: &Arc<StoredTensors>) -> Result<u64, String> {
         stored.tensor(name).map(|t| repack::TensorBytes { values: t.codes, scales: t.scales, biases: t.biases })
     };
     plan.weights.as_slice().iter().try_for_each(|weight| repack::check(weight, &find))?;
-    let limits = Limits { max_sequences: 1, n_pages: plan.max_pages() };
+    let limits = Limits::uniform(&plan, 1, plan.max_pages());
     let source: Arc<StoredTensors> = Arc::clone(stored);
-    let options = CpuOptions { n_threads: 1, budget_bytes: Some(BUDGET), activations: Activations::F32 };
-    let backend = CpuBackend::load(&plan, source, limits, options).map_err(|error| format!("not loaded: {error}"))?;
+    let options = CpuOptions {
+        n_threads: 1,
+        budget_bytes: Some(BUDGET),
+        account: Account::default(),
+        activations: Activations::F32,
+    };
+    let backend =
+        CpuBackend::load(&plan, source, limits.clone(), options).map_err(|error| format!("not loaded: {error}"))?;
     let n_vocab = plan.n_vocab;
     let mut world = World::new(plan, Backend::Cpu(Box::new(backend)), limits);
     let request = Request {
@@ -41,6 +48,7 @@ pub fn run(plan: Plan, stored: &Arc<StoredTensors>) -> Result<u64, String> {
         grammar: None,
         stop_ids: Vec::new(),
         prompt_logits: false,
+        cache_prompt: true,
     };
     world.submit(request).map_err(|error| error.to_string())?;
     for _ in 0..MANY_TICKS {

@@ -11,6 +11,7 @@ use ingot_ir::kv::{KvGroupId, PAGE_TOKENS};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_ir::size::Dim;
 use ingot_ir::step::StepTables;
+use ingot_runtime::account::Account;
 use ingot_runtime::backend::{Backend, StepInput, StepOutput};
 use ingot_runtime::cpu::Activations;
 use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
@@ -78,7 +79,12 @@ impl Device {
         let loaded = match self {
             Self::Cpu => {
                 let source: Arc<StoredTensors> = Arc::clone(stored);
-                let cpu = CpuOptions { n_threads: 2, budget_bytes: None, activations: Activations::F32 };
+                let cpu = CpuOptions {
+                    n_threads: 2,
+                    budget_bytes: None,
+                    account: Account::default(),
+                    activations: Activations::F32,
+                };
                 CpuBackend::load(plan, source, limits, cpu).map(|cpu| Backend::Cpu(Box::new(cpu)))
             }
             Self::Gpu(gpu) => {
@@ -155,7 +161,7 @@ impl<'a> Rig<'a> {
         let options = Options { max_batch: 8, ..Options::new(batch.max_pages * batch.page_tokens) };
         let plan = compile(graph, target, options).unwrap_or_else(|error| panic!("{error}\n{graph}"));
         let table_rows = batch.page_tables.first().map_or(1, |table| table.len() as u32 / batch.max_pages);
-        let limits = Limits { max_sequences: table_rows, n_pages: batch.n_pages };
+        let limits = Limits::uniform(&plan, table_rows, batch.n_pages);
         let mut backend = device.load(&plan, stored, limits);
         backend.poison(false);
         for (group, table) in (0..).zip(&batch.page_tables) {

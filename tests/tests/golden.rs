@@ -7,3 +7,5 @@ mod fixtures;
 mod smollm2;
 #[path = "golden/support.rs"]
 mod support;
+#[path = "golden/window.rs"]
+mod window;

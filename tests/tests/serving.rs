@@ -10,12 +10,18 @@ mod gpu;
 mod grammar;
 #[path = "serving/hub.rs"]
 mod hub;
+#[path = "serving/keeping.rs"]
+mod keeping;
+#[path = "serving/library.rs"]
+mod library;
 #[path = "serving/measuring.rs"]
 mod measuring;
 // The models' own tests play more troubles.
 #[allow(dead_code)]
 #[path = "../../models/tests/models/play_hub.rs"]
 mod play_hub;
+#[path = "serving/prompt_cache.rs"]
+mod prompt_cache;
 #[path = "serving/random.rs"]
 mod random;
 #[path = "serving/stranger.rs"]

@@ -5,6 +5,7 @@ use crate::IrError;
 use crate::handle::{Arena, handle};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::Range;
 
 handle! {
     /// A [`KvGroup`].
@@ -134,6 +135,15 @@ impl Window {
     /// Whether the query at position `p` sees position `j`.
     pub fn sees(&self, p: u32, j: u32) -> bool {
         j <= p && (self.window == 0 || p - j < self.window || j < self.keep)
+    }
+    /// Places of pages of which no query at position `p` or later sees a token.
+    pub fn unseen(&self, p: usize, page_tokens: usize) -> Range<usize> {
+        if self.window == 0 {
+            return 0..0;
+        }
+        let first_seen = (p + 1).saturating_sub(self.window as usize);
+        let (end, start) = (first_seen / page_tokens, (self.keep as usize).div_ceil(page_tokens));
+        start.min(end)..end
     }
 }
 

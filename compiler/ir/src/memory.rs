@@ -46,17 +46,18 @@ pub struct MemoryTable {
 const READ_BACKS: u64 = 3;
 
 impl MemoryTable {
-    /// The memory of a plan that serves `max_batch` sequences from `n_pages` pages a KV group.
-    pub fn new(plan: &Plan, max_batch: u32, n_pages: u32) -> Self {
+    /// The memory of a plan that serves `max_batch` sequences from `n_pages` pages of each KV group.
+    pub fn new(plan: &Plan, max_batch: u32, n_pages: &[u32]) -> Self {
         let bounds = plan.max_bounds();
         let groups = || plan.kv.groups.ids();
         let tables = u64::from(max_batch) * u64::from(plan.max_pages()) * 4 * groups().len() as u64;
         let rows = u64::from(bounds.rows) * 4;
         Self {
             max_batch,
-            context: (u64::from(n_pages) * u64::from(plan.page_tokens) / u64::from(max_batch.max(1))) as u32,
+            context: (n_pages.iter().max().map_or(0, |n| u64::from(*n)) * u64::from(plan.page_tokens)
+                / u64::from(max_batch.max(1))) as u32,
             weights: plan.weight_bytes(),
-            kv: groups().map(|group| plan.page_bytes_all_layers(group) * u64::from(n_pages)).sum(),
+            kv: groups().zip(n_pages).map(|(group, n)| plan.page_bytes_all_layers(group) * u64::from(*n)).sum(),
             arena: plan.arenas.as_slice().iter().sum(),
             logits: plan.logits_bytes(),
             step: max_block_words(&bounds, groups().len()) as u64 * 4 + rows + tables,

@@ -3,7 +3,7 @@
 use crate::graph::ValueId;
 use crate::handle::{Arena, handle};
 use crate::kernel::{Access, KernelSpec, Role};
-use crate::kv::{KvGroupId, KvLayerId, KvSpec, KvType};
+use crate::kv::{KvGroup, KvGroupId, KvLayerId, KvSpec, KvType, Window};
 use crate::size::{Dims, ExprId, ExprPool};
 use crate::step::StepTables;
 use crate::weight::{Format, Layout, RotaryPairs};
@@ -169,6 +169,10 @@ pub struct Dispatch {
     pub origin: Vec<ValueId>,
 }
 
+/// Tokens by which a sequence may be shortened and go on without having lost a page to its window: steps in flight ran
+/// past its end, or the next turn of a conversation writes the end of an answer otherwise.
+pub const REWIND_TOKENS: u32 = 16;
+
 /// Tokens of KV that one part of a split KV takes at least.
 pub const PART_TOKENS: u32 = 128;
 
@@ -240,6 +244,23 @@ impl Plan {
     pub fn max_pages(&self) -> u32 {
         self.max_context.div_ceil(self.page_tokens)
     }
+    /// Pages of each KV group for so many sequences of `context` tokens at one time. Of a group with a window a sequence
+    /// has those that are seen, and a step's tokens besides.
+    pub fn pages_for(&self, n_sequences: u32, context: u32) -> Vec<u32> {
+        let of_all = context.div_ceil(self.page_tokens).saturating_mul(n_sequences);
+        let in_step = self.max_bounds().tokens / self.page_tokens;
+        let pages = |group: &KvGroup| {
+            let Window { window, keep } = group.window;
+            if window == 0 {
+                return of_all;
+            }
+            // A page at each end is seen in part.
+            let seen = window.saturating_add(REWIND_TOKENS).div_ceil(self.page_tokens).saturating_add(2);
+            let each = seen.saturating_add(keep.div_ceil(self.page_tokens));
+            of_all.min(each.saturating_mul(n_sequences).saturating_add(in_step))
+        };
+        self.kv.groups.as_slice().iter().map(pages).collect()
+    }
     /// Bytes of one page in one layer of a group.
     pub fn page_bytes(&self, group: KvGroupId) -> u64 {
         self.kv.groups[group].shape.entry_bytes(self.kv_type) * u64::from(self.page_tokens)
@@ -259,11 +280,19 @@ impl Plan {
     pub fn fit(&self, step: &mut StepTables) -> Option<VariantId> {
         // Tiles depend on the variant and the variant on the sizes, of which tiles are never the tightest.
         let dims = Dims { tiles: 0, ..step.dims() };
-        let longest_kv = step.sequences.iter().map(|sequence| sequence.kv_len).max().unwrap_or(0);
+        let longest_kv = step.sequences.iter().map(|sequence| sequence.kv_len).max().unwrap_or(0).min(self.most_seen());
         let id = self.variant_for(&dims, longest_kv)?;
         let Variant { q_tile, max_parts, .. } = self.variants[id];
         step.tile(q_tile, longest_kv.div_ceil(PART_TOKENS).clamp(1, max_parts));
         Some(id)
+    }
+    /// Positions that a query sees at most, in the layers that see most.
+    fn most_seen(&self) -> u32 {
+        let seen = |group: &KvGroup| match group.window {
+            Window { window: 0, .. } => u32::MAX,
+            Window { window, keep } => window.saturating_add(keep),
+        };
+        self.kv.groups.as_slice().iter().map(seen).max().unwrap_or(u32::MAX)
     }
     /// A variant's dispatches.
     pub fn dispatches_of(&self, variant: VariantId) -> &[Dispatch] {

@@ -1,5 +1,6 @@
 //! The passes, in the order in which `pipeline` runs them.
 
+pub mod limit_kv;
 pub mod canonicalize;
 pub mod pair_rotary;
 pub mod merge_matmuls;

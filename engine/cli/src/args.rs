@@ -36,6 +36,9 @@ pub(crate) struct DeviceArgs {
     pub activations: Activations,
     #[command(flatten)]
     pub kv: KvArgs,
+    /// Tokens of a prompt that are read in one step [default: the device's, or the artifact's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub prefill_step_size: Option<u32>,
     /// Tiles of matrix products: stored (what `ingot tune` kept), builtin, or a file that it wrote
     #[arg(long, value_name = "TILES", default_value = "stored")]
     pub tiles: Tiles,
@@ -78,6 +81,8 @@ impl DeviceArgs {
             skip_verification: self.no_verify,
             activations: self.activations,
             kv_type: self.kv.kv_type(),
+            max_kv_size: self.kv.max_kv_size,
+            prefill_step_size: self.prefill_step_size,
             cache: if self.no_cache { Cache::Off } else { Cache::User },
             ..LoadOptions::default()
         }

@@ -27,6 +27,8 @@ struct Cli {
 enum Command {
     /// Generate text from a prompt
     Generate(commands::generate::GenerateArgs),
+    /// Read a prompt once, for generate --prompt-cache-file to go on from
+    CachePrompt(commands::cache_prompt::CachePromptArgs),
     /// Talk with a model
     Chat(commands::chat::ChatArgs),
     /// Write the logits of a prompt's tokens to a safetensors file
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let result = match Cli::parse().command {
         Command::Generate(args) => commands::generate::run(&args, started),
+        Command::CachePrompt(args) => commands::cache_prompt::run(&args),
         // The program's name and the subcommand come first; no flag may stand between them.
         Command::Chat(args) => commands::chat::run(args, std::env::args_os().skip(2).collect()),
         Command::Logits(args) => commands::logits::run(&args),

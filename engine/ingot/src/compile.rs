@@ -16,6 +16,8 @@ pub struct CompileOptions<'a> {
     pub context: Option<u32>,
     /// Sequences at one time.
     pub max_batch: u32,
+    /// Positions that the cache holds of a sequence at most: as [`LoadOptions::max_kv_size`](crate::LoadOptions).
+    pub max_kv_size: Option<u32>,
     /// Bytes that the loaded plan may take; `None` does not ask.
     pub memory_budget: Option<u64>,
     /// Leaves the weights where they are, named by path, size and hash.
@@ -28,10 +30,31 @@ pub struct CompileOptions<'a> {
 
 /// Compiles the checkpoint in a folder to an artifact and gives its plan.
 ///
+/// ```
+/// use ingot::{CompileOptions, LoadOptions, Model, compiler::TargetProfile};
+///
+/// let folder = tempfile::tempdir().unwrap();
+/// let file = folder.path().join("tales.ingot");
+/// let options = CompileOptions {
+///     target: TargetProfile::cpu(),
+///     context: Some(256),
+///     max_batch: 1,
+///     max_kv_size: None,
+///     memory_budget: None,
+///     plan_only: false,
+///     n_threads: None,
+///     progress: &mut |_, _| {},
+/// };
+/// ingot::compile("../../models/ingot-tales-1m".as_ref(), &file, options)?;
+/// let model = Model::load(&file, LoadOptions::default())?;
+/// assert_eq!(model.facts().max_context, 256);
+/// # Ok::<(), ingot::Error>(())
+/// ```
+///
 /// # Errors
 /// The checkpoint's, the compiler's, and those of writing `out`.
 pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
-    compile_lowered(&Lowered::folder(folder)?, out, options)
+    compile_lowered(&Lowered::folder(folder)?.limited(options.max_kv_size)?, out, options)
 }
 
 /// Compiles a model of a known shape with random weights.
@@ -39,7 +62,7 @@ pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result
 /// # Errors
 /// As [`compile`].
 pub fn compile_random(shape: &RandomShape, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
-    compile_lowered(&Lowered::random(shape), out, options)
+    compile_lowered(&Lowered::random(shape).limited(options.max_kv_size)?, out, options)
 }
 
 fn compile_lowered(model: &Lowered, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {

@@ -4,11 +4,18 @@ use crate::Error;
 use ingot_compiler::TargetProfile;
 use ingot_compiler::target::{CoopScalar, CoopShape, Limits};
 use ingot_ir::plan::Plan;
-use ingot_runtime::gpu::{self, Adapter, AdapterInfo, CooperativeShape, DeviceKind};
+use ingot_runtime::gpu::{self, Adapter, AdapterInfo, CooperativeShape, DeviceKind, Gpu, OpenOptions};
 use std::path::Path;
 use std::str::FromStr;
 
 /// What `--device` says.
+///
+/// ```
+/// use ingot::DeviceChoice;
+///
+/// assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+/// assert_eq!("H100".parse(), Ok(DeviceChoice::Named("H100".into())));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum DeviceChoice {
     /// A real GPU if there is one, else the processor. Never a software rasterizer.
@@ -47,6 +54,12 @@ pub enum DeviceInfo {
 }
 
 /// The processor and every adapter.
+///
+/// ```
+/// use ingot::DeviceInfo;
+///
+/// assert!(ingot::devices().iter().any(|device| matches!(device, DeviceInfo::Cpu { .. })));
+/// ```
 pub fn devices() -> Vec<DeviceInfo> {
     let cpu = DeviceInfo::Cpu { n_threads: n_threads() };
     std::iter::once(cpu).chain(gpu::adapters().into_iter().map(DeviceInfo::Gpu)).collect()
@@ -56,6 +69,33 @@ pub(crate) fn n_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// A GPU that a model is to run on.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// To be opened.
+    Adapter(Adapter),
+    /// The program's own.
+    Open(Gpu),
+}
+
+impl Place {
+    /// Its facts.
+    pub(crate) fn info(&self) -> &AdapterInfo {
+        match self {
+            Self::Adapter(adapter) => adapter.info(),
+            Self::Open(gpu) => gpu.info(),
+        }
+    }
+
+    /// The opened device.
+    pub(crate) fn open(&self, unified: Option<bool>) -> Result<Gpu, Error> {
+        match self {
+            Self::Adapter(adapter) => Ok(Gpu::open(adapter, &OpenOptions { unified })?),
+            Self::Open(gpu) => Ok(gpu.clone()),
+        }
+    }
+}
+
 /// The adapter that a choice means, `None` for the processor.
 pub(crate) fn resolve(choice: &DeviceChoice) -> Result<Option<Adapter>, Error> {
     match choice {
@@ -63,6 +103,14 @@ pub(crate) fn resolve(choice: &DeviceChoice) -> Result<Option<Adapter>, Error> {
         DeviceChoice::Auto => Ok(gpu::find("gpu").ok()),
         DeviceChoice::Gpu => Ok(Some(gpu::find("gpu")?)),
         DeviceChoice::Named(name) => Ok(Some(gpu::find(name)?)),
+    }
+}
+
+/// The GPU that a model is to run on, `None` for the processor. A device that is open already is taken in any case.
+pub(crate) fn place(choice: &DeviceChoice, open: Option<Gpu>) -> Result<Option<Place>, Error> {
+    match open {
+        Some(gpu) => Ok(Some(Place::Open(gpu))),
+        None => Ok(resolve(choice)?.map(Place::Adapter)),
     }
 }
 
@@ -78,39 +126,45 @@ pub fn target(choice: &DeviceChoice) -> Result<TargetProfile, Error> {
 ///
 /// # Errors
 /// [`Error::OtherTarget`] if the plan was not compiled for the choice.
-pub(crate) fn resolve_for(choice: &DeviceChoice, plan: &Plan, path: &Path) -> Result<Option<Adapter>, Error> {
+pub(crate) fn resolve_for(
+    choice: &DeviceChoice,
+    open: Option<Gpu>,
+    plan: &Plan,
+    path: &Path,
+) -> Result<Option<Place>, Error> {
     let other = |device: String, advice: String| {
         Err(Error::OtherTarget { path: path.to_path_buf(), target: plan.target.clone(), device, advice })
     };
     let advice = |target: &str| format!("compile the model with `--target {target}`");
-    let adapter = match choice {
+    let found = match choice {
+        _ if open.is_some() => open.map(Place::Open),
         DeviceChoice::Auto if plan.is_cpu => None,
         // The plan says what is wanted, so a software rasterizer is not too slow to be found.
         DeviceChoice::Auto if plan.target == TargetProfile::lavapipe().name => {
             let found = gpu::adapters().into_iter().find(|info| info.kind == DeviceKind::Cpu);
             match found {
-                Some(info) => Some(gpu::find(&info.name)?),
+                Some(info) => Some(Place::Adapter(gpu::find(&info.name)?)),
                 None => return other("this machine, which has no software rasterizer".into(), advice("cpu")),
             }
         }
         DeviceChoice::Auto => match gpu::find("gpu") {
-            Ok(adapter) => Some(adapter),
+            Ok(adapter) => Some(Place::Adapter(adapter)),
             Err(_) => return other("this machine, which has no GPU".into(), advice("cpu")),
         },
-        other => resolve(other)?,
+        other => place(other, None)?,
     };
-    match &adapter {
-        None if plan.is_cpu => Ok(adapter),
+    match &found {
+        None if plan.is_cpu => Ok(found),
         None => other("the CPU".into(), format!("choose another --device, or {}", advice("cpu"))),
-        Some(found) => {
-            let target = target_of(found.info());
+        Some(place) => {
+            let target = target_of(place.info());
             let uses = |text: &str| plan.kernels.as_slice().iter().any(|kernel| kernel.wgsl.contains(text));
             let fits = !plan.is_cpu
                 && runs(&target.name, &plan.target)
                 && plan.max_binding_bytes <= target.max_binding_bytes
                 && (target.subgroups || !uses("subgroup"))
                 && (target.limits.f16 || !uses("enable f16;"));
-            if fits { Ok(adapter) } else { other(found.info().name.clone(), advice("this")) }
+            if fits { Ok(found) } else { other(place.info().name.clone(), advice("this")) }
         }
     }
 }

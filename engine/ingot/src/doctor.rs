@@ -13,6 +13,7 @@ use case::{Case, N_VOCAB};
 use ingot_compiler::{Options, TargetProfile, compile};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight, VariantId};
 use ingot_ir::step::{SAMPLED, StepTables};
+use ingot_runtime::account::Account;
 use ingot_runtime::backend::{Backend, StepInput, StepOutput};
 use ingot_runtime::cpu::Activations;
 use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
@@ -186,11 +187,16 @@ struct Runner {
 
 impl Runner {
     fn new(plan: Plan, place: &Place, weights: &Arc<Weights>) -> Result<Self, Error> {
-        let limits = Limits { max_sequences: N_SEQUENCES, n_pages: plan.max_pages() * N_SEQUENCES };
+        let limits = Limits::uniform(&plan, N_SEQUENCES, plan.max_pages() * N_SEQUENCES);
         let mut backend = match place {
             Place::Cpu { n_threads } => {
                 let source: Arc<Weights> = Arc::clone(weights);
-                let options = CpuOptions { n_threads: *n_threads, budget_bytes: None, activations: Activations::F32 };
+                let options = CpuOptions {
+                    n_threads: *n_threads,
+                    budget_bytes: None,
+                    account: Account::default(),
+                    activations: Activations::F32,
+                };
                 Backend::Cpu(Box::new(CpuBackend::load(&plan, source, limits, options)?))
             }
             Place::Gpu(gpu) => {

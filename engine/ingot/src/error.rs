@@ -84,6 +84,18 @@ pub enum Error {
     /// Something that needs a tokenizer.
     #[error("this model has no tokenizer; pass token ids")]
     NoTokenizer,
+    /// No thread for an engine.
+    #[error("the system gives no thread for the engine: {0}")]
+    Thread(std::io::Error),
+    /// The engine's thread has ended.
+    #[error("the engine has ended; start it again")]
+    EngineGone,
+    /// What ended all answers of an engine.
+    #[error(transparent)]
+    Shared(#[from] std::sync::Arc<Error>),
+    /// An answer that was asked for after an error.
+    #[error("the answer ended with an error, which its pieces have told")]
+    StreamFailed,
     /// A step that the loaded plan cannot run.
     #[error("there is no such step: {0}; ask for less, or raise --context or --max-batch")]
     BadStep(String),
@@ -98,6 +110,36 @@ pub enum Error {
     /// More sequences than an artifact was compiled for.
     #[error("--max-batch is {found}; this artifact was compiled for {most}; compile it again with --max-batch {found}")]
     BadBatch {
+        /// What was asked for.
+        found: u32,
+        /// What it was compiled for.
+        most: u32,
+    },
+    /// A file of a prompt's keys and values that does not go with the model.
+    #[error("{}: {why}", path.display())]
+    OtherPromptCache {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A prompt whose keys and values found no room.
+    #[error("the cache has no room for the prompt; raise --context or --memory-budget")]
+    PromptGone,
+    /// A limit of the cache that leaves too little.
+    #[error("--max-kv-size is {found}; it must be {least} or more")]
+    BadKvSize {
+        /// What was asked for.
+        found: u32,
+        /// The smallest.
+        least: u32,
+    },
+    /// A limit of the cache for an artifact, whose kernels have theirs.
+    #[error("--max-kv-size is part of what an artifact is compiled for; compile the model again with it")]
+    FixedKvSize,
+    /// More tokens a step than an artifact was compiled for.
+    #[error("--prefill-step-size is {found}; this artifact takes at most {most} tokens a step")]
+    BadStepSize {
         /// What was asked for.
         found: u32,
         /// What it was compiled for.

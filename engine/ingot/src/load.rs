@@ -2,8 +2,9 @@
 
 use crate::Error;
 use crate::cache::Cache;
-use crate::device::{self, DeviceChoice};
+use crate::device::{self, DeviceChoice, Place};
 use crate::hub::{self, HubSettings};
+use crate::language::Language;
 use crate::lower::Lowered;
 use crate::model::Model;
 use crate::random::RandomShape;
@@ -17,11 +18,12 @@ use ingot_models::Files;
 use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
+use ingot_runtime::account::Account;
 use ingot_runtime::backend::Backend;
 use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions};
 use ingot_runtime::cpu::{Activations, Int8Level};
 use ingot_runtime::gpu::execute::{GpuBackend, LoadOptions as GpuLoad};
-use ingot_runtime::gpu::{Adapter, Gpu, MemoryOptions, OpenOptions};
+use ingot_runtime::gpu::{Gpu, MemoryOptions};
 use ingot_runtime::world::{Limits, World};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +35,21 @@ pub type Progress = Box<dyn FnMut(u64, u64)>;
 pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
 
 /// How a model is loaded.
+///
+/// ```
+/// use ingot::{DeviceChoice, LoadOptions, Model};
+///
+/// let options = LoadOptions {
+///     device: DeviceChoice::Cpu,
+///     context: Some(512),      // tokens of the longest sequence
+///     max_batch: 2,            // sequences at one time
+///     max_kv_size: Some(128),  // of which the cache holds 128
+///     ..LoadOptions::default()
+/// };
+/// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// assert_eq!(model.facts().max_context, 512);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Default)]
 pub struct LoadOptions {
     /// What runs it. `Auto` takes what an artifact was compiled for.
@@ -45,6 +62,10 @@ pub struct LoadOptions {
     pub memory_budget: Option<u64>,
     /// Threads of the processor; `None` takes all.
     pub n_threads: Option<usize>,
+    /// Where the model's memory is counted, together with other models'; a limit of it holds for all.
+    pub memory: Account,
+    /// An opened device in place of `device`: the program's own, or that of another model.
+    pub gpu: Option<Gpu>,
     /// Told how far loading is.
     pub progress: Option<Progress>,
     /// Whether weights go to the GPU through mapped buffers; `None` decides by the kind of device.
@@ -61,6 +82,14 @@ pub struct LoadOptions {
     pub hub: Option<HubSettings>,
     /// Type of keys and values in the cache; `None` takes the device's, or an artifact's. An artifact has one type.
     pub kv_type: Option<KvType>,
+    /// Positions that the cache holds of a sequence at most: of a longer one the first 4 and the newest. Layers with a
+    /// shorter window keep it. Sequences then go on past the model's own context. An artifact has its own limit.
+    pub max_kv_size: Option<u32>,
+    /// Tokens that the cache has room for, all sequences together; `None` gives each the whole context. With less, requests
+    /// wait for each other, and one that fills the cache alone ends with [`FinishReason::KvFull`](crate::FinishReason).
+    pub kv_tokens: Option<u32>,
+    /// Tokens of a prompt that are read in one step; `None` takes the device's number, or the artifact's.
+    pub prefill_step_size: Option<u32>,
     /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
     pub activations: Activations,
 }
@@ -101,16 +130,18 @@ impl Model {
         Self::load_lowered(Lowered::random(shape), options)
     }
 
-    fn load_lowered(mut model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
+    fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
+        let mut model = model.limited(options.max_kv_size)?;
         let max_context = model.context(options.context)?;
-        let adapter = device::resolve(&options.device)?;
-        let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
-        options.tiles.set(&mut target, adapter.as_ref().map(|adapter| adapter.info().name.as_str()))?;
+        let place = device::place(&options.device, options.gpu.take())?;
+        let mut target = place.as_ref().map_or_else(TargetProfile::cpu, |place| device::target_of(place.info()));
+        options.tiles.set(&mut target, place.as_ref().map(|place| place.info().name.as_str()))?;
         target.kv_type = options.kv_type.unwrap_or(target.kv_type);
+        target.prefill_tokens = options.prefill_step_size.map_or(target.prefill_tokens, |n| n.clamp(1, max_context));
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
         }
-        if let (Weights::Random(random), None) = (&mut model.weights, &adapter) {
+        if let (Weights::Random(random), None) = (&mut model.weights, &place) {
             random.spread();
         }
         let text = Text::read(model.files, &model.eos_ids);
@@ -118,14 +149,23 @@ impl Model {
         // The budget is the device's affair here: it is asked when the plan is loaded.
         let compile = Options { max_batch, ..Options::new(max_context) };
         let (plan, trusted) = options.cache.plan(&model.graph, &target, compile)?;
-        let prepared = Prepared { plan, trusted, weights: Arc::new(model.weights), context: max_context, max_batch };
-        let (world, device) = start(prepared, adapter, options)?;
-        Ok(text.join(world, device, model.eos_ids))
+        let weights = Arc::new(model.weights);
+        // Random weights are large and worth nothing once they are loaded; files are only mapped.
+        let source = matches!(*weights, Weights::Checkpoint(_)).then(|| Arc::clone(&weights));
+        let prepared = Prepared { plan, trusted, weights, context: max_context, max_batch };
+        Ok(text.join(start(prepared, place, options)?, model.eos_ids, source))
     }
 
-    fn load_artifact(path: &Path, options: LoadOptions) -> Result<Self, Error> {
+    fn load_artifact(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
         let artifact = Arc::new(Artifact::open(path)?);
-        let adapter = device::resolve_for(&options.device, artifact.plan(), path)?;
+        let place = device::resolve_for(&options.device, options.gpu.take(), artifact.plan(), path)?;
+        if options.max_kv_size.is_some() {
+            return Err(Error::FixedKvSize);
+        }
+        let most = artifact.plan().max_bounds().tokens;
+        if let Some(found) = options.prefill_step_size.filter(|n| *n > most) {
+            return Err(Error::BadStepSize { found, most });
+        }
         let most = artifact.plan().max_context;
         let context = match options.context {
             Some(found) if found > most => {
@@ -162,18 +202,19 @@ impl Model {
             WeightsAt::Elsewhere => return Err(Error::NoWeights { path: path.to_path_buf() }),
         };
         weights.check(&plan).map_err(|why| Error::BadWeights { path: path.to_path_buf(), why })?;
-        let prepared = Prepared { plan, trusted, weights: Arc::new(weights), context, max_batch };
+        let weights = Arc::new(weights);
+        let source = Some(Arc::clone(&weights));
+        let prepared = Prepared { plan, trusted, weights, context, max_batch };
         let verify = !options.skip_verification;
         // Hashing waits for memory, uploading for the bus: side by side they cost as much as the longer one.
         let (checked, started) = std::thread::scope(|scope| {
             let check = verify.then(|| scope.spawn(|| artifact.verify_weights(n_threads)));
-            let started = start(prepared, adapter, options);
+            let started = start(prepared, place, options);
             let checked = check.map_or(Ok(Ok(())), |thread| thread.join());
             (checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), started)
         });
         checked?;
-        let (world, device) = started?;
-        Ok(text.join(world, device, eos_ids))
+        Ok(text.join(started?, eos_ids, source))
     }
 }
 
@@ -194,62 +235,71 @@ impl Text {
         }))
     }
 
-    fn join(self, world: World, device: String, eos_ids: Vec<u32>) -> Model {
+    fn join(self, (world, device): (World, String), eos_ids: Vec<u32>, source: Option<Arc<Weights>>) -> Model {
         let none = || (Err(Error::NoTokenizer), Ok(None));
         let read = self.0.map_or_else(|| Ok(none()), |thread| thread.join());
         // A file that the reader panics on is as bad as one that it refuses: the model still runs on ids.
         let unusable =
             || Error::Unusable("the tokenizer's files are damaged; fetch them again, or pass token ids".into());
         let (tokenizer, template) = read.unwrap_or_else(|_| (Err(unusable()), Err(unusable())));
-        Model::new(world, device, tokenizer, template, eos_ids)
+        Model::new(world, device, Language::new(tokenizer, template, eos_ids), source)
     }
 }
 
 /// Allocates, uploads and makes pipelines. Gives the device's name too.
-fn start(prepared: Prepared, adapter: Option<Adapter>, options: LoadOptions) -> Result<(World, String), Error> {
+fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Result<(World, String), Error> {
     let Prepared { mut plan, trusted, weights, context, max_batch } = prepared;
-    let n_pages = context.div_ceil(plan.page_tokens).saturating_mul(max_batch);
-    let limits = Limits { max_sequences: max_batch, n_pages };
+    let mut limits = Limits::new(&plan, max_batch, context);
+    let most = options.kv_tokens.map_or(u32::MAX, |n| n.div_ceil(plan.page_tokens).max(1));
+    limits.n_pages.iter_mut().for_each(|n| *n = most.min(*n));
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
-    let (backend, name) = match adapter {
+    let chunk = options.prefill_step_size.unwrap_or(u32::MAX).max(1);
+    let (backend, name) = match place {
         None => {
-            let cpu = CpuOptions { n_threads, budget_bytes: options.memory_budget, activations: options.activations };
-            let backend = CpuBackend::load(&plan, weights, limits, cpu)?;
+            let (budget_bytes, account) = (options.memory_budget, options.memory);
+            let cpu = CpuOptions { n_threads, budget_bytes, account, activations: options.activations };
+            let backend = CpuBackend::load(&plan, weights, limits.clone(), cpu)?;
             let rounded = match options.activations {
                 Activations::F32 => String::new(),
                 Activations::Int8 => format!(", int8 activations with {}", Int8Level::detect().name()),
             };
             (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads{rounded})"))
         }
-        Some(adapter) => {
-            let name = adapter.info().name.clone();
+        Some(place) => {
+            let name = place.info().name.clone();
             if options.activations != Activations::F32 {
                 return Err(Error::CpuOnly { what: format!("{} activations", options.activations), device: name });
             }
-            (Backend::Gpu(Box::new(start_gpu(&adapter, &plan, trusted, &weights, limits, options)?)), name)
+            (Backend::Gpu(Box::new(start_gpu(&place, &plan, trusted, &weights, limits.clone(), options)?)), name)
         }
     };
     // There are pages for this much; the world refuses longer requests.
     plan.max_context = context;
-    Ok((World::new(plan, backend, limits), name))
+    let mut world = World::new(plan, backend, limits);
+    world.max_chunk = chunk;
+    Ok((world, name))
 }
 
 fn start_gpu(
-    adapter: &Adapter,
+    place: &Place,
     plan: &Plan,
     trusted: bool,
     weights: &Weights,
     limits: Limits,
     options: LoadOptions,
 ) -> Result<GpuBackend, Error> {
-    let gpu = Gpu::open(adapter, &OpenOptions { unified: options.unified_memory })?;
-    let driver = format!("{} {} {}", adapter.info().name, adapter.info().backend, adapter.info().driver);
+    let gpu = place.open(options.unified_memory)?;
+    let driver = format!("{} {} {}", gpu.info().name, gpu.info().backend, gpu.info().driver);
     let kept = options.cache.pipelines(&driver);
     let mut pipelines = kept.clone();
     let mut progress = options.progress.unwrap_or_else(|| Box::new(|_, _| {}));
     let load = GpuLoad {
         limits,
-        memory: MemoryOptions { budget_bytes: options.memory_budget, ..MemoryOptions::default() },
+        memory: MemoryOptions {
+            budget_bytes: options.memory_budget,
+            shared: options.memory,
+            ..MemoryOptions::default()
+        },
         trusted,
         n_threads: device::n_threads(),
         pipeline_cache: Some(&mut pipelines),

@@ -4,12 +4,21 @@ use crate::Error;
 use crate::random::{RandomShape, RandomWeights};
 use crate::weights::Weights;
 use ingot_compiler::artifact::{SourceFile, hash_file};
+use ingot_compiler::pass::limit_kv;
 use ingot_ir::graph::Graph;
 use ingot_models::Files;
 use std::path::{Path, PathBuf};
 
 /// Longest sequence unless told otherwise.
 const DEFAULT_CONTEXT: u32 = 8192;
+
+/// The same where the cache is limited, so that a longer sequence takes no more of it: a page table's entries alone.
+const LIMITED_CONTEXT: u32 = 1 << 17;
+/// Longest sequence then.
+const MAX_LIMITED_CONTEXT: u32 = 1 << 20;
+
+/// Smallest limit of the cache.
+const LEAST_KV_SIZE: u32 = 8;
 
 /// A model, lowered to its graph. Nothing but headers has been read.
 pub(crate) struct Lowered {
@@ -21,6 +30,8 @@ pub(crate) struct Lowered {
     pub eos_ids: Vec<u32>,
     /// Longest sequence that the model was made for.
     pub max_positions: u32,
+    /// Whether the cache holds less than a sequence, so that sequences may go on past what the model was made for.
+    is_limited: bool,
 }
 
 impl Lowered {
@@ -30,20 +41,34 @@ impl Lowered {
         let graph = opened.graph()?;
         let (eos_ids, max_positions) = (opened.spec.eos_ids, opened.spec.max_position_embeddings);
         let (weights, files) = (Weights::Checkpoint(opened.checkpoint), Some(Files::folder(folder)));
-        Ok(Self { graph, weights, files, eos_ids, max_positions })
+        Ok(Self { graph, weights, files, eos_ids, max_positions, is_limited: false })
     }
 
     /// A model of a known shape with random weights.
     pub(crate) fn random(shape: &RandomShape) -> Self {
         let graph = shape.graph();
         let weights = Weights::Random(RandomWeights::new(&graph));
-        Self { graph, weights, files: None, eos_ids: Vec::new(), max_positions: shape.max_context }
+        Self { graph, weights, files: None, eos_ids: Vec::new(), max_positions: shape.max_context, is_limited: false }
+    }
+
+    /// The same with a cache of so many positions.
+    pub(crate) fn limited(mut self, max_kv_size: Option<u32>) -> Result<Self, Error> {
+        match max_kv_size {
+            None => Ok(self),
+            Some(found) if found < LEAST_KV_SIZE => Err(Error::BadKvSize { found, least: LEAST_KV_SIZE }),
+            Some(max) => {
+                self.graph = limit_kv::run(&self.graph, max);
+                self.is_limited = true;
+                Ok(self)
+            }
+        }
     }
 
     /// The longest sequence that is asked for, if the model takes it.
     pub(crate) fn context(&self, asked: Option<u32>) -> Result<u32, Error> {
-        let most = self.max_positions;
+        let most = if self.is_limited { MAX_LIMITED_CONTEXT } else { self.max_positions };
         match asked {
+            None if self.is_limited => Ok(LIMITED_CONTEXT),
             None => Ok(most.min(DEFAULT_CONTEXT)),
             Some(n) if (1..=most).contains(&n) => Ok(n),
             Some(found) => Err(Error::BadContext { found, allowed: format!("this model takes 1 to {most} tokens") }),

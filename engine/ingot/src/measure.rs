@@ -91,6 +91,7 @@ impl Model {
                 stop_ids: Vec::new(),
                 max_tokens,
                 prompt_logits: false,
+                cache_prompt: false,
             };
             let request = self.world.submit(request)?;
             sequences.push(Sequence { request, last_at: None, n_counted: 0 });

@@ -1,21 +1,32 @@
 //! A loaded model.
 
 use crate::Error;
+use crate::language::Language;
+use crate::weights::Weights;
 use ingot_ir::plan::VariantId;
-use ingot_models::text::chat_template::{ChatOptions, ChatTemplate};
+use ingot_models::text::chat_template::ChatOptions;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::sample::Sampling;
 use ingot_runtime::tick;
 use ingot_runtime::world::{Event, Request, RequestId, World};
-use serde_json::{Value, json};
+use serde_json::Value;
+use std::sync::Arc;
 
 /// A model that is ready to run, with its tokenizer and chat template.
+///
+/// ```
+/// # use ingot::{DeviceChoice, LoadOptions, Model};
+/// let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// println!("{}: {} tokens of context", model.device(), model.facts().max_context);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct Model {
     pub(crate) world: World,
     device: String,
-    tokenizer: Result<Tokenizer, Error>,
-    template: Result<Option<ChatTemplate>, Error>,
-    eos_ids: Vec<u32>,
+    pub(crate) language: Arc<Language>,
+    /// The checkpoint or artifact that it was loaded from.
+    pub(crate) source: Option<Arc<Weights>>,
 }
 
 /// What a plan does for one token.
@@ -36,14 +47,8 @@ pub struct PlanFacts {
 }
 
 impl Model {
-    pub(crate) fn new(
-        world: World,
-        device: String,
-        tokenizer: Result<Tokenizer, Error>,
-        template: Result<Option<ChatTemplate>, Error>,
-        eos_ids: Vec<u32>,
-    ) -> Self {
-        Self { world, device, tokenizer, template, eos_ids }
+    pub(crate) fn new(world: World, device: String, language: Language, source: Option<Arc<Weights>>) -> Self {
+        Self { world, device, language: Arc::new(language), source }
     }
 
     /// Name of the device that runs it.
@@ -51,51 +56,47 @@ impl Model {
         &self.device
     }
 
-    /// The tokenizer.
+    /// Tokenizer and chat template.
+    pub fn language(&self) -> &Language {
+        &self.language
+    }
+
+    /// The tokenizer: that of [`Model::language`].
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        self.tokenizer.as_ref().map_err(copy)
+        self.language.tokenizer()
     }
 
     /// Ids that end an answer.
     pub fn eos_ids(&self) -> &[u32] {
-        self.tokenizer.as_ref().map_or(&self.eos_ids, |tokenizer| tokenizer.eos_ids())
+        self.language.eos_ids()
     }
 
     /// Whether messages are put into a chat template. If not, prompts are the last message alone.
     pub fn has_chat_template(&self) -> bool {
-        matches!(self.template, Ok(Some(_)))
+        self.language.has_chat_template()
     }
 
-    /// Puts messages into ChatML from now on, if the model has no chat template of its own.
+    /// Puts messages into ChatML from now on, if the model has no chat template of its own. While an [`crate::Engine`] or
+    /// others share the model's text side, nothing changes.
     pub fn use_default_chat_template(&mut self) {
-        if let Ok(None) = self.template {
-            self.template = Ok(Some(ChatTemplate::chat_ml()));
+        if let Some(language) = Arc::get_mut(&mut self.language) {
+            language.use_default_chat_template();
         }
     }
 
-    /// Token ids of a user's message in the model's chat template; of the plain text if there is no template.
+    /// Token ids of a user's message: [`Language::chat_prompt`].
     pub fn chat_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
-        self.messages_prompt(&json!([{ "role": "user", "content": text }]), &ChatOptions::default())
+        self.language.chat_prompt(text)
     }
 
-    /// Token ids of messages in the model's chat template; of the last message's text if there is no template.
+    /// Token ids of messages: [`Language::messages_prompt`].
     pub fn messages_prompt(&self, messages: &Value, options: &ChatOptions) -> Result<Vec<u32>, Error> {
-        match self.template.as_ref().map_err(copy)? {
-            Some(template) => {
-                let text = template.render(messages, options)?;
-                Ok(self.tokenizer()?.encode(&text, false)?)
-            }
-            None => {
-                let last = messages.as_array().and_then(|list| list.last());
-                let text = last.and_then(|message| message["content"].as_str()).unwrap_or("");
-                self.text_prompt(text)
-            }
-        }
+        self.language.messages_prompt(messages, options)
     }
 
-    /// Token ids of a plain text, with the tokenizer's special tokens.
+    /// Token ids of a plain text: [`Language::text_prompt`].
     pub fn text_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
-        Ok(self.tokenizer()?.encode_prompt(text)?)
+        self.language.text_prompt(text)
     }
 
     /// Logits of every prompt token, `[token][vocabulary]`, and the vocabulary's size.
@@ -115,6 +116,7 @@ impl Model {
             stop_ids: Vec::new(),
             max_tokens: 0,
             prompt_logits: true,
+            cache_prompt: false,
         };
         self.world.submit(request)?;
         let mut all = Vec::new();
@@ -140,6 +142,8 @@ impl Model {
             self.world.events.clear();
         }
         self.world.events.clear();
+        // What a step that failed has written is nothing to go on with.
+        self.world.forget_prefixes();
     }
 
     /// What the plan does for one token.
@@ -156,16 +160,9 @@ impl Model {
         }
     }
 
-    /// Bytes in use and their peak.
+    /// Bytes of this model in use and their peak. Several models are counted together by
+    /// [`LoadOptions::memory`](crate::LoadOptions).
     pub fn memory(&self) -> ingot_runtime::backend::MemoryUse {
         self.world.backend.memory()
-    }
-}
-
-/// An error of loading that every later use meets again.
-fn copy(error: &Error) -> Error {
-    match error {
-        Error::NoTokenizer => Error::NoTokenizer,
-        other => Error::Unusable(other.to_string()),
     }
 }

@@ -126,6 +126,8 @@ impl Model {
     pub fn profile(&mut self, shape: StepShape, repeats: usize) -> Result<Profile, Error> {
         let world = &mut self.world;
         let (variant, tables) = tables(&world.plan, shape)?;
+        // The step writes where it likes.
+        world.forget_prefixes();
         let pages_each = pages_each(&world.plan, shape);
         for group in world.plan.kv.groups.ids() {
             for row in 0..shape.n_sequences {

@@ -1,10 +1,11 @@
 //! What executes a plan's steps: the processor or a GPU. Both take the same step tables and give back the same things.
 
 use crate::RuntimeError;
+use crate::account::Account;
 use crate::ceilings::Ceilings;
 use crate::cpu::execute::CpuBackend;
 use crate::gpu::execute::GpuBackend;
-use ingot_ir::kv::KvGroupId;
+use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::plan::VariantId;
 use ingot_ir::size::Dims;
 
@@ -80,6 +81,20 @@ impl Backend {
             Self::Gpu(gpu) => gpu.write_pages(group, row, first, pages),
         }
     }
+    /// The words of pages of a layer, one page after the other. Blocks; nothing may be in flight.
+    pub fn read_pages(&mut self, layer: KvLayerId, pages: &[u32]) -> Result<Vec<u32>, RuntimeError> {
+        match self {
+            Self::Cpu(cpu) => Ok(cpu.read_pages(layer, pages)),
+            Self::Gpu(gpu) => gpu.read_pages(layer, pages),
+        }
+    }
+    /// Writes the words of a page of a layer.
+    pub fn write_page(&mut self, layer: KvLayerId, page: u32, words: &[u32]) {
+        match self {
+            Self::Cpu(cpu) => cpu.write_page(layer, page, words),
+            Self::Gpu(gpu) => gpu.write_page(layer, page, words),
+        }
+    }
     /// Measures what the device can do at most, beside the loaded plan. Blocks; nothing may be in flight.
     pub fn ceilings(&self) -> Result<Ceilings, RuntimeError> {
         match self {
@@ -105,6 +120,13 @@ impl Backend {
         match self {
             Self::Cpu(cpu) => cpu.poison(keep_kv),
             Self::Gpu(gpu) => gpu.poison(keep_kv),
+        }
+    }
+    /// Where its memory is counted besides.
+    pub fn account(&self) -> &Account {
+        match self {
+            Self::Cpu(cpu) => cpu.account(),
+            Self::Gpu(gpu) => gpu.account(),
         }
     }
     /// Bytes in use and their peak.

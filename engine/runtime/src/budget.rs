@@ -1,5 +1,6 @@
 //! How much memory may be used, and whether a plan fits it. Asked before anything is allocated.
 
+use crate::account::Account;
 use crate::error::RuntimeError;
 use crate::world::Limits;
 use ingot_ir::memory::{Bytes, MemoryTable};
@@ -13,9 +14,10 @@ pub(crate) fn ram_budget() -> Option<u64> {
     ram_bytes().map(|bytes| bytes / 100 * RAM_PERCENT)
 }
 
-/// Bytes of a loaded plan (mapped weights count). An error with the table if `budget` is less.
-pub(crate) fn check(plan: &Plan, limits: Limits, budget: Option<u64>) -> Result<u64, RuntimeError> {
-    let table = MemoryTable::new(plan, limits.max_sequences, limits.n_pages);
+/// Bytes of a loaded plan (mapped weights count). An error with the table if `budget` or the account's room is less.
+pub(crate) fn check(plan: &Plan, limits: &Limits, budget: Option<u64>, account: &Account) -> Result<u64, RuntimeError> {
+    let budget = [budget, account.room()].into_iter().flatten().min();
+    let table = MemoryTable::new(plan, limits.max_sequences, &limits.n_pages);
     match budget {
         Some(budget) if table.total() > budget => Err(RuntimeError::OverBudget { table, budget: Bytes(budget) }),
         _ => Ok(table.total()),

@@ -72,6 +72,14 @@ pub enum RuntimeError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// Keys and values that do not go into a layer's pages, or out of them.
+    #[error("keys and values of {layer} cannot be kept: {why}")]
+    KeptKv {
+        /// The layer.
+        layer: ingot_ir::kv::KvLayerId,
+        /// What is wrong.
+        why: String,
+    },
     /// The graphics device failed.
     #[error(transparent)]
     Gpu(#[from] crate::gpu::GpuError),

@@ -10,8 +10,10 @@ pub mod tick;
 pub mod world;
 pub mod system;
 pub mod kv;
+mod kept;
 pub mod sample;
 mod budget;
+pub mod account;
 pub mod backend;
 pub mod ceilings;
 pub mod cpu;
@@ -19,3 +21,4 @@ pub mod gpu;
 
 pub use error::RuntimeError;
 pub use ingot_ir::memory::Bytes;
+pub use kept::{Kept, LayerKv};

@@ -6,7 +6,9 @@ use crate::world::World;
 
 /// Moves every request on as far as it goes without waiting. Results are in [`World::events`].
 pub fn tick(world: &mut World) -> Result<(), RuntimeError> {
+    system::clear_cache(world);
     system::admit(world);
+    system::match_prefix(world);
     system::schedule(world);
     system::allocate_pages(world);
     system::pack_batch(world);
@@ -14,6 +16,7 @@ pub fn tick(world: &mut World) -> Result<(), RuntimeError> {
     while system::read_back(world)? {
         system::advance(world);
     }
+    system::commit_pages(world);
     system::retire(world);
     Ok(())
 }

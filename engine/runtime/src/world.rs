@@ -4,10 +4,11 @@
 //! allocates nothing.
 
 use crate::RuntimeError;
+use crate::account::Cached;
 use crate::backend::{Backend, StepOutput};
-use crate::kv::PagePool;
+use crate::kv::{PageList, PagePool, PrefixHash};
 use crate::sample::{Constraint, Grammar, Sampling, Scratch};
-use ingot_ir::kv::KvGroupId;
+use ingot_ir::kv::{KvGroupId, Window};
 use ingot_ir::plan::Plan;
 use ingot_ir::step::StepTables;
 use std::collections::VecDeque;
@@ -27,6 +28,9 @@ pub struct Request {
     pub max_tokens: u32,
     /// Whether the logits of every prompt token are wanted, as [`Event::Logits`].
     pub prompt_logits: bool,
+    /// Whether keys and values of the prompt's beginning may be those of earlier requests, and later requests may find
+    /// this one's. Prompts whose logits are wanted are always read whole.
+    pub cache_prompt: bool,
 }
 
 /// Names a request; never used again.
@@ -40,6 +44,8 @@ pub enum FinishReason {
     Stop,
     /// The most tokens asked for, or the end of the context.
     Length,
+    /// No page was left for its keys and values.
+    KvFull,
     /// The client went away.
     Cancelled,
 }
@@ -47,6 +53,13 @@ pub enum FinishReason {
 /// What happened to a request.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
+    /// The prompt's beginning was in the cache already, and is not read again.
+    Matched {
+        /// The request.
+        request: RequestId,
+        /// Its tokens.
+        n_tokens: u32,
+    },
     /// The prompt has been read so far.
     Prefilled {
         /// The request.
@@ -95,6 +108,20 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whom it concerns.
+    pub fn request(&self) -> RequestId {
+        let (Self::Matched { request, .. }
+        | Self::Prefilled { request, .. }
+        | Self::Logprobs { request, .. }
+        | Self::Token { request, .. }
+        | Self::Logits { request, .. }
+        | Self::Unfit { request, .. }
+        | Self::Finished { request, .. }) = self;
+        *request
+    }
+}
+
 /// Where a sequence stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -121,6 +148,12 @@ pub struct Sequences {
     pub n_prompt: Vec<u32>,
     /// Tokens whose keys and values are in the cache or in flight.
     pub n_scheduled: Vec<u32>,
+    /// Those of them that are in the cache.
+    pub n_cached: Vec<u32>,
+    /// Full pages whose content others may find, by KV group the same.
+    pub n_committed: Vec<u32>,
+    /// Names the tokens of these pages.
+    pub committed: Vec<PrefixHash>,
     /// Steps in flight.
     pub n_in_flight: Vec<u32>,
     /// Tokens the answer may have.
@@ -133,8 +166,10 @@ pub struct Sequences {
     pub stop_ids: Vec<Vec<u32>>,
     /// Whether the prompt's logits are wanted.
     pub prompt_logits: Vec<bool>,
+    /// Whether pages are shared with other requests.
+    pub cache_prompt: Vec<bool>,
     /// Pages by KV group.
-    pub pages: Vec<Vec<Vec<u32>>>,
+    pub pages: Vec<Vec<PageList>>,
     /// Pages already written to the device's table, by KV group.
     pub n_pages_written: Vec<Vec<u32>>,
     /// Tokens scheduled for the step being packed.
@@ -151,13 +186,17 @@ impl Sequences {
             tokens: (0..n).map(|_| Vec::with_capacity(max_context as usize + 1)).collect(),
             n_prompt: vec![0; n],
             n_scheduled: vec![0; n],
+            n_cached: vec![0; n],
+            n_committed: vec![0; n],
+            committed: vec![PrefixHash::EMPTY; n],
             n_in_flight: vec![0; n],
             max_tokens: vec![0; n],
             sampling: vec![Sampling::default(); n],
             constraint: (0..n).map(|_| None).collect(),
             stop_ids: vec![Vec::new(); n],
             prompt_logits: vec![false; n],
-            pages: vec![vec![Vec::new(); n_groups]; n],
+            cache_prompt: vec![false; n],
+            pages: vec![vec![PageList::default(); n_groups]; n],
             n_pages_written: vec![vec![0; n_groups]; n],
             n_step: vec![0; n],
             sampled_row: vec![None; n],
@@ -188,12 +227,23 @@ pub struct InFlight {
 }
 
 /// Limits that a world is opened with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Sequences at one time.
     pub max_sequences: u32,
-    /// KV pages of every group.
-    pub n_pages: u32,
+    /// Pages of each KV group.
+    pub n_pages: Vec<u32>,
+}
+
+impl Limits {
+    /// Pages for so many sequences of `context` tokens each: fewer in groups of which a window is seen.
+    pub fn new(plan: &Plan, max_sequences: u32, context: u32) -> Self {
+        Self { max_sequences, n_pages: plan.pages_for(max_sequences, context) }
+    }
+    /// As many pages in every group.
+    pub fn uniform(plan: &Plan, max_sequences: u32, n_pages: u32) -> Self {
+        Self { max_sequences, n_pages: vec![n_pages; plan.kv.groups.len()] }
+    }
 }
 
 /// Everything that the tick works on.
@@ -208,8 +258,10 @@ pub struct World {
     pub cancelled: Vec<RequestId>,
     /// Sequences.
     pub sequences: Sequences,
-    /// Free pages by KV group.
+    /// Free pages by KV group, and what pages hold.
     pub pools: Vec<PagePool>,
+    /// What is seen of each KV group.
+    pub windows: Vec<Window>,
     /// The step being packed.
     pub step: StepTables,
     /// Its words.
@@ -232,15 +284,23 @@ pub struct World {
     pub submit_ns: u64,
     /// Steps submitted.
     pub n_steps: u64,
+    /// Tokens of a prompt that one step takes at most; the plan has a limit besides.
+    pub max_chunk: u32,
+    /// What the account is told of pages that hold prefixes.
+    pub(crate) cached: Cached,
+    /// How often the account has had everything forgotten.
+    pub(crate) n_clearings: u64,
     next_request: u64,
 }
 
 impl World {
     /// A world for a plan that a backend has loaded.
     pub fn new(plan: Plan, backend: Backend, limits: Limits) -> Self {
-        let n_groups = plan.kv.groups.len();
-        let sequences = Sequences::new(limits.max_sequences as usize, n_groups, plan.max_context);
-        let pools = (0..n_groups).map(|_| PagePool::new(limits.n_pages)).collect();
+        let sequences = Sequences::new(limits.max_sequences as usize, plan.kv.groups.len(), plan.max_context);
+        let pools = limits.n_pages.iter().map(|n_pages| PagePool::new(*n_pages, plan.page_tokens)).collect();
+        let windows = plan.kv.groups.as_slice().iter().map(|group| group.window).collect();
+        let account = backend.account();
+        let (cached, n_clearings) = (Cached::new(account), account.n_clearings());
         Self {
             plan,
             backend,
@@ -248,6 +308,7 @@ impl World {
             cancelled: Vec::new(),
             sequences,
             pools,
+            windows,
             step: StepTables::default(),
             words: Vec::new(),
             in_flight: VecDeque::new(),
@@ -259,6 +320,9 @@ impl World {
             device_ns: 0,
             submit_ns: 0,
             n_steps: 0,
+            max_chunk: u32::MAX,
+            cached,
+            n_clearings,
             next_request: 0,
         }
     }
@@ -293,6 +357,19 @@ impl World {
     /// Whether nothing is waiting, running or in flight.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.in_flight.is_empty() && self.sequences.live().next().is_none()
+    }
+
+    /// Bytes of free pages that hold what later requests may find.
+    pub fn cached_bytes(&self) -> u64 {
+        let bytes =
+            |(group, pool): (KvGroupId, &PagePool)| self.plan.page_bytes_all_layers(group) * u64::from(pool.n_cached());
+        self.groups().zip(&self.pools).map(bytes).sum()
+    }
+
+    /// Forgets what pages hold: later requests find nothing of earlier ones.
+    pub fn forget_prefixes(&mut self) {
+        self.pools.iter_mut().for_each(PagePool::forget_all);
+        self.cached.set(0);
     }
 
     /// KV groups in order.

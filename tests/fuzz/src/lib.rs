@@ -102,7 +102,7 @@ pub fn artifact(bytes: &[u8]) {
         let plan = artifact.plan();
         let _ = artifact.verify_weights(1);
         artifact.is_trusted();
-        let table = MemoryTable::new(plan, plan.max_batch, plan.max_pages().saturating_mul(plan.max_batch));
+        let table = MemoryTable::new(plan, plan.max_batch, &plan.pages_for(plan.max_batch, plan.max_context));
         assert!(table.total() >= plan.transient_bytes() && !table.to_string().is_empty());
         assert!(plan.variants.ids().all(|id| plan.weight_bytes_of(id) < u64::MAX));
         assert!(artifact.files().all(|(name, _)| !name.starts_with("files/files/")));

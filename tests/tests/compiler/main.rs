@@ -13,6 +13,7 @@ mod fuzz;
 mod group;
 mod house;
 mod interpreter;
+mod limit_kv;
 mod merge_matmuls;
 mod order;
 mod pair_rotary;

@@ -24,6 +24,7 @@ pub(crate) fn greedy(path: &Path, options: LoadOptions) -> Vec<u32> {
 
 fn write(out: &Path, target: TargetProfile, plan_only: bool) {
     let options = CompileOptions {
+        max_kv_size: None,
         target,
         context: Some(256),
         max_batch: 1,
@@ -131,6 +132,7 @@ fn what_an_artifact_cannot_do_is_said() {
         std::fs::copy(entry.path(), copy.join(entry.file_name())).expect("is copied");
     }
     let compile_options = CompileOptions {
+        max_kv_size: None,
         target: TargetProfile::cpu(),
         context: None,
         max_batch: 1,

@@ -46,7 +46,8 @@ impl Grammar for Multiples {
 
 fn request(form: Option<Multiples>, sampling: Sampling) -> Request {
     let grammar = form.map(|form| Box::new(form) as Box<dyn Grammar>);
-    Request { prompt: (3..30).collect(), sampling, grammar, stop_ids: Vec::new(), max_tokens: 20, prompt_logits: false }
+    let (prompt, stop_ids) = ((3..30).collect(), Vec::new());
+    Request { prompt, sampling, grammar, stop_ids, max_tokens: 20, prompt_logits: false, cache_prompt: true }
 }
 
 fn drawn(seed: u64) -> Sampling {

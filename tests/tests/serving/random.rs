@@ -24,6 +24,10 @@ fn request() -> impl Strategy<Value = Request> {
     let prompt = prop_oneof![
         6 => prop::collection::vec(0..VOCAB, 1..40),
         1 => prop::collection::vec(0..VOCAB, 1..MAX_CONTEXT as usize),
+        // Beginnings that prompts have in common.
+        8 => (0u32..3, 1usize..50, prop::collection::vec(0..VOCAB, 0..14)).prop_map(|(family, n_common, rest)| {
+            (0..n_common as u32).map(|ix| (ix * (family + 3) + family) % VOCAB).chain(rest).collect()
+        }),
     ];
     let sampling = prop_oneof![
         2 => Just(Sampling::default()),
@@ -48,15 +52,16 @@ fn request() -> impl Strategy<Value = Request> {
     // Few ids of many tokens end some answers.
     let stop_ids = prop::collection::vec(0..VOCAB, 0..6);
     let max_tokens = prop_oneof![1 => Just(0u32), 1 => Just(1), 6 => 2u32..30, 1 => Just(1000)];
-    let logits = prop::bool::weighted(0.2);
-    (prompt, sampling, stop_ids, max_tokens, logits).prop_map(
-        |(prompt, sampling, stop_ids, max_tokens, prompt_logits)| Request {
+    let (logits, cached) = (prop::bool::weighted(0.2), prop::bool::weighted(0.8));
+    (prompt, sampling, stop_ids, max_tokens, logits, cached).prop_map(
+        |(prompt, sampling, stop_ids, max_tokens, prompt_logits, cache_prompt)| Request {
             prompt,
             sampling,
             grammar: None,
             stop_ids,
             max_tokens,
             prompt_logits,
+            cache_prompt,
         },
     )
 }
@@ -103,7 +108,7 @@ fn play(model: &TinyModel, acts: &[Act], n_pages: u32) {
         match found.reason {
             Some(FinishReason::Cancelled) => {}
             reason if in_full => assert!(reason == alone.reason || !plenty, "{reason:?} for {:?}", alone.reason),
-            reason => assert!(!plenty && reason == Some(FinishReason::Length), "{request:?}: {found:?} for {alone:?}"),
+            reason => assert!(!plenty && reason == Some(FinishReason::KvFull), "{request:?}: {found:?} for {alone:?}"),
         }
         check_alone(request, &alone);
     }
@@ -165,6 +170,7 @@ fn a_seed_fixes_an_answer_whatever_runs_beside_it() {
         stop_ids: Vec::new(),
         max_tokens: 20,
         prompt_logits: false,
+        cache_prompt: true,
     };
     let alone = model.alone(&request(4)).ids;
     assert_eq!(alone, model.alone(&request(4)).ids);
@@ -188,6 +194,7 @@ fn log_probabilities_come_with_every_token_and_change_none() {
         stop_ids: Vec::new(),
         max_tokens: 12,
         prompt_logits: false,
+        cache_prompt: true,
     };
     for temperature in [0.0, 1.0] {
         let (without, with) = (model.alone(&request(temperature, None)), model.alone(&request(temperature, Some(3))));
@@ -212,6 +219,7 @@ fn impossible_requests_are_refused() {
         stop_ids: Vec::new(),
         max_tokens,
         prompt_logits: false,
+        cache_prompt: true,
     };
     let mut refused = |request| world.submit(request).expect_err("it is impossible");
     assert!(matches!(refused(request(vec![], 1)), RuntimeError::EmptyPrompt));

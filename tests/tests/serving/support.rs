@@ -3,6 +3,7 @@
 use ingot_compiler::{Options, TargetProfile, compile};
 use ingot_ir::graph::Graph;
 use ingot_ir::kv::Window;
+use ingot_ir::plan::Plan;
 use ingot_ir::step::SAMPLED;
 use ingot_runtime::system::can_schedule;
 use ingot_runtime::tick::{tick, wait};
@@ -35,11 +36,16 @@ impl TinyModel {
 
     /// A world on a device, whose chunks are short, so that prompts take several steps.
     pub(crate) fn world(&self, device: &Device, max_sequences: u32, n_pages: u32) -> World {
+        self.world_with(device, MAX_CONTEXT, |plan| Limits::uniform(plan, max_sequences, n_pages))
+    }
+
+    /// The same with another context and limits.
+    pub(crate) fn world_with(&self, device: &Device, context: u32, limits: impl Fn(&Plan) -> Limits) -> World {
         let target = TargetProfile { prefill_tokens: 24, max_rows: 10, prefill_q_tile: 4, ..device.target() };
-        let plan = compile(&self.graph, &target, Options { max_batch: 4, ..Options::new(MAX_CONTEXT) })
+        let plan = compile(&self.graph, &target, Options { max_batch: 4, ..Options::new(context) })
             .expect("the model compiles");
-        let limits = Limits { max_sequences, n_pages };
-        let mut backend = device.load(&plan, &self.stored, limits);
+        let limits = limits(&plan);
+        let mut backend = device.load(&plan, &self.stored, limits.clone());
         backend.poison(false);
         World::new(plan, backend, limits)
     }
@@ -58,6 +64,8 @@ impl TinyModel {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Story {
     pub(crate) n_prompt: u32,
+    /// Prompt tokens that were in the cache before.
+    pub(crate) n_matched: u32,
     pub(crate) n_prefilled: u32,
     pub(crate) ids: Vec<u32>,
     pub(crate) logprobs: Vec<(f32, Vec<(u32, f32)>)>,
@@ -89,15 +97,14 @@ impl Log {
         tick(world).unwrap_or_else(|error| panic!("{error}"));
         self.n_fed_back += world.step.tokens.iter().filter(|token| token.id & SAMPLED != 0).count();
         for event in world.events.drain(..) {
-            let (Event::Prefilled { request, .. }
-            | Event::Logprobs { request, .. }
-            | Event::Token { request, .. }
-            | Event::Logits { request, .. }
-            | Event::Unfit { request, .. }
-            | Event::Finished { request, .. }) = event;
+            let request = event.request();
             let story = self.stories.get_mut(&request).unwrap_or_else(|| panic!("{event:?} of nobody"));
             assert!(story.reason.is_none(), "{event:?} after the end");
             match event {
+                Event::Matched { n_tokens, .. } => {
+                    assert!(story.n_prefilled == 0 && (1..story.n_prompt).contains(&n_tokens), "{n_tokens}: {story:?}");
+                    (story.n_matched, story.n_prefilled) = (n_tokens, n_tokens);
+                }
                 Event::Prefilled { n_tokens, .. } => {
                     assert!(story.n_prefilled < n_tokens && n_tokens <= story.n_prompt, "{n_tokens} after {story:?}");
                     story.n_prefilled = n_tokens;
@@ -116,8 +123,13 @@ impl Log {
             }
         }
         for (group, pool) in world.pools.iter().enumerate() {
-            let held: usize = world.sequences.pages.iter().map(|pages| pages[group].len()).sum();
-            assert_eq!(pool.n_free() as usize + held, pool.n_pages() as usize, "pages of group {group}");
+            let users = world.sequences.pages.iter().flat_map(|pages| pages[group].pages());
+            let held: BTreeMap<u32, u32> = users.fold(BTreeMap::new(), |mut held, page| {
+                *held.entry(page).or_default() += 1;
+                held
+            });
+            assert_eq!(pool.n_free() as usize + held.len(), pool.n_pages() as usize, "pages of group {group}");
+            assert!(held.iter().all(|(page, n)| pool.n_users(*page) == *n), "users of group {group}: {held:?}");
         }
     }
 

@@ -57,6 +57,7 @@ fn measured_tiles_are_taken_and_recorded_and_change_no_text() {
 
     let artifact = folder.path().join("model.ingot");
     let compile_options = CompileOptions {
+        max_kv_size: None,
         target: tuned_target(&device, &tiles).expect("it opens"),
         context: Some(256),
         max_batch: 1,

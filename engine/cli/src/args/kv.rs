@@ -26,6 +26,10 @@ pub(crate) struct KvArgs {
         value_parser = PossibleValuesParser::new(["32", "64", "128"])
     )]
     kv_group_size: String,
+    /// Positions that the cache holds of a sequence at most: the first 4 and the newest of a longer one, which may then be
+    /// longer than the model's context [default: all, or the artifact's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..))]
+    pub max_kv_size: Option<u32>,
 }
 
 impl KvArgs {

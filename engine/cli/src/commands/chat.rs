@@ -9,10 +9,9 @@ use crate::{interrupt, output};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Command, FromArgMatches};
 use ingot::models::text::chat_template::ChatOptions;
-use ingot::{Answer, GenerateOptions, Model};
+use ingot::{Answer, Conversation, GenerateOptions, Model};
 use input::{Entry, Reader};
 use serde_json::{Map, Value};
-use session::Session;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -57,7 +56,7 @@ A message that begins with / needs a space before it."#;
 /// A conversation and all that it needs.
 struct Chat {
     model: Model,
-    session: Session,
+    talk: Conversation,
     settings: Settings,
     /// The command line, and every `/set` as if it had been said there.
     said: Vec<OsString>,
@@ -75,8 +74,8 @@ pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
     if !model.has_chat_template() {
         output::println("This model has no chat template: it continues each message as a text of its own.")?;
     }
-    let session = Session::new(args.system_prompt);
-    let mut chat = Chat { model, session, settings: args.settings, said: flags, last: None };
+    let talk = args.system_prompt.map_or_else(Conversation::default, Conversation::with_system);
+    let mut chat = Chat { model, talk, settings: args.settings, said: flags, last: None };
     let mut reader = Reader::new()?;
     loop {
         // What was pressed between answers stops none.
@@ -130,18 +129,18 @@ impl Chat {
             "help" => output::println(HELP),
             "set" => self.set(rest),
             "system" => {
-                self.session.system = Some(rest.to_owned()).filter(|text| !text.is_empty());
+                self.talk.system = Some(rest.to_owned()).filter(|text| !text.is_empty());
                 Ok(())
             }
             "reset" => {
-                self.session.messages.clear();
+                self.talk.messages.clear();
                 self.last = None;
                 Ok(())
             }
-            "save" => self.session.save(file(rest)?),
+            "save" => session::save(&self.talk, file(rest)?),
             "load" => {
-                self.session = Session::load(file(rest)?)?;
-                output::println(&format!("{} messages", self.session.messages.len()))
+                self.talk = session::load(file(rest)?)?;
+                output::println(&format!("{} messages", self.talk.messages.len()))
             }
             "stats" => match &self.last {
                 Some(answer) => output::println(&statistics(answer, None)),
@@ -174,16 +173,17 @@ impl Chat {
 
     /// A message and its answer. If there is none, the conversation is as before.
     fn say(&mut self, text: String) -> Result<()> {
-        self.session.push("user", text);
+        let before = self.talk.clone();
+        self.talk.push("user", text);
         let answer = self.answer();
         match answer {
             Ok(answer) => {
-                self.session.push("assistant", answer.text.clone());
+                self.talk.answered(self.model.language(), &answer);
                 self.last = Some(answer);
                 Ok(())
             }
             Err(error) => {
-                self.session.messages.pop();
+                self.talk = before;
                 Err(error)
             }
         }
@@ -206,22 +206,15 @@ impl Chat {
     fn prompt(&mut self, max_tokens: u32) -> Result<Vec<u32>> {
         let context = self.model.facts().max_context;
         let room = (context - max_tokens.min(context / 4)) as usize;
-        let mut n_forgotten = 0;
-        loop {
-            let extra = self.settings.chat_template_config.clone().unwrap_or_default();
-            let options = ChatOptions { extra, ..ChatOptions::default() };
-            let prompt = self.model.messages_prompt(&self.session.rendered(), &options)?;
-            if prompt.len() <= room || !self.session.forget_oldest() {
-                if n_forgotten > 0 {
-                    let note = format!(
-                        "[the context holds {context} tokens: the oldest {n_forgotten} exchanges are forgotten]"
-                    );
-                    output::println(&note)?;
-                }
-                return Ok(prompt);
-            }
-            n_forgotten += 1;
+        let extra = self.settings.chat_template_config.clone().unwrap_or_default();
+        let options = ChatOptions { extra, ..ChatOptions::default() };
+        let (prompt, n_forgotten) = self.talk.prompt(self.model.language(), room, &options)?;
+        if n_forgotten > 0 {
+            let note =
+                format!("[the context holds {context} tokens: the oldest {n_forgotten} exchanges are forgotten]");
+            output::println(&note)?;
         }
+        Ok(prompt)
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
         target,
         context: args.context,
         max_batch: args.max_batch,
+        max_kv_size: args.kv.max_kv_size,
         memory_budget: args.memory_budget,
         plan_only: args.plan_only,
         n_threads: args.threads.map(usize::from),

@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 use ingot::compiler::emit::{self, Content, File, Language};
+use ingot::compiler::pass::limit_kv;
 use ingot::compiler::pipeline::STAGES;
 use ingot::compiler::{Options, Stage, explain};
 use ingot::ir::graph::Graph;
@@ -83,7 +84,10 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
     check(args)?;
     let mut target = args::target(&args.target, &args.tiles)?;
     target.kv_type = args.kv.kv_type().unwrap_or(target.kv_type);
-    let (graph, most) = graph(args)?;
+    let (mut graph, most) = graph(args)?;
+    if let Some(max) = args.kv.max_kv_size {
+        graph = limit_kv::run(&graph, max);
+    }
     let max_context = args.context.unwrap_or_else(|| most.min(DEFAULT_CONTEXT));
     let options = Options { max_batch: args.max_batch, ..Options::new(max_context) };
     let stage = args.stop_after.as_deref().map(stage);

@@ -8,6 +8,7 @@ use ingot::models::text::chat_template::ChatOptions;
 use ingot::{Answer, FinishReason, Logprobs, Model, Piece};
 use serde_json::{Map, Value, json};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Flags of `ingot generate`.
@@ -36,6 +37,9 @@ pub(crate) struct GenerateArgs {
     /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
     #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "ignore_chat_template")]
     chat_template_config: Option<Map<String, Value>>,
+    /// A file of `ingot cache-prompt`, whose text the prompt goes on from
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_token_ids", "system_prompt"])]
+    prompt_cache_file: Option<PathBuf>,
     /// Most tokens of the answer; -1 for as many as the context holds
     #[arg(short, long, value_name = "N", default_value = "100", value_parser = max_tokens, allow_negative_numbers = true)]
     max_tokens: u32,
@@ -82,7 +86,10 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     }
     let prompt = match &args.prompt_token_ids {
         Some(ids) => ids.0.clone(),
-        None => encode(&model, args, &text)?,
+        None => match &args.prompt_cache_file {
+            Some(file) => go_on(&mut model, args, file, &text)?,
+            None => encode(&model, args, &text)?,
+        },
     };
     let mut options = args.answer.options(&model, args.max_tokens)?;
     options.sampling.n_logprobs = args.logprobs;
@@ -127,7 +134,7 @@ fn show(piece: &Piece, form: Form, is_first: bool) -> Result<()> {
 }
 
 /// The text of `--prompt`.
-fn message(prompt: &str) -> Result<String> {
+pub(super) fn message(prompt: &str) -> Result<String> {
     if prompt != "-" {
         return Ok(unescape(prompt));
     }
@@ -141,6 +148,27 @@ fn message(prompt: &str) -> Result<String> {
         }
     }
     Ok(text)
+}
+
+/// A text that was read before, and the user's message as its end: what the template puts before a message is there.
+fn go_on(model: &mut Model, args: &GenerateArgs, file: &Path, text: &str) -> Result<Vec<u32>> {
+    const MARK: &str = "<query>";
+    let mut prompt = model.load_prompt(file)?;
+    let extra = args.chat_template_config.clone().unwrap_or_default();
+    let options = ChatOptions { extra, ..ChatOptions::default() };
+    let rendered = |content: &str| -> Result<Option<String>> {
+        let messages = json!([{ "role": "user", "content": content }]);
+        Ok(if args.ignore_chat_template { None } else { model.language().messages_text(&messages, &options)? })
+    };
+    let rest = match (rendered(MARK)?, rendered(text)?) {
+        (Some(marked), Some(whole)) => {
+            let before = marked.find(MARK).context("the chat template leaves the message out")?;
+            whole.get(before..).context("the chat template changes the message")?.to_owned()
+        }
+        _ => text.to_owned(),
+    };
+    prompt.extend(model.tokenizer()?.encode(&rest, false)?);
+    Ok(prompt)
 }
 
 fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {
@@ -165,6 +193,9 @@ fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {
 pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> String {
     let stats = &answer.stats;
     let mut lines = format!("Prompt: {} tokens, {:.3} tokens-per-sec\n", stats.n_prompt, stats.prompt_tps());
+    if stats.n_cached > 0 {
+        lines += &format!("Read of it: {} tokens, the others were in the cache\n", stats.n_read());
+    }
     lines += &format!("Generation: {} tokens, {:.3} tokens-per-sec\n", stats.n_generated, stats.generation_tps());
     if let Some(from_start) = from_start {
         let (first, from_start) = (stats.first_token.as_secs_f64(), from_start.as_secs_f64());
@@ -175,6 +206,7 @@ pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> Strin
         FinishReason::Stop => lines,
         // Else a text that breaks off looks like the model's doing.
         FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens or --context",
+        FinishReason::KvFull => lines + "\nStopped: no memory is left for more keys and values; raise --memory-budget",
         FinishReason::Cancelled => lines + "\nStopped by Ctrl-C",
     }
 }
@@ -187,6 +219,7 @@ fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
         "token_ids": answer.ids,
         "finish_reason": reason(answer.finish),
         "prompt_tokens": stats.n_prompt,
+        "cached_tokens": stats.n_cached,
         "generation_tokens": stats.n_generated,
         "prompt_tps": stats.prompt_tps(),
         "generation_tps": stats.generation_tps(),
@@ -206,6 +239,7 @@ fn reason(finish: FinishReason) -> &'static str {
     match finish {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
+        FinishReason::KvFull => "kv_full",
         FinishReason::Cancelled => "cancelled",
     }
 }

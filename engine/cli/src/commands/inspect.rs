@@ -39,7 +39,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
 
 /// The memory of all the sequences that the plan was compiled for.
 fn memory(plan: &Plan) -> MemoryTable {
-    MemoryTable::new(plan, plan.max_batch, plan.max_pages().saturating_mul(plan.max_batch))
+    MemoryTable::new(plan, plan.max_batch, &plan.pages_for(plan.max_batch, plan.max_context))
 }
 
 fn describe(artifact: &Artifact, args: &InspectArgs) -> String {

@@ -10,6 +10,7 @@ pub(crate) mod compile;
 pub(crate) mod inspect;
 pub(crate) mod cache;
 pub(crate) mod models;
+pub(crate) mod cache_prompt;
 pub(crate) mod tune;
 pub(crate) mod profile;
 pub(crate) mod doctor;

@@ -128,6 +128,9 @@ fn a_chat_remembers_until_it_is_reset() {
     let n_prompts = n_prompts(&printed);
     assert!(n_prompts.len() == 3 && n_prompts[0] == 16 && n_prompts[2] == 16, "{printed}");
     assert!(n_prompts[1] > 2 * 16, "the first exchange is part of the second prompt: {printed}");
+    let n_read =
+        printed.lines().find_map(|line| line.strip_prefix("Read of it: ")?.split(' ').next()?.parse::<u32>().ok());
+    assert!(n_read.is_some_and(|n| n + 16 < n_prompts[1]), "the second turn reads what is new: {printed}");
     assert_eq!(printed.matches("The capital of France is Paris.\n").count(), 2, "{printed}");
 }
 
@@ -198,4 +201,29 @@ fn chat_names_what_is_missing() {
     fail(on_cpu(&["chat", "--model", "/no/such/folder"]), 1, &["/no/such/folder"]);
     fail(on_cpu(&["chat", "--extra-eos-token", "<no such>"]), 1, &["<no such>"]);
     assert!(succeed(ingot(&["chat", "--help"])).contains("--repetition-penalty"));
+}
+
+#[test]
+fn a_prompt_is_read_once_and_gone_on_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.safetensors");
+    let file = file.to_str().unwrap();
+    let text = succeed(on_cpu(&["cache-prompt", "-p", "What is the capital", "--prompt-cache-file", file]));
+    assert!(text.contains("tokens") && text.contains(file), "{text}");
+    let object = answer(&[]);
+    let from_file = |prompt: &str, flags: &[&str]| {
+        on_cpu(&[&["generate", "-p", prompt, "--json", "--prompt-cache-file", file], flags].concat())
+    };
+    let went_on = json(from_file(" of France?", &[]));
+    assert_eq!(went_on["text"], "The capital of France is Paris.");
+    assert!(went_on["cached_tokens"].as_u64() > Some(3) && object["cached_tokens"] == 0, "{went_on}");
+    fail(from_file("x", &["--kv-dtype", "f16"]), 1, &["--kv-dtype"]);
+    fail(on_cpu(&["generate", "-p", "x", "--prompt-cache-file", "/no/such/file"]), 1, &["/no/such/file"]);
+}
+
+#[test]
+fn a_limited_cache_goes_on_past_the_models_context() {
+    let object = answer(&["--max-kv-size", "64", "-m", "2100", "--ignore-eos", "--model", "ingot-tales-1m"]);
+    assert_eq!((ids(&object).len(), &object["finish_reason"]), (2100, &Value::from("length")));
+    fail(on_cpu(&["generate", "-p", "x", "--max-kv-size", "3"]), 2, &["--max-kv-size"]);
 }

@@ -7,6 +7,7 @@ use super::scratch::{Scratch, sized};
 use super::simd::attend::{Attend, Rule, scratch_len, sums_stride};
 use super::simd::dispatch;
 use super::step_view::{Sequence, StepView};
+use ingot_ir::kv::Window;
 
 /// Fewest pages of a part when the keys of one tile are spread over threads.
 const MIN_PART_PAGES: usize = 8;
@@ -42,6 +43,13 @@ pub struct Attention<'a> {
     pub out: &'a mut [f32],
 }
 
+impl Attention<'_> {
+    /// What a query sees.
+    fn seen(&self) -> Window {
+        Window { window: self.window as u32, keep: self.keep as u32 }
+    }
+}
+
 /// Queries of one tile.
 #[derive(Clone, Copy)]
 struct Queries {
@@ -60,9 +68,14 @@ impl Queries {
         (self.sequence.kv_len - self.sequence.q_len) as usize + self.first
     }
 
-    /// Table entries that hold keys of these queries.
-    fn n_pages(&self) -> usize {
-        (self.position() + self.n).div_ceil(PAGE_TOKENS)
+    /// Table entries that hold keys of these queries, without those of a range that none of them sees.
+    fn n_pages(&self, window: Window) -> usize {
+        (self.position() + self.n).div_ceil(PAGE_TOKENS) - self.unseen(window).len()
+    }
+
+    /// Table entries in the middle that none of them sees.
+    fn unseen(&self, window: Window) -> std::ops::Range<usize> {
+        window.unseen(self.position(), PAGE_TOKENS)
     }
 }
 
@@ -86,10 +99,11 @@ pub fn attention(pool: &Pool, scratch: &mut Scratch, args: Attention) {
     assert!(n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads), "kv heads divide query heads");
     let n_tiles = step.n_tiles();
     let n_work = n_tiles * n_kv_heads;
+    let window = args.seen();
     let (mut n_max, mut n_max_pages, mut next_token, mut in_order) = (0, 0, 0, true);
     for queries in (0..n_tiles).filter_map(|ix| queries(step, q_tile, ix)) {
         n_max = n_max.max(queries.n);
-        n_max_pages = n_max_pages.max(queries.n_pages());
+        n_max_pages = n_max_pages.max(queries.n_pages(window));
         in_order &= queries.token() >= next_token;
         next_token = queries.token() + queries.n;
     }
@@ -162,6 +176,7 @@ impl Layout {
 struct Shape<'a> {
     step: StepView<'a>,
     rule: Rule,
+    window: Window,
     n_heads: usize,
     layout: PageLayout,
     q: &'a [f32],
@@ -174,8 +189,9 @@ impl<'a> Shape<'a> {
     fn of(args: &Attention<'a>) -> Self {
         let &Attention { step, n_heads, layout, scale, window, keep, softcap, .. } = args;
         let &Attention { q, kv, page_table, max_pages, .. } = args;
+        let seen = args.seen();
         let rule = Rule { head_dim: layout.head_dim, scale, window, keep, softcap };
-        Self { step, rule, n_heads, layout, q, kv, page_table, max_pages }
+        Self { step, rule, window: seen, n_heads, layout, q, kv, page_table, max_pages }
     }
 
     fn attend(
@@ -189,7 +205,7 @@ impl<'a> Shape<'a> {
     ) {
         let (head_dim, n_group) = (self.rule.head_dim, self.n_heads / self.layout.n_kv_heads);
         let q_stride = self.n_heads * head_dim;
-        let n_pages = queries.n_pages();
+        let n_pages = queries.n_pages(self.window);
         let per_part = n_pages.div_ceil(n_parts);
         let table_at = queries.sequence.page_row as usize * self.max_pages;
         dispatch(Attend {
@@ -201,6 +217,7 @@ impl<'a> Shape<'a> {
             position: queries.position(),
             kv_len: queries.sequence.kv_len as usize,
             pages: &self.page_table[table_at..][..self.max_pages],
+            unseen: queries.unseen(self.window),
             page_range: n_pages.min(part * per_part)..n_pages.min((part + 1) * per_part),
             kv: self.kv,
             layout: self.layout,

@@ -16,12 +16,13 @@ use super::sample::{argmax_final, argmax_partial};
 use super::step_view::{Rows as StepRows, StepView};
 use super::weight::{FloatType, Format as CpuFormat, Segment, Weight};
 use super::{EpilogueOp as CpuOp, Scratch, embed::embed, gather::gather_rows, map::map, norm::rms_norm};
+use crate::account::{Account, Reservation};
 use crate::backend::{MemoryUse, StepInput, StepOutput};
 use crate::budget;
 use crate::error::RuntimeError;
 use crate::world::Limits;
 use ingot_ir::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
-use ingot_ir::kv::KvGroupId;
+use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::plan::{Binding, Bound, Dispatch, Plan};
 use ingot_ir::weight::{Format, Layout, ScaleType};
 use std::sync::Arc;
@@ -108,12 +109,14 @@ struct Launch {
 }
 
 /// How a plan is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CpuOptions {
     /// Threads, the caller's included.
     pub n_threads: usize,
     /// Bytes that may be used, mapped weights included; `None`: three quarters of the machine's memory.
     pub budget_bytes: Option<u64>,
+    /// Where the bytes are counted besides, under a limit of its own.
+    pub account: Account,
     /// What quantized matrices are multiplied with.
     pub activations: Activations,
 }
@@ -132,7 +135,11 @@ pub struct CpuBackend {
     finished: Option<(u32, bool, u64)>,
     n_vocab: usize,
     max_pages: usize,
+    /// Words of a page, by layer.
+    page_words: Vec<usize>,
     used: u64,
+    account: Account,
+    _reservation: Reservation,
     /// Keeps the bytes that the matrices' segments borrow; last, so that it is dropped last.
     _source: Arc<dyn WeightSource>,
 }
@@ -198,10 +205,15 @@ impl CpuBackend {
         if !plan.is_cpu {
             return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: "the CPU".into() });
         }
-        let used = budget::check(plan, limits, options.budget_bytes.or_else(budget::ram_budget))?;
+        let budget_bytes = options.budget_bytes.or_else(budget::ram_budget);
+        let used = budget::check(plan, &limits, budget_bytes, &options.account)?;
+        let reservation = options
+            .account
+            .reserve(used)
+            .ok_or_else(|| RuntimeError::Cpu("another model has just taken the memory; load again".into()))?;
         let held = plan.weights.as_slice().iter().map(|weight| hold(weight, &source)).collect::<Result<_, _>>()?;
         let zeros = |n_bytes: u64| vec![0.0f32; n_bytes as usize / 4];
-        let layer_bytes = |group| plan.page_bytes(group) * u64::from(limits.n_pages);
+        let layer_bytes = |group| plan.page_bytes(group) * u64::from(limits.n_pages[group.0 as usize]);
         let table = limits.max_sequences as usize * plan.max_pages() as usize;
         let memory = Buffers {
             sampled: vec![0; plan.max_bounds().rows as usize],
@@ -223,9 +235,17 @@ impl CpuBackend {
             finished: None,
             n_vocab: plan.n_vocab as usize,
             max_pages: plan.max_pages() as usize,
+            page_words: plan.kv.layers.as_slice().iter().map(|l| plan.page_bytes(l.group) as usize / 4).collect(),
             used,
+            account: options.account,
+            _reservation: reservation,
             _source: source,
         })
+    }
+
+    /// Where its memory is counted besides.
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Runs a step to its end.
@@ -257,6 +277,19 @@ impl CpuBackend {
     pub fn write_pages(&mut self, group: KvGroupId, row: u32, first: u32, pages: &[u32]) {
         let at = row as usize * self.max_pages + first as usize;
         self.memory.page_tables[group.0 as usize][at..at + pages.len()].copy_from_slice(pages);
+    }
+
+    /// The words of pages of a layer, one page after the other.
+    pub fn read_pages(&self, layer: KvLayerId, pages: &[u32]) -> Vec<u32> {
+        let n = self.page_words[layer.0 as usize];
+        let kv = &self.memory.kv[layer.0 as usize];
+        pages.iter().flat_map(|page| &kv[*page as usize * n..(*page as usize + 1) * n]).copied().collect()
+    }
+
+    /// Writes the words of a page of a layer.
+    pub fn write_page(&mut self, layer: KvLayerId, page: u32, words: &[u32]) {
+        let n = self.page_words[layer.0 as usize];
+        self.memory.kv[layer.0 as usize][page as usize * n..][..n].copy_from_slice(words);
     }
 
     /// Fills transient buffers and logits with NaN, and the pages of keys and values unless `keep_kv`. For tests: a

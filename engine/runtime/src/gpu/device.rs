@@ -183,11 +183,14 @@ fn instance() -> &'static wgpu::Instance {
 fn enumerate() -> Vec<Adapter> {
     let instance = instance();
     let all = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-    all.into_iter().map(|raw| Adapter { info: facts(&raw), raw }).collect()
+    let info = |raw: &wgpu::Adapter| AdapterInfo {
+        cooperative_matrix: cooperative_shapes(raw),
+        ..facts(raw.get_info(), &raw.limits(), raw.features())
+    };
+    all.into_iter().map(|raw| Adapter { info: info(&raw), raw }).collect()
 }
 
-fn facts(raw: &wgpu::Adapter) -> AdapterInfo {
-    let (info, limits, features) = (raw.get_info(), raw.limits(), raw.features());
+fn cooperative_shapes(raw: &wgpu::Adapter) -> Vec<CooperativeShape> {
     let shape = |p: wgpu::CooperativeMatrixProperties| CooperativeShape {
         m: p.m_size,
         n: p.n_size,
@@ -195,6 +198,11 @@ fn facts(raw: &wgpu::Adapter) -> AdapterInfo {
         ab: format!("{:?}", p.ab_type),
         c: format!("{:?}", p.cr_type),
     };
+    raw.cooperative_matrix_properties().into_iter().map(shape).collect()
+}
+
+/// What an adapter or a device offers, but for matrices.
+fn facts(info: wgpu::AdapterInfo, limits: &wgpu::Limits, features: Features) -> AdapterInfo {
     AdapterInfo {
         name: info.name,
         backend: info.backend.to_str().to_owned(),
@@ -214,8 +222,17 @@ fn facts(raw: &wgpu::Adapter) -> AdapterInfo {
         timestamps_in_passes: features.contains(Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         pipeline_cache: features.contains(Features::PIPELINE_CACHE),
         mappable_storage: features.contains(Features::MAPPABLE_PRIMARY_BUFFERS),
-        cooperative_matrix: raw.cooperative_matrix_properties().into_iter().map(shape).collect(),
+        cooperative_matrix: Vec::new(),
     }
+}
+
+/// The features that models use where a device has them; none is required.
+pub fn useful_features() -> Features {
+    USED
+}
+
+fn shares_memory(info: &AdapterInfo) -> bool {
+    matches!(info.kind, DeviceKind::Integrated | DeviceKind::Cpu)
 }
 
 /// How to open an adapter.
@@ -289,9 +306,17 @@ impl Gpu {
         device.set_device_lost_callback(move |reason, message| {
             cell.raise(FaultKind::Lost(format!("{message} ({reason:?})")));
         });
-        let shares_memory = matches!(adapter.info.kind, DeviceKind::Integrated | DeviceKind::Cpu);
-        let unified = options.unified.unwrap_or(shares_memory);
+        let unified = options.unified.unwrap_or_else(|| shares_memory(&adapter.info));
         Ok(Gpu { device, queue, info: Arc::new(adapter.info.clone()), unified, fault })
+    }
+
+    /// A device and queue that the program has opened itself. Models use what the device was opened with: storage buffers
+    /// as large as a weight and 8 of them a kernel are needed, features of [`useful_features`] make them faster. Errors that
+    /// no call waits for, and the loss of the device, go to the handlers that the program has set.
+    pub fn share(device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        let info = facts(device.adapter_info(), &device.limits(), device.features());
+        let unified = shares_memory(&info);
+        Gpu { device, queue, info: Arc::new(info), unified, fault: Arc::new(Fault::default()) }
     }
 
     /// wgpu's device.

@@ -13,12 +13,13 @@ use super::pipelines::{self, BindingSpec, PipelineCache, PipelineSet, PipelineSp
 use super::readback::ReadBack;
 use super::timing::Timer;
 use super::upload::FillError;
+use crate::account::Account;
 use crate::backend::{MAX_IN_FLIGHT, MemoryUse, StepInput, StepOutput};
 use crate::budget;
 use crate::error::RuntimeError;
 use crate::world::Limits;
 use ingot_ir::kernel::Access;
-use ingot_ir::kv::KvGroupId;
+use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::memory::Bytes;
 use ingot_ir::plan::{Binding, BlobId, Bound, PipelineId, Plan, PlanWeight, Segment};
 use ingot_ir::size::{Dims, ExprId, ExprPool};
@@ -82,6 +83,8 @@ pub struct GpuBackend {
     spans_ns: Vec<u64>,
     n_vocab: u32,
     max_pages: u32,
+    /// Bytes of a page, by layer.
+    page_bytes: Vec<u64>,
 }
 
 struct Buffers {
@@ -128,11 +131,13 @@ impl GpuBackend {
         if plan.is_cpu || plan.max_binding_bytes > info.max_binding_bytes {
             return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: info.name.clone() });
         }
-        let Limits { max_sequences, n_pages } = options.limits;
+        let max_sequences = options.limits.max_sequences;
+        let layer_bytes =
+            |group: KvGroupId| plan.page_bytes(group) * u64::from(options.limits.n_pages[group.0 as usize]);
         let mut memory = Memory::new(&gpu, &options.memory);
-        budget::check(plan, options.limits, memory.in_use().budget_bytes)?;
+        budget::check(plan, &options.limits, memory.in_use().budget_bytes, memory.shared())?;
         for group in plan.kv.groups.ids() {
-            let needed = plan.page_bytes(group) * u64::from(n_pages);
+            let needed = layer_bytes(group);
             if needed > info.max_binding_bytes {
                 let (needed, limit) = (Bytes(needed), Bytes(info.max_binding_bytes));
                 return Err(RuntimeError::PoolTooLarge { needed, context: plan.max_context, limit });
@@ -175,7 +180,7 @@ impl GpuBackend {
             arenas: plan.arenas.iter().map(|(id, n)| storage(&id.to_string(), *n)).collect::<Result<_, _>>()?,
             weights,
             kv: layers
-                .map(|(id, l)| storage(&format!("KV pages of {id}"), plan.page_bytes(l.group) * u64::from(n_pages)))
+                .map(|(id, l)| storage(&format!("KV pages of {id}"), layer_bytes(l.group)))
                 .collect::<Result<_, _>>()?,
             page_tables: (plan.kv.groups.ids())
                 .map(|id| {
@@ -195,6 +200,7 @@ impl GpuBackend {
             exprs: plan.exprs.clone(),
             n_vocab: plan.n_vocab,
             max_pages: plan.max_pages(),
+            page_bytes: plan.kv.layers.as_slice().iter().map(|layer| plan.page_bytes(layer.group)).collect(),
             pending: VecDeque::with_capacity(MAX_IN_FLIGHT),
             bytes: Vec::new(),
             spans_ns: Vec::new(),
@@ -207,6 +213,33 @@ impl GpuBackend {
             readback,
             timer,
         })
+    }
+
+    /// Where its memory is counted besides.
+    pub fn account(&self) -> &Account {
+        self.memory.shared()
+    }
+
+    /// The words of pages of a layer, one page after the other. Blocks.
+    pub fn read_pages(&mut self, layer: KvLayerId, pages: &[u32]) -> Result<Vec<u32>, RuntimeError> {
+        if pages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let n = self.page_bytes[layer.0 as usize];
+        let kv = self.buffers.kv[layer.0 as usize].raw();
+        let parts: Vec<_> = pages.iter().map(|page| (kv, u64::from(*page) * n, n)).collect();
+        let mut readback = ReadBack::new(&self.memory, n * pages.len() as u64, 1)?;
+        let encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        readback.submit(&self.gpu, encoder, 0, &parts)?;
+        let mut bytes = Vec::new();
+        readback.wait(&self.gpu, &mut bytes, STEP_TIMEOUT)?;
+        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    /// Writes the words of a page of a layer.
+    pub fn write_page(&mut self, layer: KvLayerId, page: u32, words: &[u32]) {
+        let at = u64::from(page) * self.page_bytes[layer.0 as usize];
+        self.gpu.queue().write_buffer(self.buffers.kv[layer.0 as usize].raw(), at, bytemuck::cast_slice(words));
     }
 
     /// Encodes and submits a step.

@@ -6,6 +6,7 @@
 
 use super::upload::Ring;
 use super::{DeviceKind, Gpu, GpuError};
+use crate::account::{self, Reservation};
 use crate::budget::ram_budget;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ pub(super) const COPY_ALIGNMENT: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
 const HEAP_PERCENT: u64 = 90;
 
 /// How a [`Memory`] is limited.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MemoryOptions {
     /// Bytes that all buffers together may take. Default: 90 % of the device's largest heap where the driver tells
     /// it, on unified memory at most 75 % of RAM (a software rasterizer: 75 % of RAM, its heap is a made-up figure);
@@ -28,11 +29,13 @@ pub struct MemoryOptions {
     pub budget_bytes: Option<u64>,
     /// Largest piece that [`Memory::upload`] fills at once, and the size of each of its three staging buffers.
     pub piece_bytes: u64,
+    /// Where the bytes are counted besides, under a limit of its own.
+    pub shared: account::Account,
 }
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        MemoryOptions { budget_bytes: None, piece_bytes: 64 << 20 }
+        MemoryOptions { budget_bytes: None, piece_bytes: 64 << 20, shared: account::Account::default() }
     }
 }
 
@@ -52,16 +55,23 @@ struct Account {
     active: AtomicU64,
     peak: AtomicU64,
     budget: Option<u64>,
+    shared: account::Account,
 }
 
 impl Account {
-    fn reserve(&self, what: &str, bytes: u64) -> Result<(), GpuError> {
+    fn reserve(&self, what: &str, bytes: u64) -> Result<Reservation, GpuError> {
+        let shared = self.shared.reserve(bytes).ok_or_else(|| GpuError::OverBudget {
+            what: what.to_owned(),
+            wanted_bytes: bytes,
+            active_bytes: self.shared.active(),
+            budget_bytes: self.shared.limit().unwrap_or(u64::MAX),
+        })?;
         let limit = self.budget.unwrap_or(u64::MAX);
         let grow = |active: u64| active.checked_add(bytes).filter(|&sum| sum <= limit);
         match self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, grow) {
             Ok(before) => {
                 self.peak.fetch_max(before + bytes, Ordering::AcqRel);
-                Ok(())
+                Ok(shared)
             }
             Err(active_bytes) => Err(GpuError::OverBudget {
                 what: what.to_owned(),
@@ -79,6 +89,7 @@ pub struct GpuBuffer {
     raw: wgpu::Buffer,
     size_bytes: u64,
     account: Arc<Account>,
+    _shared: Reservation,
 }
 
 impl GpuBuffer {
@@ -128,7 +139,12 @@ impl Memory {
     /// The memory of a device, empty.
     pub fn new(gpu: &Gpu, options: &MemoryOptions) -> Memory {
         let budget = options.budget_bytes.or_else(|| default_budget(gpu));
-        let account = Arc::new(Account { active: AtomicU64::new(0), peak: AtomicU64::new(0), budget });
+        let account = Arc::new(Account {
+            active: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            budget,
+            shared: options.shared.clone(),
+        });
         let piece_bytes = round_up(options.piece_bytes.max(COPY_ALIGNMENT), COPY_ALIGNMENT);
         Memory { gpu: gpu.clone(), account, piece_bytes, ring: Ring::default() }
     }
@@ -140,6 +156,11 @@ impl Memory {
             peak_bytes: self.account.peak.load(Ordering::Acquire),
             budget_bytes: self.account.budget,
         }
+    }
+
+    /// Where the bytes are counted besides.
+    pub fn shared(&self) -> &account::Account {
+        &self.account.shared
     }
 
     /// Whether buffers of `bytes` in sum could be made now, before any of them is: for refusing a model or a context
@@ -177,9 +198,9 @@ impl Memory {
             return Err(GpuError::TooLarge { what: what.to_owned(), wanted_bytes: size_bytes, limit_bytes });
         }
         let size = round_up(size_bytes.max(COPY_ALIGNMENT), COPY_ALIGNMENT);
-        self.account.reserve(what, size)?;
+        let shared = self.account.reserve(what, size)?;
         match raw_buffer(&self.gpu, what, size, usage, mapped) {
-            Ok(raw) => Ok(GpuBuffer { raw, size_bytes: size, account: self.account.clone() }),
+            Ok(raw) => Ok(GpuBuffer { raw, size_bytes: size, account: self.account.clone(), _shared: shared }),
             Err(error) => {
                 self.account.active.fetch_sub(size, Ordering::AcqRel);
                 Err(error)

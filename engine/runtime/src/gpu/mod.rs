@@ -26,7 +26,9 @@ pub mod ceilings;
 pub mod upload;
 pub mod execute;
 
-pub use device::{Adapter, AdapterInfo, CooperativeShape, DeviceKind, Gpu, OpenOptions, adapters, find};
+pub use device::{
+    Adapter, AdapterInfo, CooperativeShape, DeviceKind, Gpu, OpenOptions, adapters, find, useful_features,
+};
 pub use error::GpuError;
 pub use memory::{GpuBuffer, Memory, MemoryOptions, MemoryUse};
 pub use pipelines::{BindingSpec, Pipeline, PipelineCache, PipelineSet, PipelineSpec};

@@ -4,12 +4,14 @@
 //! log-probabilities of the result are those that are told. At temperature 0 the greatest wins; else the [`filters`] drop
 //! tokens (top-p, min-p, XTC, top-k, all untempered), and the token is drawn from `softmax(logprobs / temperature)`.
 
+mod adjust;
 mod constraint;
 mod filters;
 mod processors;
 mod random;
 mod sampling;
 
+pub use adjust::{Adjust, AdjustLogits};
 pub use constraint::{Constraint, Grammar};
 pub use filters::filter;
 pub use processors::process;
@@ -44,6 +46,9 @@ pub fn sample(logits: &[f32], sampling: &Sampling, history: &History<'_>, scratc
     processed.clear();
     processed.extend_from_slice(logits);
     process(processed, sampling, history);
+    if let Some(adjust) = &sampling.adjust {
+        adjust.run(history.tokens, processed);
+    }
     log_softmax(processed, logprobs);
     if sampling.temperature == 0.0 {
         return argmax(logprobs);

@@ -1,5 +1,6 @@
 //! The parameters of a request's sampling. Defaults are mlx-lm's: greedy, everything off.
 
+use super::adjust::Adjust;
 use crate::RuntimeError;
 
 /// A penalty on tokens that the end of the sequence holds.
@@ -44,6 +45,8 @@ pub struct Sampling {
     pub frequency: Penalty,
     /// Added to the logits of these ids.
     pub logit_bias: Vec<(u32, f32)>,
+    /// The program's own change of logits.
+    pub adjust: Option<Adjust>,
     /// Tokens that an answer has at least: before, ids that would end it are not chosen.
     pub min_tokens: u32,
     /// Log-probabilities that are told: the chosen token's and those of so many best ones. `None` tells none.
@@ -67,6 +70,7 @@ impl Default for Sampling {
             presence: Penalty::default(),
             frequency: Penalty::default(),
             logit_bias: Vec::new(),
+            adjust: None,
             min_tokens: 0,
             n_logprobs: None,
             seed: 0,
@@ -80,7 +84,7 @@ impl Sampling {
         let Self { repetition, presence, frequency, .. } = self;
         let penalizes =
             !matches!(repetition.strength, 0.0 | 1.0) || presence.strength != 0.0 || frequency.strength != 0.0;
-        let touches = penalizes || !self.logit_bias.is_empty() || self.min_tokens > 0;
+        let touches = penalizes || !self.logit_bias.is_empty() || self.adjust.is_some() || self.min_tokens > 0;
         self.temperature == 0.0 && !touches && self.n_logprobs.is_none()
     }
 

@@ -1,5 +1,6 @@
 //! Gives waiting requests a sequence row, first come, first served.
 
+use crate::kv::PrefixHash;
 use crate::sample::Constraint;
 use crate::world::{Event, FinishReason, State, World};
 
@@ -24,12 +25,16 @@ pub fn admit(world: &mut World) {
         sequences.tokens[row].clear();
         sequences.tokens[row].extend_from_slice(&request.prompt);
         sequences.n_scheduled[row] = 0;
+        sequences.n_cached[row] = 0;
+        sequences.n_committed[row] = 0;
+        sequences.committed[row] = PrefixHash::EMPTY;
         sequences.n_in_flight[row] = 0;
         sequences.max_tokens[row] = request.max_tokens;
         sequences.sampling[row] = request.sampling;
         sequences.constraint[row] = request.grammar.map(Constraint::start);
         sequences.stop_ids[row] = request.stop_ids;
         sequences.prompt_logits[row] = request.prompt_logits;
+        sequences.cache_prompt[row] = request.cache_prompt;
         sequences.sampled_row[row] = None;
         sequences.n_step[row] = 0;
         sequences.n_pages_written[row].fill(0);

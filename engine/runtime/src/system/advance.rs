@@ -10,18 +10,12 @@ pub fn advance(world: &mut World) {
     let n_vocab = plan.n_vocab as usize;
     for (&row, &(n, first_row, n_rows)) in record.sequences.iter().zip(&record.spans) {
         sequences.n_in_flight[row] -= 1;
+        sequences.n_cached[row] += n;
         let (State::Prefill | State::Decode) = sequences.state[row] else {
             continue; // What ran past a stop is dropped.
         };
         let request = sequences.request[row];
-        // Tokens in the cache once this step is done, those of newer steps aside.
-        let n_newer: u32 = in_flight
-            .iter()
-            .flat_map(|s| s.sequences.iter().zip(&s.spans))
-            .filter(|(other, _)| **other == row)
-            .map(|(_, span)| span.0)
-            .sum();
-        let n_cached = sequences.n_scheduled[row] - n_newer;
+        let n_cached = sequences.n_cached[row];
         if sequences.prompt_logits[row] {
             let rows = first_row as usize * n_vocab..(first_row + n_rows) as usize * n_vocab;
             events.push(Event::Logits { request, first: n_cached - n, logits: output.logits[rows].to_vec() });

@@ -1,7 +1,10 @@
-//! Gives scheduled tokens their pages. A sequence that finds none waits for the next tick; if nothing is in flight that
-//! could free pages, it ends with [`FinishReason::Length`].
+//! Gives scheduled tokens their pages, and takes back those that no window shows any more. A sequence that finds none waits
+//! for the next tick; if nothing is in flight that could free pages, it ends with [`FinishReason::KvFull`].
 
 use crate::world::{FinishReason, State, World};
+use ingot_ir::kv::KvGroupId;
+use ingot_ir::plan::REWIND_TOKENS;
+use std::ops::Range;
 
 /// Runs the system.
 pub fn allocate_pages(world: &mut World) {
@@ -10,30 +13,47 @@ pub fn allocate_pages(world: &mut World) {
         if n_step == 0 {
             continue;
         }
-        let wanted = pages_for(world, row, n_step);
-        let short = is_short(world, row, n_step);
-        if short {
+        free_unseen(world, row);
+        if is_short(world, row, n_step) {
             world.sequences.n_step[row] = 0;
             let alone = world.in_flight.is_empty()
                 && world.sequences.live().all(|other| other == row || world.sequences.n_step[other] == 0);
             if alone {
-                world.sequences.state[row] = State::Done(FinishReason::Length);
+                world.sequences.state[row] = State::Done(FinishReason::KvFull);
             }
             continue;
         }
+        let wanted = pages_for(world, row, n_step);
         for (group, pool) in world.pools.iter_mut().enumerate() {
             let pages = &mut world.sequences.pages[row][group];
-            while pages.len() < wanted {
-                pages.extend(pool.take());
+            while pages.len() < wanted
+                && let Some(page) = pool.take()
+            {
+                pages.push(page);
             }
             let written = world.sequences.n_pages_written[row][group];
-            if (written as usize) < pages.len() {
-                let group_id = ingot_ir::kv::KvGroupId(group as u32);
-                world.backend.write_pages(group_id, row as u32, written, &pages[written as usize..]);
+            let unwritten = pages.table(written as usize);
+            if !unwritten.is_empty() {
+                world.backend.write_pages(KvGroupId(group as u32), row as u32, written, unwritten);
                 world.sequences.n_pages_written[row][group] = pages.len() as u32;
             }
         }
     }
+}
+
+/// Releases pages that neither this step nor a later one reads. Steps in flight may: they run before whoever writes next.
+fn free_unseen(world: &mut World, row: usize) {
+    for group in 0..world.pools.len() {
+        let unseen = unseen(world, row, group);
+        let pool = &mut world.pools[group];
+        world.sequences.pages[row][group].remove(unseen, |page| pool.release(page));
+    }
+}
+
+/// Places of pages that a sequence can do without from its next token on.
+fn unseen(world: &World, row: usize, group: usize) -> Range<usize> {
+    let next = world.sequences.n_scheduled[row].saturating_sub(REWIND_TOKENS);
+    world.windows[group].unseen(next as usize, world.plan.page_tokens as usize)
 }
 
 /// Pages that a sequence has once `n` more tokens are in the cache.
@@ -44,6 +64,9 @@ fn pages_for(world: &World, row: usize, n: u32) -> usize {
 /// Whether too few pages are free for `n` more tokens of a sequence.
 pub(super) fn is_short(world: &World, row: usize, n: u32) -> bool {
     let wanted = pages_for(world, row, n);
-    let have = |group: usize| world.sequences.pages[row][group].len();
-    world.pools.iter().enumerate().any(|(group, pool)| wanted.saturating_sub(have(group)) > pool.n_free() as usize)
+    world.pools.iter().enumerate().any(|(group, pool)| {
+        let list = &world.sequences.pages[row][group];
+        let leaves = list.pages_in(unseen(world, row, group)).filter(|page| pool.n_users(*page) == 1).count();
+        wanted.saturating_sub(list.len()) > pool.n_free() as usize + leaves
+    })
 }

@@ -42,7 +42,8 @@ pub fn pack_batch(world: &mut World) {
     for group in 0..plan.kv.groups.len() {
         for token in &step.tokens {
             let row = step.sequences[token.sequence as usize].page_row as usize;
-            let page = sequences.pages[row][group][(token.position / page_tokens) as usize];
+            let page = sequences.pages[row][group].get((token.position / page_tokens) as usize);
+            let page = page.unwrap_or_else(|| unreachable!("allocate_pages has given every token of the step a page"));
             step.slots.push(page * page_tokens + token.position % page_tokens);
         }
     }

@@ -1,9 +1,11 @@
-//! Frees the rows and pages of sequences that ended, once no step in flight writes to them.
+//! Frees the rows and pages of sequences that ended, once no step in flight writes to them, and tells the account what
+//! their pages hold.
 
 use crate::world::{Event, State, World};
 
 /// Runs the system.
 pub fn retire(world: &mut World) {
+    let mut any = false;
     let World { sequences, pools, events, .. } = world;
     for row in 0..sequences.state.len() {
         let State::Done(reason) = sequences.state[row] else { continue };
@@ -11,10 +13,16 @@ pub fn retire(world: &mut World) {
             continue;
         }
         for (pages, pool) in sequences.pages[row].iter_mut().zip(pools.iter_mut()) {
-            pages.drain(..).for_each(|page| pool.release(page));
+            // The last first: of what is found again the beginning is worth most, so it is handed out last.
+            pages.pages().rev().for_each(|page| pool.release(page));
+            pages.clear();
         }
+        any = true;
         sequences.constraint[row] = None;
         sequences.state[row] = State::Free;
         events.push(Event::Finished { request: sequences.request[row], reason });
+    }
+    if any {
+        world.cached.set(world.cached_bytes());
     }
 }

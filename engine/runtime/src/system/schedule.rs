@@ -22,7 +22,7 @@ fn ready(world: &World, row: usize) -> u32 {
     let known = sequences.tokens[row].len() as u32;
     let scheduled = sequences.n_scheduled[row];
     match sequences.state[row] {
-        State::Prefill => known - scheduled,
+        State::Prefill => (known - scheduled).min(world.max_chunk),
         State::Decode if known > scheduled => 1,
         // The next token is being sampled. It can be fed on the device if the device's choice is the answer, and if the
         // answer may have a token more than those known and in flight.

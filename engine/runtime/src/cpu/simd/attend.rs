@@ -75,8 +75,9 @@ pub(crate) struct Attend<'a> {
     /// Position of query 0.
     pub(crate) position: usize,
     pub(crate) kv_len: usize,
-    /// The sequence's page table, and which of its entries to go through.
+    /// The sequence's page table, entries that no query sees, and which of the others to go through, counted without those.
     pub(crate) pages: &'a [u32],
+    pub(crate) unseen: std::ops::Range<usize>,
     pub(crate) page_range: std::ops::Range<usize>,
     /// The layer's pages, how they lie, and the kv head.
     pub(crate) kv: &'a [u32],
@@ -119,7 +120,8 @@ impl Op for Attend<'_> {
         let none = Page { k: std::ptr::null(), v: std::ptr::null(), first: 0, n_valid: 0 };
         let mut block = [none; BLOCK_PAGES];
         let mut n_block = 0;
-        for ix in self.page_range.clone() {
+        for visible in self.page_range.clone() {
+            let ix = if visible < self.unseen.start { visible } else { visible + self.unseen.len() };
             let first = ix * PAGE;
             // A page that no query sees may have been given back: its entry means nothing.
             if first >= self.kv_len || !self.rule.needs_page(self.position, last_position, first) {

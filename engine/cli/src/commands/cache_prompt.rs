@@ -1,0 +1,57 @@
+//! `ingot cache-prompt`: a prompt is read once, for `ingot generate --prompt-cache-file` to go on from.
+
+use super::generate::message;
+use crate::args::{DeviceArgs, ModelArgs};
+use crate::output;
+use anyhow::Result;
+use clap::Args;
+use ingot::{Bytes, ChatOptions, Model};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Flags of `ingot cache-prompt`.
+#[derive(Args)]
+pub(crate) struct CachePromptArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The beginning of the user's message; `-` reads standard input. `\n` and `\t` stand for line ends and tabs
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: String,
+    /// The file to write; it appears once it is whole
+    #[arg(long, value_name = "FILE")]
+    prompt_cache_file: PathBuf,
+    /// Do not put the prompt into the model's chat template
+    #[arg(long)]
+    ignore_chat_template: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &CachePromptArgs) -> Result<()> {
+    let text = message(&args.prompt)?;
+    let mut model = args.device.load(&args.model.folder()?)?;
+    let prompt = beginning(&model, &text, args.ignore_chat_template)?;
+    let started = Instant::now();
+    model.save_prompt(&prompt, &args.prompt_cache_file)?;
+    let n_bytes = std::fs::metadata(&args.prompt_cache_file)?.len();
+    output::println(&format!(
+        "{}: {} tokens, {}, read and written in {:.1} s",
+        args.prompt_cache_file.display(),
+        prompt.len(),
+        Bytes(n_bytes),
+        started.elapsed().as_secs_f64()
+    ))
+}
+
+/// Ids of a message that is not over: the template's text up to the message's end.
+fn beginning(model: &Model, text: &str, plain: bool) -> Result<Vec<u32>> {
+    let options = ChatOptions { add_generation_prompt: false, ..ChatOptions::default() };
+    let messages = json!([{ "role": "user", "content": text }]);
+    let rendered = if plain { None } else { model.language().messages_text(&messages, &options)? };
+    let Some(rendered) = rendered else { return Ok(model.text_prompt(text)?) };
+    // A template may cut white space around the message.
+    let end = rendered.rfind(text.trim()).map_or(rendered.len(), |at| at + text.trim().len());
+    Ok(model.tokenizer()?.encode(&rendered[..end], false)?)
+}

@@ -1,0 +1,189 @@
+//! A conversation with a model.
+
+use crate::generate::{Answer, GenerateOptions, Piece};
+use crate::language::Language;
+use crate::{Error, Model};
+use ingot_models::text::chat_template::ChatOptions;
+use ingot_runtime::world::FinishReason;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// One message.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Message {
+    /// `user` or `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// A system message, then messages of user and assistant in turn. Each turn is rendered whole by the model's chat template,
+/// but only its new tokens are read: keys and values of the earlier ones are found in the model's cache
+/// ([`Stats::n_cached`](crate::Stats)), as long as other requests leave them there. An answer stays the tokens that it was
+/// generated as, even if its text would be cut into others.
+///
+/// ```
+/// # use ingot::{Conversation, DeviceChoice, GenerateOptions, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let mut talk = Conversation::default();
+/// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+/// talk.say(&mut model, "Tell me a story.", &options, |_| true)?;
+/// let second = talk.say(&mut model, "And then?", &options, |_| true)?;
+/// assert!(second.stats.n_cached > 0);
+/// # Ok::<(), ingot::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Conversation {
+    /// What the model is told before the conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// Messages of `user` and `assistant` in turn.
+    pub messages: Vec<Message>,
+    /// The newest prompt, or with its answer what the next one begins with.
+    #[serde(skip)]
+    told: Option<Told>,
+}
+
+/// A text and its tokens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Told {
+    text: String,
+    ids: Vec<u32>,
+}
+
+impl Conversation {
+    /// An empty conversation after a system message.
+    pub fn with_system(text: impl Into<String>) -> Self {
+        Self { system: Some(text.into()), ..Self::default() }
+    }
+
+    /// Adds a message.
+    pub fn push(&mut self, role: &str, content: impl Into<String>) {
+        self.messages.push(Message { role: role.to_owned(), content: content.into() });
+    }
+
+    /// All messages as a chat template takes them.
+    pub fn rendered(&self) -> Value {
+        let system = self.system.iter().map(|text| json!({ "role": "system", "content": text }));
+        let messages = self.messages.iter().map(|message| json!({ "role": message.role, "content": message.content }));
+        Value::Array(system.chain(messages).collect())
+    }
+
+    /// Drops the oldest message and its answer; the newest message stays. False if there is nothing to drop.
+    pub fn forget_oldest(&mut self) -> bool {
+        if self.messages.len() < 3 {
+            return false;
+        }
+        self.messages.drain(..2);
+        true
+    }
+
+    /// The conversation as token ids. While it has more than `most` of them, the oldest exchanges are dropped; also gives
+    /// how many were.
+    ///
+    /// # Errors
+    /// Those of the template and the tokenizer.
+    pub fn prompt(
+        &mut self,
+        language: &Language,
+        most: usize,
+        options: &ChatOptions,
+    ) -> Result<(Vec<u32>, usize), Error> {
+        let mut n_dropped = 0;
+        loop {
+            let messages = self.rendered();
+            let text = language.messages_text(&messages, options)?;
+            let prompt = match &text {
+                Some(text) => self.ids(language, text)?,
+                None => language.messages_prompt(&messages, options)?,
+            };
+            if prompt.len() <= most || !self.forget_oldest() {
+                self.told = text.map(|text| Told { text, ids: prompt.clone() });
+                return Ok((prompt, n_dropped));
+            }
+            n_dropped += 1;
+        }
+    }
+
+    /// Adds the answer to the newest [`Conversation::prompt`].
+    pub fn answered(&mut self, language: &Language, answer: &Answer) {
+        self.push("assistant", answer.text.clone());
+        // The end token, if there is one, is the template's affair; and what a stop string has cut is no part of the text.
+        let is_text =
+            |ids: &[u32]| language.tokenizer()?.decode(ids, true).map(|text| text == answer.text).map_err(Error::from);
+        let without_end = &answer.ids[..answer.ids.len().saturating_sub(1)];
+        let ends = answer.finish == FinishReason::Stop;
+        let ids = if ends { without_end } else { &answer.ids[..] };
+        self.told = self.told.take().filter(|_| is_text(ids).unwrap_or(false)).map(|mut told| {
+            told.text += &answer.text;
+            told.ids.extend_from_slice(ids);
+            told
+        });
+    }
+
+    /// Tokens of the rendered text; those of its beginning as they were.
+    fn ids(&self, language: &Language, text: &str) -> Result<Vec<u32>, Error> {
+        let tokenizer = language.tokenizer()?;
+        if let Some(told) = &self.told
+            && let Some(rest) = text.strip_prefix(&told.text)
+        {
+            let new = tokenizer.encode(rest, false)?;
+            // Where a token of its own begins the rest, such as the end of a message, nothing before it matters.
+            let first = new.first().and_then(|id| tokenizer.token(*id));
+            if first.is_some_and(|token| rest.starts_with(&token)) {
+                return Ok([&told.ids[..], &new].concat());
+            }
+        }
+        Ok(tokenizer.encode(text, false)?)
+    }
+
+    /// Adds a message and its answer. If there is none, the conversation is as before. `on_piece` sees every piece as it
+    /// comes and ends the answer by returning false. What does not fit the context is dropped, the oldest first.
+    ///
+    /// # Errors
+    /// As [`Model::stream`], and those of the template.
+    pub fn say(
+        &mut self,
+        model: &mut Model,
+        text: &str,
+        options: &GenerateOptions,
+        on_piece: impl FnMut(&Piece) -> bool,
+    ) -> Result<Answer, Error> {
+        let before = self.clone();
+        self.push("user", text);
+        let context = model.facts().max_context;
+        let room = (context - options.max_tokens.min(context / 4)) as usize;
+        let prompt = self.prompt(model.language(), room, &ChatOptions::default());
+        match prompt.and_then(|(prompt, _)| model.generate(&prompt, options, on_piece)) {
+            Ok(answer) => {
+                self.answered(model.language(), &answer);
+                Ok(answer)
+            }
+            Err(error) => {
+                *self = before;
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_exchange_is_forgotten_first_and_the_newest_message_never() {
+        let mut talk = Conversation::with_system("Be brief.");
+        for (role, text) in [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")] {
+            talk.push(role, text);
+        }
+        assert!(talk.forget_oldest() && talk.messages[0].content == "c");
+        assert!(talk.forget_oldest() && talk.messages[0].content == "e");
+        assert!(!talk.forget_oldest());
+        assert_eq!(
+            talk.rendered(),
+            json!([{ "role": "system", "content": "Be brief." }, { "role": "user", "content": "e" }])
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! A model on a thread of its own, for programs that serve many clients.
+
+use crate::answering::Answering;
+use crate::generate::{GenerateOptions, Piece};
+use crate::language::Language;
+use crate::model::PlanFacts;
+use crate::{Error, Model};
+use async_channel::{Receiver, Sender};
+use futures_core::Stream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// A handle to a model that runs on a thread of its own. Requests of all clones run together, as many at a time as the
+/// model was loaded for. The thread ends once all handles and answers are dropped.
+///
+/// ```
+/// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+/// let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+/// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+/// let answers = ["a cat", "a dog"].map(|hero| {
+///     let prompt = engine.language().chat_prompt(&format!("Tell me a story about {hero}.")).unwrap();
+///     engine.stream(prompt, options.clone())
+/// });
+/// for pieces in answers {
+///     let text: String = pieces.into_iter().map(|piece| Ok(piece?.text)).collect::<Result<_, ingot::Error>>()?;
+///     println!("{text}");
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    commands: Sender<Command>,
+    language: Arc<Language>,
+    device: Arc<str>,
+    facts: PlanFacts,
+}
+
+/// A request of a client.
+struct Command {
+    prompt: Vec<u32>,
+    options: GenerateOptions,
+    pieces: Sender<Result<Piece, Error>>,
+}
+
+impl Engine {
+    /// Puts a model on a thread.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] if the system gives none.
+    pub fn start(model: Model) -> Result<Self, Error> {
+        let (commands, receiver) = async_channel::unbounded();
+        let (language, device, facts) = (Arc::clone(&model.language), model.device().into(), model.facts());
+        let builder = std::thread::Builder::new().name("ingot engine".into());
+        builder.spawn(move || serve(model, &receiver)).map_err(Error::Thread)?;
+        Ok(Self { commands, language, device, facts })
+    }
+
+    /// Tokenizer and chat template.
+    pub fn language(&self) -> &Language {
+        &self.language
+    }
+
+    /// Name of the device that runs the model.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// What the model's plan does.
+    pub fn facts(&self) -> PlanFacts {
+        self.facts
+    }
+
+    /// Begins an answer. What is wrong with the request is the first thing that comes.
+    pub fn stream(&self, prompt: Vec<u32>, options: GenerateOptions) -> Pieces {
+        let (pieces, receiver) = async_channel::unbounded();
+        // If the thread is gone so is its end of the channel, and the first thing that comes is an error.
+        let _ = self.commands.try_send(Command { prompt, options, pieces });
+        Pieces { pieces: Box::pin(receiver), is_over: false }
+    }
+}
+
+/// An answer of an [`Engine`]: an asynchronous stream, or in a `for` loop an iterator that waits for each piece. Its last
+/// piece tells why it ended. Dropping it ends the answer.
+pub struct Pieces {
+    pieces: Pin<Box<Receiver<Result<Piece, Error>>>>,
+    is_over: bool,
+}
+
+impl Pieces {
+    /// Nothing follows an error or the last piece; a channel that ends without either has lost its thread.
+    fn note(&mut self, piece: Option<Result<Piece, Error>>) -> Option<Result<Piece, Error>> {
+        let piece = piece.unwrap_or(Err(Error::EngineGone));
+        self.is_over = piece.as_ref().map_or(true, |piece| piece.finish.is_some());
+        Some(piece)
+    }
+}
+
+impl IntoIterator for Pieces {
+    type Item = Result<Piece, Error>;
+    type IntoIter = WaitingPieces;
+
+    fn into_iter(self) -> WaitingPieces {
+        WaitingPieces(self)
+    }
+}
+
+/// Pieces of an [`Engine`], waited for. Not for asynchronous code, whose thread it blocks.
+pub struct WaitingPieces(Pieces);
+
+impl Iterator for WaitingPieces {
+    type Item = Result<Piece, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_over {
+            return None;
+        }
+        let piece = self.0.pieces.recv_blocking().ok();
+        self.0.note(piece)
+    }
+}
+
+impl Stream for Pieces {
+    type Item = Result<Piece, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        self.pieces.as_mut().poll_next(context).map(|piece| self.note(piece))
+    }
+}
+
+/// A client and its answer.
+struct Client {
+    answering: Answering,
+    pieces: Sender<Result<Piece, Error>>,
+    is_over: bool,
+}
+
+/// The thread.
+fn serve(mut model: Model, commands: &Receiver<Command>) {
+    let mut clients: Vec<Client> = Vec::new();
+    loop {
+        if clients.is_empty() {
+            // Nothing to do until somebody asks; when nobody can any more, the end.
+            let Ok(command) = commands.recv_blocking() else { return };
+            clients.extend(begin(&mut model, command));
+        }
+        while let Ok(command) = commands.try_recv() {
+            clients.extend(begin(&mut model, command));
+        }
+        for client in clients.iter_mut().filter(|client| client.pieces.is_closed()) {
+            client.answering.stop(&mut model.world);
+        }
+        if let Err(error) = advance(&mut model, &mut clients) {
+            let error = Arc::new(error);
+            for client in clients.drain(..) {
+                let _ = client.pieces.try_send(Err(Error::Shared(Arc::clone(&error))));
+            }
+            model.abandon();
+        }
+        clients.retain(|client| !client.is_over);
+    }
+}
+
+fn begin(model: &mut Model, command: Command) -> Option<Client> {
+    let Command { prompt, options, pieces } = command;
+    match Answering::begin(model, &prompt, &options) {
+        Ok(answering) => Some(Client { answering, pieces, is_over: false }),
+        Err(error) => {
+            let _ = pieces.try_send(Err(error));
+            None
+        }
+    }
+}
+
+/// Runs until something happens, and tells whom it concerns.
+fn advance(model: &mut Model, clients: &mut [Client]) -> Result<(), Error> {
+    for event in model.next_events()? {
+        let Some(client) = clients.iter_mut().find(|client| client.answering.request() == event.request()) else {
+            continue;
+        };
+        if let Some(piece) = client.answering.hear(event, &mut model.world)? {
+            client.is_over = piece.finish.is_some();
+            // A client that is gone is seen before the next step.
+            let _ = client.pieces.try_send(Ok(piece));
+        }
+    }
+    Ok(())
+}
