@@ -46,13 +46,14 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
         Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
-        Template::RmsNorm | Template::ArgmaxFinal => rule(rows, 1, 1),
+        Template::RmsNorm | Template::SampleFinal => rule(rows, 1, 1),
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
         Template::Matmul => rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N"))),
         Template::Map => {
             rule(rows, 1, (c.u32("N_COLS") / epilogue::columns_per_out(&spec.epilogue)).div_ceil(c.u32("WG")))
         }
-        Template::ArgmaxPartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
+        Template::SamplePartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
+        Template::SampleBins => rule(GridUnit::Filtered, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
     })
 }
 
@@ -159,6 +160,10 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         let whole = consts.u32("HEAD_DIM").is_multiple_of(8);
         slots.insert("kv", source(if whole { "slot/kv_vec4.wgsl" } else { "slot/kv_words.wgsl" }));
     }
+    if template == Template::SampleFinal {
+        let whole = consts.u32("N").is_multiple_of(4);
+        slots.insert("logits", source(if whole { "slot/logits_vec4.wgsl" } else { "slot/logits_ragged.wgsl" }));
+    }
     Ok(slots)
 }
 
@@ -205,6 +210,8 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     list.push(match spec.template {
         Template::Embed => info(Role::Sampled, 0, 1, Read),
         Template::RopeKv | Template::Attention | Template::AttentionDecode => info(Role::Q, 0, 1, Read),
+        // Adjusted in place.
+        Template::SamplePartial => info(Role::X, 0, 1, ReadWrite),
         _ => info(Role::X, 0, 1, Read),
     });
     if spec.template == Template::RopeKv {
@@ -213,6 +220,9 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     match spec.template {
         template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
+        Template::SamplePartial => list.push(info(Role::Columns, 0, 2, Read)),
+        Template::SampleBins => list.push(info(Role::Parts, 0, 2, Read)),
+        Template::SampleFinal => list.extend([info(Role::Parts, 0, 2, Read), info(Role::Bins, 0, 3, Read)]),
         _ => {}
     }
     match spec.prologue {
@@ -227,6 +237,8 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         Template::Attention | Template::AttentionDecode => {
             list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)])
         }
+        Template::SamplePartial => list.push(info(Role::Bins, 2, 1, ReadWrite)),
+        Template::SampleFinal => list.push(info(Role::Columns, 2, 1, ReadWrite)),
         _ => {}
     }
     list
@@ -254,7 +266,9 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::AttentionCombine => 8 * c.u32("PARTS"),
         Template::RopeKv => 4 * c.u32("ROT_DIM"),
         Template::RmsNorm => 4 * c.u32("WG"),
-        Template::ArgmaxPartial | Template::ArgmaxFinal => 8 * c.u32("WG"),
+        Template::SamplePartial => 8 * c.u32("BLOCK") + 16 * c.u32("WG"),
+        Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),
+        Template::SampleFinal => 12 * 256 + 40 * c.u32("WG") + 64,
         Template::Embed | Template::GatherRows | Template::Map => 0,
     }
 }

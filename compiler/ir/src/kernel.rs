@@ -62,10 +62,12 @@ named! {
         GatherRows "gather_rows",
         /// Element-wise ops that no other kernel took.
         Map "map",
-        /// Greatest number of each block of a row.
-        ArgmaxPartial "argmax_partial",
-        /// Greatest of a row's blocks.
-        ArgmaxFinal "argmax_final",
+        /// Adjusts logits and finds the best of each block of a row.
+        SamplePartial "sample_partial",
+        /// How far a row's logits lie below its greatest.
+        SampleBins "sample_bins",
+        /// The id that a row's logits choose.
+        SampleFinal "sample_final",
     }
 }
 
@@ -130,6 +132,12 @@ named! {
         Kv "kv",
         /// A KV group's page table.
         PageTable "page_table",
+        /// Columns of sequences: lists and token history.
+        Columns "columns",
+        /// What blocks of logits come to.
+        Parts "parts",
+        /// Distances of logits, counted.
+        Bins "bins",
     }
 }
 

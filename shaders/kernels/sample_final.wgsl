@@ -1,0 +1,398 @@
+// sample_final: sampled[r] = (id, its log-probability, pairs of the best ids and theirs). The id is the one that row r's logits
+// x[r, :] are best in by sample_partial's parts, of a row that filters the best of those that stay.
+//
+// Filters, one after the other: the nearest tokens until their mass reaches TOP_P, ties with the last; those within
+// FARTHEST of the greatest, LEAST_KEPT at least; without those above the XTC threshold but the last of them and those
+// exempt; TOP_K of what is left. Each but XTC is a place in the order of tokens, nearest first, lower ids first: it is found
+// in sample_bins' bins, then in finer bins of the one where it lies, until few enough tokens are in a bin to be ranked.
+// A block whose own best stays has been searched by sample_partial; others are searched again if they could do better.
+// The id joins its sequence's history, if it is kept. One workgroup of 256 a row. Workgroup memory: 14 KiB.
+// Slots: rows, logits.
+
+import package::lib::grid::linear_id;
+import package::lib::step::{SAMPLED_WORDS, step_choice};
+import package::lib::choice::{FARTHEST, FILTERS, LEAST_KEPT, NOISE, N_BANNED, N_BEST, N_BIASES, N_EXEMPT, POSITION};
+import package::lib::choice::{REMEMBERS, SEQUENCE, TELLS, TOP_K, TOP_P, XTC_THRESHOLD};
+import package::lib::choice::{choice_flags, choice_inverse_temperature, choice_number};
+import package::lib::columns::{history_at, lists_at};
+import package::lib::noise::gumbel;
+import package::lib::part::{Part, part_from, part_none, part_of, workgroup_part};
+import package::lib::bins::{BINS, BINS_EACH, add_to_bin, bin_counts, bin_highs, bin_lows, empty_bins, mass_of};
+import package::slot::rows::n_rows;
+import package::slot::logits::{logit_of, logits_of};
+
+@group(0) @binding(2) var<storage, read> parts: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> bins: array<u32>;
+@group(2) @binding(0) var<storage, read_write> sampled: array<u32>;
+@group(2) @binding(1) var<storage, read_write> columns: array<u32>;
+
+const N_PARTIAL = (N + BLOCK - 1u) / BLOCK;
+const QUADS = (N + 3u) / 4u;
+// Columns that the workgroup looks at in one round, and rounds that a known greatest logit lets it skip.
+const ROUND = 16u * WG;
+const ROUNDS_EACH = ((N + ROUND - 1u) / ROUND + WG - 1u) / WG;
+const BLOCKS_EACH = ROUNDS_EACH * (ROUND / BLOCK);
+const NOWHERE = 0xffffffffu;
+
+// A place in the order of tokens: distance below the greatest logit, as bits, which grow with it, then the id.
+struct Place { gap: u32, id: u32 }
+
+// What stays: places up to `last`; of those nearer than `spared` only the exempt.
+struct Kept { last: Place, spared: u32 }
+
+// What is done with some of a row's tokens.
+struct Look {
+    task: u32,
+    // Which: gaps low .. high; ids low .. high of gap `tied`; places up to (high, tied).
+    kind: u32,
+    low: u32,
+    high: u32,
+    tied: u32,
+    // TO_BINS: bins of 2^shift.
+    shift: u32,
+    // SURVEY: the mass above which `own_farthest` looks.
+    above: f32,
+}
+const TO_BINS = 0u;
+const TO_LIST = 1u;
+const SURVEY = 2u;
+const GAPS = 0u;
+const TIES = 1u;
+const PLACES = 2u;
+
+var<workgroup> tops: array<f32, WG>;
+var<workgroup> list: array<vec2<u32>, WG>;
+var<workgroup> ranked: array<vec2<u32>, WG>;
+var<workgroup> n_listed: atomic<u32>;
+var<workgroup> sums: array<f32, WG>;
+var<workgroup> first_found: atomic<u32>;
+var<workgroup> last_filled: atomic<u32>;
+var<workgroup> found: vec4<u32>;
+var<workgroup> farthest: atomic<u32>;
+var<workgroup> whole_range: vec4<u32>;
+var<private> own_mass: f32;
+var<private> own_count: f32;
+var<private> own_farthest: u32;
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) n_workgroups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = linear_id(workgroup, n_workgroups);
+    if row >= n_rows() { return; }
+    let flags = choice_flags(row);
+    var own = part_none();
+    for (var block = thread; block < N_PARTIAL; block += WG) {
+        own = part_of(own, part_from(parts[row * N_PARTIAL + block]));
+    }
+    let whole = workgroup_part(own, thread);
+    var id = whole.id;
+    let at = row * SAMPLED_WORDS;
+    if (flags & FILTERS) != 0u {
+        know_tops(row, thread);
+        if choice_inverse_temperature(row) > 0.0 { id = filtered(row, thread, whole.top); }
+        let n_best = min(step_choice(row, N_BEST), N);
+        if n_best > 0u { tell_best(row, thread, whole, n_best); }
+    }
+    if thread > 0u { return; }
+    sampled[at] = id;
+    if (flags & TELLS) != 0u {
+        sampled[at + 1u] = bitcast<u32>(logit_of(row, id) - whole.top - log(whole.sum));
+    }
+    if (flags & REMEMBERS) != 0u {
+        columns[history_at(step_choice(row, SEQUENCE), step_choice(row, POSITION))] = id;
+    }
+}
+
+// The greatest logit of each few rounds.
+fn know_tops(row: u32, thread: u32) {
+    var top = -2e38;
+    for (var block = thread * BLOCKS_EACH; block < min((thread + 1u) * BLOCKS_EACH, N_PARTIAL); block++) {
+        top = max(top, bitcast<f32>(parts[row * N_PARTIAL + block].x));
+    }
+    tops[thread] = top;
+    workgroupBarrier();
+}
+
+// The best token of those that stay.
+fn filtered(row: u32, thread: u32, top: f32) -> u32 {
+    var kept = Kept(Place(NOWHERE, NOWHERE), 0u);
+    let top_p = choice_number(row, TOP_P);
+    if top_p > 0.0 { kept.last = place_of(row, thread, top, true, top_p); }
+    let limit = choice_number(row, FARTHEST);
+    if limit >= 0.0 {
+        var last = Place(bitcast<u32>(limit), NOWHERE);
+        let least = step_choice(row, LEAST_KEPT);
+        if least > 1u { last = later(last, place_of(row, thread, top, false, f32(min(least, N)))); }
+        kept.last = earlier(kept.last, last);
+    }
+    let threshold = choice_number(row, XTC_THRESHOLD);
+    var n_gone = 0u;
+    if threshold >= 0.0 {
+        let up_to = Look(SURVEY, PLACES, 0u, kept.last.gap, kept.last.id, 0u, 0.0);
+        let mass = survey(row, thread, top, up_to).x;
+        let above = Look(SURVEY, PLACES, 0u, kept.last.gap, kept.last.id, 0u, threshold * bitcast<f32>(mass));
+        kept.spared = survey(row, thread, top, above).z;
+        let n = survey(row, thread, top, Look(SURVEY, GAPS, 0u, kept.spared, 0u, 0u, 0.0)).y;
+        n_gone = u32(bitcast<f32>(n));
+    }
+    let top_k = step_choice(row, TOP_K);
+    if top_k > 0u {
+        let n_exempt = exempt_before(row, top, Place(kept.spared, 0u));
+        let n_looked_at = n_gone + top_k - min(top_k, n_exempt);
+        kept.last = earlier(kept.last, place_of(row, thread, top, false, f32(min(n_looked_at, N))));
+    }
+    return drawn(row, thread, top, kept);
+}
+
+// The best of what stays: of the blocks' own best where that stays, then of blocks that could hold a better one.
+fn drawn(row: u32, thread: u32, top: f32, kept: Kept) -> u32 {
+    let inverse_temperature = choice_inverse_temperature(row);
+    let noise = vec2<u32>(step_choice(row, NOISE), step_choice(row, NOISE + 1u));
+    var own = part_none();
+    for (var block = thread; block < N_PARTIAL; block += WG) {
+        let part = part_from(parts[row * N_PARTIAL + block]);
+        if stays(row, top, kept, gap_of(top - logit_of(row, part.id)), part.id) { own = part_of(own, part); }
+    }
+    let leader = workgroup_part(own, thread);
+    own = leader;
+    for (var base = 0u; base < N_PARTIAL; base += WG) {
+        if thread == 0u { atomicStore(&n_listed, 0u); }
+        workgroupBarrier();
+        let block = base + thread;
+        if block < N_PARTIAL {
+            let part = part_from(parts[row * N_PARTIAL + block]);
+            if part.best >= leader.best && gap_of(top - part.top) <= kept.last.gap {
+                if !stays(row, top, kept, gap_of(top - logit_of(row, part.id)), part.id) {
+                    list[atomicAdd(&n_listed, 1u)].x = block;
+                }
+            }
+        }
+        workgroupBarrier();
+        for (var ix = 0u; ix < atomicLoad(&n_listed); ix++) {
+            let first = list[ix].x * BLOCK;
+            for (var column = first + thread; column < min(first + BLOCK, N); column += WG) {
+                let logit = logit_of(row, column);
+                if !stays(row, top, kept, gap_of(top - logit), column) { continue; }
+                let chosen_by = logit * inverse_temperature + gumbel(noise, column);
+                own = part_of(own, Part(logit, 0.0, chosen_by, column));
+            }
+        }
+        workgroupBarrier();
+    }
+    return workgroup_part(own, thread).id;
+}
+
+// Writes the best ids and their log-probabilities.
+fn tell_best(row: u32, thread: u32, whole: Part, n_best: u32) {
+    let last = place_of(row, thread, whole.top, false, f32(n_best));
+    rank(row, thread, whole.top, Look(TO_LIST, PLACES, 0u, last.gap, last.id, 0u, 0.0), n_best);
+    if thread < n_best {
+        let at = row * SAMPLED_WORDS + 2u + 2u * thread;
+        sampled[at] = ranked[thread].y;
+        sampled[at + 1u] = bitcast<u32>(-bitcast<f32>(ranked[thread].x) - log(whole.sum));
+    }
+}
+
+// The place up to which tokens have a share `wanted` of all mass, or are `wanted` in number.
+fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Place {
+    let at = row * 3u * BINS + thread;
+    let count = bins[at];
+    let amount = select(f32(count), mass_of(bins[at + BINS], bins[at + 2u * BINS]), by_mass);
+    add_up(thread, amount);
+    let goal = select(wanted, wanted * sums[BINS - 1u], by_mass);
+    var bin = reach(thread, amount, count, goal);
+    var low = bitcast<u32>(f32(bin.x) / BINS_EACH);
+    var high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), 0x7f800000u, bin.x == BINS - 1u);
+    // Amount of all that is nearer.
+    var nearer = bitcast<f32>(bin.z);
+    var look = Look(TO_BINS, GAPS, low, high, 0u, 0u, 0.0);
+    while bin.y > WG {
+        if look.high - look.low == 1u {
+            if by_mass { return Place(look.low, NOWHERE); }
+            look = Look(TO_BINS, TIES, 0u, N, look.low, 0u, 0.0);
+        }
+        // As fine as 256 bins can be.
+        look.shift = max(firstLeadingBit(look.high - look.low - 1u), 7u) - 7u;
+        empty_bins(thread);
+        workgroupBarrier();
+        look_at_row(row, thread, top, look);
+        workgroupBarrier();
+        let n = atomicLoad(&bin_counts[thread]);
+        let mass = mass_of(atomicLoad(&bin_lows[thread]), atomicLoad(&bin_highs[thread]));
+        let inner = select(f32(n), mass, by_mass);
+        add_up(thread, inner);
+        bin = reach(thread, inner, n, goal - nearer);
+        nearer += bitcast<f32>(bin.z);
+        look.low += bin.x << look.shift;
+        look.high = min(look.high, look.low + (1u << look.shift));
+    }
+    if bin.y == 1u && look.kind == GAPS { return Place(look.high - 1u, NOWHERE); }
+    let n = bin.y;
+    look.task = TO_LIST;
+    rank(row, thread, top, look, n);
+    let inside = thread < n;
+    var own = 0.0;
+    if inside { own = select(1.0, exp(-bitcast<f32>(ranked[thread].x)), by_mass); }
+    add_up(thread, own);
+    let last = ranked[reach(thread, own, select(0u, 1u, inside), goal - nearer).x];
+    return Place(last.x, select(last.y, NOWHERE, by_mass));
+}
+
+// Lists the `n` tokens of a look, at most WG, and puts them in order into `ranked`.
+fn rank(row: u32, thread: u32, top: f32, look: Look, n: u32) {
+    workgroupBarrier();
+    if thread == 0u { atomicStore(&n_listed, 0u); }
+    workgroupBarrier();
+    look_at_row(row, thread, top, look);
+    workgroupBarrier();
+    if thread < n {
+        let own = list[thread];
+        var ahead = 0u;
+        for (var ix = 0u; ix < n; ix++) {
+            let other = list[ix];
+            ahead += select(0u, 1u, other.x < own.x || (other.x == own.x && other.y < own.y));
+        }
+        ranked[ahead] = own;
+    }
+    workgroupBarrier();
+}
+
+// Sums of amounts up to each invocation's, into `sums`.
+fn add_up(thread: u32, amount: f32) {
+    workgroupBarrier();
+    sums[thread] = amount;
+    for (var width = 1u; width < WG; width *= 2u) {
+        workgroupBarrier();
+        var sum = sums[thread];
+        if thread >= width { sum += sums[thread - width]; }
+        workgroupBarrier();
+        sums[thread] = sum;
+    }
+    workgroupBarrier();
+}
+
+// The first invocation whose sum reaches a goal, else the last that counts something; its count; and the sum before it.
+fn reach(thread: u32, amount: f32, count: u32, goal: f32) -> vec4<u32> {
+    if thread == 0u {
+        atomicStore(&first_found, WG);
+        atomicStore(&last_filled, 0u);
+    }
+    workgroupBarrier();
+    if count > 0u {
+        atomicMax(&last_filled, thread);
+        if sums[thread] >= goal { atomicMin(&first_found, thread); }
+    }
+    workgroupBarrier();
+    var at = atomicLoad(&first_found);
+    if at == WG { at = atomicLoad(&last_filled); }
+    if thread == at { found = vec4<u32>(thread, count, bitcast<u32>(sums[thread] - amount), 0u); }
+    return workgroupUniformLoad(&found);
+}
+
+// Bits of the mass and number of a look's tokens, and the greatest gap of those with a mass above its limit (0 if none).
+fn survey(row: u32, thread: u32, top: f32, look: Look) -> vec4<u32> {
+    own_mass = 0.0;
+    own_count = 0.0;
+    own_farthest = 0u;
+    if thread == 0u { atomicStore(&farthest, 0u); }
+    workgroupBarrier();
+    look_at_row(row, thread, top, look);
+    atomicMax(&farthest, own_farthest);
+    add_up(thread, own_mass);
+    let mass = sums[WG - 1u];
+    add_up(thread, own_count);
+    if thread == 0u {
+        whole_range = vec4<u32>(bitcast<u32>(mass), bitcast<u32>(sums[WG - 1u]), atomicLoad(&farthest), 0u);
+    }
+    return workgroupUniformLoad(&whole_range);
+}
+
+// Does a look's task with its tokens. Several loads are under way at once: one workgroup has the row for itself.
+fn look_at_row(row: u32, thread: u32, top: f32, look: Look) {
+    var limit = look.high;
+    if look.kind == TIES { limit = look.tied; }
+    for (var base = 0u; base < QUADS; base += 4u * WG) {
+        if gap_of(top - tops[base / (4u * WG) / ROUNDS_EACH]) > limit { continue; }
+        let quad = base + thread;
+        let a = logits_of(row, min(quad, QUADS - 1u));
+        let b = logits_of(row, min(quad + WG, QUADS - 1u));
+        let c = logits_of(row, min(quad + 2u * WG, QUADS - 1u));
+        let d = logits_of(row, min(quad + 3u * WG, QUADS - 1u));
+        visit_quad(top - a, quad, look);
+        visit_quad(top - b, quad + WG, look);
+        visit_quad(top - c, quad + 2u * WG, look);
+        visit_quad(top - d, quad + 3u * WG, look);
+    }
+}
+
+fn visit_quad(distances: vec4<f32>, quad: u32, look: Look) {
+    visit(distances.x, 4u * quad, look);
+    visit(distances.y, 4u * quad + 1u, look);
+    visit(distances.z, 4u * quad + 2u, look);
+    visit(distances.w, 4u * quad + 3u, look);
+}
+
+fn visit(distance: f32, id: u32, look: Look) {
+    let gap = gap_of(distance);
+    let key = select(gap, id, look.kind == TIES);
+    var is_meant = key >= look.low && key < look.high && (look.kind == GAPS || gap == look.tied);
+    if look.kind == PLACES { is_meant = is_up_to(Place(gap, id), Place(look.high, look.tied)); }
+    if !is_meant || id >= N { return; }
+    if look.task == TO_BINS {
+        add_to_bin((key - look.low) >> look.shift, distance);
+    } else if look.task == TO_LIST {
+        let at = atomicAdd(&n_listed, 1u);
+        if at < WG { list[at] = vec2<u32>(gap, id); }
+    } else {
+        let mass = exp(-distance);
+        own_mass += mass;
+        own_count += 1.0;
+        if mass > look.above { own_farthest = max(own_farthest, gap); }
+    }
+}
+
+fn stays(row: u32, top: f32, kept: Kept, gap: u32, id: u32) -> bool {
+    if !is_up_to(Place(gap, id), kept.last) { return false; }
+    if gap >= kept.spared { return true; }
+    // XTC spares the exempt, of which top-k takes the nearest.
+    let exempt = exempt_at(row);
+    for (var ix = 0u; ix < step_choice(row, N_EXEMPT); ix++) {
+        if columns[exempt + ix] != id { continue; }
+        let top_k = step_choice(row, TOP_K);
+        return top_k == 0u || exempt_before(row, top, Place(gap, id)) < top_k;
+    }
+    return false;
+}
+
+// Exempt tokens nearer than a place.
+fn exempt_before(row: u32, top: f32, place: Place) -> u32 {
+    let exempt = exempt_at(row);
+    var n = 0u;
+    for (var ix = 0u; ix < step_choice(row, N_EXEMPT); ix++) {
+        let id = columns[exempt + ix];
+        let gap = gap_of(top - logit_of(row, id));
+        if gap < place.gap || (gap == place.gap && id < place.id) { n++; }
+    }
+    return n;
+}
+
+fn exempt_at(row: u32) -> u32 {
+    return lists_at(step_choice(row, SEQUENCE)) + 2u * step_choice(row, N_BIASES) + step_choice(row, N_BANNED);
+}
+
+fn gap_of(distance: f32) -> u32 { return bitcast<u32>(max(distance, 0.0)); }
+
+fn is_up_to(a: Place, b: Place) -> bool { return a.gap < b.gap || (a.gap == b.gap && a.id <= b.id); }
+
+fn earlier(a: Place, b: Place) -> Place {
+    if is_up_to(a, b) { return a; }
+    return b;
+}
+
+fn later(a: Place, b: Place) -> Place {
+    if is_up_to(a, b) { return b; }
+    return a;
+}

@@ -1,0 +1,36 @@
+// What a part of a row's logits comes to: the greatest, the sum of exp(logit - greatest), and the best of what is chosen
+// by, with its id; the lower id wins ties. Over a workgroup of WG invocations (a power of two): 16 * WG bytes.
+
+struct Part { top: f32, sum: f32, best: f32, id: u32 }
+
+var<workgroup> part_scratch: array<Part, WG>;
+
+// Where nothing is greater, e.g. among values that are no numbers, id 0 is taken.
+fn part_none() -> Part { return Part(-2e38, 0.0, -3.4e38, 0u); }
+
+fn part_of(a: Part, b: Part) -> Part {
+    let top = max(a.top, b.top);
+    let sum = a.sum * exp(a.top - top) + b.sum * exp(b.top - top);
+    if b.best > a.best || (b.best == a.best && b.id < a.id) { return Part(top, sum, b.best, b.id); }
+    return Part(top, sum, a.best, a.id);
+}
+
+// That of the workgroup, for every invocation. Must be called in uniform control flow.
+fn workgroup_part(own: Part, thread: u32) -> Part {
+    workgroupBarrier();
+    part_scratch[thread] = own;
+    for (var width = WG / 2u; width > 0u; width /= 2u) {
+        workgroupBarrier();
+        if thread < width { part_scratch[thread] = part_of(part_scratch[thread], part_scratch[thread + width]); }
+    }
+    workgroupBarrier();
+    return part_scratch[0];
+}
+
+fn part_words(part: Part) -> vec4<u32> {
+    return vec4<u32>(bitcast<u32>(part.top), bitcast<u32>(part.sum), bitcast<u32>(part.best), part.id);
+}
+
+fn part_from(words: vec4<u32>) -> Part {
+    return Part(bitcast<f32>(words.x), bitcast<f32>(words.y), bitcast<f32>(words.z), words.w);
+}
