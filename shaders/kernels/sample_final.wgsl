@@ -11,7 +11,7 @@
 
 import package::lib::grid::linear_id;
 import package::lib::step::{SAMPLED_WORDS, step_choice};
-import package::lib::choice::{FARTHEST, FILTERS, LEAST_KEPT, NOISE, N_BANNED, N_BEST, N_BIASES, N_EXEMPT, POSITION};
+import package::lib::choice::{FARTHEST, FILTERS, LEAST_KEPT, NOISE, N_BEST, N_BIASES, N_EXEMPT, POSITION};
 import package::lib::choice::{REMEMBERS, SEQUENCE, TELLS, TOP_K, TOP_P, XTC_THRESHOLD};
 import package::lib::choice::{choice_flags, choice_inverse_temperature, choice_number};
 import package::lib::columns::{history_at, lists_at};
@@ -60,6 +60,12 @@ const GAPS = 0u;
 const TIES = 1u;
 const PLACES = 2u;
 
+// Searches for a place, in their order.
+const BY_MASS = 0u;
+const BY_LEAST = 1u;
+const BY_COUNT = 2u;
+const BY_BEST = 3u;
+
 var<workgroup> tops: array<f32, WG>;
 var<workgroup> list: array<vec2<u32>, WG>;
 var<workgroup> ranked: array<vec2<u32>, WG>;
@@ -92,9 +98,8 @@ fn main(
     let at = row * SAMPLED_WORDS;
     if (flags & FILTERS) != 0u {
         know_tops(row, thread);
-        if choice_inverse_temperature(row) > 0.0 { id = filtered(row, thread, whole.top); }
-        let n_best = min(step_choice(row, N_BEST), N);
-        if n_best > 0u { tell_best(row, thread, whole, n_best); }
+        let kept = filtered(row, thread, whole);
+        if choice_inverse_temperature(row) > 0.0 { id = drawn(row, thread, whole.top, kept); }
     }
     if thread > 0u { return; }
     sampled[at] = id;
@@ -116,35 +121,70 @@ fn know_tops(row: u32, thread: u32) {
     workgroupBarrier();
 }
 
-// The best token of those that stay.
-fn filtered(row: u32, thread: u32, top: f32) -> u32 {
-    var kept = Kept(Place(NOWHERE, NOWHERE), 0u);
-    let top_p = choice_number(row, TOP_P);
-    if top_p > 0.0 { kept.last = place_of(row, thread, top, true, top_p); }
+// What stays after the filters, and on the way the best ids, told. One search is used for all, so that its code is there once.
+fn filtered(row: u32, thread: u32, whole: Part) -> Kept {
+    let top = whole.top;
+    let draws = choice_inverse_temperature(row) > 0.0;
     let limit = choice_number(row, FARTHEST);
-    if limit >= 0.0 {
-        var last = Place(bitcast<u32>(limit), NOWHERE);
-        let least = step_choice(row, LEAST_KEPT);
-        if least > 1u { last = later(last, place_of(row, thread, top, false, f32(min(least, N)))); }
-        kept.last = earlier(kept.last, last);
-    }
+    let least = step_choice(row, LEAST_KEPT);
     let threshold = choice_number(row, XTC_THRESHOLD);
-    var n_gone = 0u;
-    if threshold >= 0.0 {
-        let up_to = Look(SURVEY, PLACES, 0u, kept.last.gap, kept.last.id, 0u, 0.0);
-        let mass = survey(row, thread, top, up_to).x;
-        let above = Look(SURVEY, PLACES, 0u, kept.last.gap, kept.last.id, 0u, threshold * bitcast<f32>(mass));
-        kept.spared = survey(row, thread, top, above).z;
-        let n = survey(row, thread, top, Look(SURVEY, GAPS, 0u, kept.spared, 0u, 0u, 0.0)).y;
-        n_gone = u32(bitcast<f32>(n));
-    }
     let top_k = step_choice(row, TOP_K);
-    if top_k > 0u {
-        let n_exempt = exempt_before(row, top, Place(kept.spared, 0u));
-        let n_looked_at = n_gone + top_k - min(top_k, n_exempt);
-        kept.last = earlier(kept.last, place_of(row, thread, top, false, f32(min(n_looked_at, N))));
+    let n_best = min(step_choice(row, N_BEST), N);
+    var kept = Kept(Place(NOWHERE, NOWHERE), 0u);
+    var near = Place(0u, 0u);
+    for (var search = BY_MASS; search <= BY_BEST; search++) {
+        var is_on = false;
+        var wanted = 0.0;
+        if search == BY_MASS {
+            wanted = choice_number(row, TOP_P);
+            is_on = draws && wanted > 0.0;
+        } else if search == BY_LEAST {
+            wanted = f32(min(least, N));
+            is_on = draws && limit >= 0.0 && least > 1u;
+        } else if search == BY_COUNT {
+            if limit >= 0.0 { kept.last = earlier(kept.last, later(Place(bitcast<u32>(limit), NOWHERE), near)); }
+            var n_looked_at = top_k;
+            if draws && threshold >= 0.0 {
+                let n_gone = exclude(row, thread, top, threshold, &kept);
+                let n_exempt = exempt_before(row, top, Place(kept.spared, 0u));
+                n_looked_at = n_gone + top_k - min(top_k, n_exempt);
+            }
+            wanted = f32(min(n_looked_at, N));
+            is_on = draws && top_k > 0u;
+        } else {
+            wanted = f32(n_best);
+            is_on = n_best > 0u;
+        }
+        if !is_on { continue; }
+        let place = place_of(row, thread, top, search == BY_MASS, wanted);
+        if search == BY_LEAST {
+            near = place;
+        } else if search == BY_BEST {
+            tell_best(row, thread, whole, place, n_best);
+        } else {
+            kept.last = earlier(kept.last, place);
+        }
     }
-    return drawn(row, thread, top, kept);
+    return kept;
+}
+
+// XTC: tokens nearer than the farthest of those above the threshold go. How many there are.
+fn exclude(row: u32, thread: u32, top: f32, threshold: f32, kept: ptr<function, Kept>) -> u32 {
+    var look = Look(SURVEY, PLACES, 0u, (*kept).last.gap, (*kept).last.id, 0u, 0.0);
+    var n_gone = 0u;
+    // The mass of what stays, then the last above the threshold, then those before it.
+    for (var round = 0u; round < 3u; round++) {
+        let found = survey(row, thread, top, look);
+        if round == 0u {
+            look.above = threshold * bitcast<f32>(found.x);
+        } else if round == 1u {
+            (*kept).spared = found.z;
+            look = Look(SURVEY, GAPS, 0u, found.z, 0u, 0u, 0.0);
+        } else {
+            n_gone = u32(bitcast<f32>(found.y));
+        }
+    }
+    return n_gone;
 }
 
 // The best of what stays: of the blocks' own best where that stays, then of blocks that could hold a better one.
@@ -185,10 +225,11 @@ fn drawn(row: u32, thread: u32, top: f32, kept: Kept) -> u32 {
     return workgroup_part(own, thread).id;
 }
 
-// Writes the best ids and their log-probabilities.
-fn tell_best(row: u32, thread: u32, whole: Part, n_best: u32) {
-    let last = place_of(row, thread, whole.top, false, f32(n_best));
-    rank(row, thread, whole.top, Look(TO_LIST, PLACES, 0u, last.gap, last.id, 0u, 0.0), n_best);
+// Writes the `n_best` ids up to a place and their log-probabilities.
+fn tell_best(row: u32, thread: u32, whole: Part, last: Place, n_best: u32) {
+    empty_list(thread);
+    look_at_row(row, thread, whole.top, Look(TO_LIST, PLACES, 0u, last.gap, last.id, 0u, 0.0));
+    rank(thread, n_best);
     if thread < n_best {
         let at = row * SAMPLED_WORDS + 2u + 2u * thread;
         sampled[at] = ranked[thread].y;
@@ -196,7 +237,8 @@ fn tell_best(row: u32, thread: u32, whole: Part, n_best: u32) {
     }
 }
 
-// The place up to which tokens have a share `wanted` of all mass, or are `wanted` in number.
+// The place up to which tokens have a share `wanted` of all mass, or are `wanted` in number: its bin, then finer bins, as fine
+// as 256 can be, then the place in a bin of few.
 fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Place {
     let at = row * 3u * BINS + thread;
     let count = bins[at];
@@ -204,49 +246,64 @@ fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Plac
     add_up(thread, amount);
     let goal = select(wanted, wanted * sums[BINS - 1u], by_mass);
     var bin = reach(thread, amount, count, goal);
-    var low = bitcast<u32>(f32(bin.x) / BINS_EACH);
-    var high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), 0x7f800000u, bin.x == BINS - 1u);
+    let high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), 0x7f800000u, bin.x == BINS - 1u);
+    var look = Look(TO_BINS, GAPS, bitcast<u32>(f32(bin.x) / BINS_EACH), high, 0u, 0u, 0.0);
     // Amount of all that is nearer.
     var nearer = bitcast<f32>(bin.z);
-    var look = Look(TO_BINS, GAPS, low, high, 0u, 0u, 0.0);
-    while bin.y > WG {
-        if look.high - look.low == 1u {
-            if by_mass { return Place(look.low, NOWHERE); }
+    var place = Place(NOWHERE, NOWHERE);
+    loop {
+        let is_few = bin.y <= WG;
+        if is_few {
+            if bin.y == 1u && look.kind == GAPS {
+                place.gap = look.high - 1u;
+                break;
+            }
+            look.task = TO_LIST;
+        } else if look.high - look.low == 1u {
+            if by_mass {
+                place.gap = look.low;
+                break;
+            }
             look = Look(TO_BINS, TIES, 0u, N, look.low, 0u, 0.0);
         }
-        // As fine as 256 bins can be.
         look.shift = max(firstLeadingBit(look.high - look.low - 1u), 7u) - 7u;
         empty_bins(thread);
-        workgroupBarrier();
+        empty_list(thread);
         look_at_row(row, thread, top, look);
         workgroupBarrier();
-        let n = atomicLoad(&bin_counts[thread]);
-        let mass = mass_of(atomicLoad(&bin_lows[thread]), atomicLoad(&bin_highs[thread]));
-        let inner = select(f32(n), mass, by_mass);
-        add_up(thread, inner);
-        bin = reach(thread, inner, n, goal - nearer);
+        var n = 0u;
+        var own = 0.0;
+        if is_few {
+            rank(thread, bin.y);
+            n = select(0u, 1u, thread < bin.y);
+            if n > 0u { own = select(1.0, exp(-bitcast<f32>(ranked[thread].x)), by_mass); }
+        } else {
+            n = atomicLoad(&bin_counts[thread]);
+            let mass = mass_of(atomicLoad(&bin_lows[thread]), atomicLoad(&bin_highs[thread]));
+            own = select(f32(n), mass, by_mass);
+        }
+        add_up(thread, own);
+        bin = reach(thread, own, n, goal - nearer);
+        if is_few {
+            let last = ranked[bin.x];
+            place = Place(last.x, select(last.y, NOWHERE, by_mass));
+            break;
+        }
         nearer += bitcast<f32>(bin.z);
         look.low += bin.x << look.shift;
         look.high = min(look.high, look.low + (1u << look.shift));
     }
-    if bin.y == 1u && look.kind == GAPS { return Place(look.high - 1u, NOWHERE); }
-    let n = bin.y;
-    look.task = TO_LIST;
-    rank(row, thread, top, look, n);
-    let inside = thread < n;
-    var own = 0.0;
-    if inside { own = select(1.0, exp(-bitcast<f32>(ranked[thread].x)), by_mass); }
-    add_up(thread, own);
-    let last = ranked[reach(thread, own, select(0u, 1u, inside), goal - nearer).x];
-    return Place(last.x, select(last.y, NOWHERE, by_mass));
+    return place;
 }
 
-// Lists the `n` tokens of a look, at most WG, and puts them in order into `ranked`.
-fn rank(row: u32, thread: u32, top: f32, look: Look, n: u32) {
+fn empty_list(thread: u32) {
     workgroupBarrier();
     if thread == 0u { atomicStore(&n_listed, 0u); }
     workgroupBarrier();
-    look_at_row(row, thread, top, look);
+}
+
+// Puts the `n` listed tokens, at most WG, in order into `ranked`.
+fn rank(thread: u32, n: u32) {
     workgroupBarrier();
     if thread < n {
         let own = list[thread];
@@ -379,9 +436,7 @@ fn exempt_before(row: u32, top: f32, place: Place) -> u32 {
     return n;
 }
 
-fn exempt_at(row: u32) -> u32 {
-    return lists_at(step_choice(row, SEQUENCE)) + 2u * step_choice(row, N_BIASES) + step_choice(row, N_BANNED);
-}
+fn exempt_at(row: u32) -> u32 { return lists_at(step_choice(row, SEQUENCE)) + 2u * step_choice(row, N_BIASES); }
 
 fn gap_of(distance: f32) -> u32 { return bitcast<u32>(max(distance, 0.0)); }
 

@@ -8,7 +8,7 @@
 
 import package::lib::grid::linear_id;
 import package::lib::step::step_choice;
-import package::lib::choice::{ADJUSTS, FILTERS, FREQUENCY, FREQUENCY_WINDOW, LEAST_LOGIT, NOISE, N_BANNED, N_BIASES, POSITION, PRESENCE, PRESENCE_WINDOW};
+import package::lib::choice::{ADJUSTS, FILTERS, FREQUENCY, FREQUENCY_WINDOW, LEAST_LOGIT, NOISE, N_BANNED, N_BIASES, N_EXEMPT, POSITION, PRESENCE, PRESENCE_WINDOW};
 import package::lib::choice::{REPETITION, REPETITION_WINDOW, SEQUENCE, TELLS, choice_flags, choice_inverse_temperature, choice_number};
 import package::lib::columns::{history_at, lists_at};
 import package::lib::noise::gumbel;
@@ -88,7 +88,7 @@ fn look_up(row: u32, first: u32, thread: u32) {
         if at < BLOCK { biases[at] = bitcast<f32>(columns[lists + 2u * ix + 1u]); }
     }
     for (var ix = thread; ix < step_choice(row, N_BANNED); ix += WG) {
-        let at = columns[lists + 2u * n_biases + ix] - first;
+        let at = columns[lists + 2u * n_biases + step_choice(row, N_EXEMPT) + ix] - first;
         if at < BLOCK { atomicOr(&seen[at], BANNED); }
     }
     let position = step_choice(row, POSITION);

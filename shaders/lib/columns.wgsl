@@ -1,5 +1,5 @@
-// Columns of sequences: LIST_WORDS words of lists (pairs of an id and its bias, ids that may not come yet, ids that XTC
-// spares, one list after the other), then a ring of the newest RING tokens.
+// Columns of sequences: LIST_WORDS words of lists (pairs of an id and its bias, ids that XTC spares, ids that may not
+// come yet, one list after the other), then a ring of the newest RING tokens.
 
 const LIST_WORDS = 1024u;
 

@@ -151,6 +151,12 @@ named! {
     }
 }
 
+/// Words that a block of logits comes to: the greatest, a sum, the best and its id.
+pub const PART_WORDS: u32 = 4;
+
+/// Words of a row's bins: counts, low and high words of the masses of 256.
+pub const BIN_WORDS: u32 = 768;
+
 /// The n-th epilogue operand's role.
 pub const EPILOGUE_ROLES: [Role; 3] = [Role::Operand0, Role::Operand1, Role::Operand2];
 
@@ -293,6 +299,8 @@ pub enum Place {
     Step,
     /// The sampled ids, which outlive a step.
     Sampled,
+    /// Columns of sequences, which outlive a step: lists and token history.
+    Columns,
     /// The logits, which the host may read.
     Logits,
     /// A slab.

@@ -85,8 +85,8 @@ pub(crate) fn dims_text(dims: &Dims) -> String {
 pub(crate) fn parse_dims(line: &Line, text: &str) -> Result<Dims, IrError> {
     let numbers: Option<Vec<u32>> = text.split(',').map(|n| n.parse().ok()).collect();
     match numbers.as_deref() {
-        Some(&[tokens, sequences, rows, tiles]) => Ok(Dims { tokens, sequences, rows, tiles }),
-        _ => Err(line.error(format!("expected tokens,sequences,rows,tiles, found {text:?}"))),
+        Some(&[tokens, sequences, rows, tiles, filtered]) => Ok(Dims { tokens, sequences, rows, tiles, filtered }),
+        _ => Err(line.error(format!("expected tokens,sequences,rows,tiles,filtered, found {text:?}"))),
     }
 }
 
@@ -116,6 +116,7 @@ impl fmt::Display for Place {
         match self {
             Self::Step => f.write_str("step"),
             Self::Sampled => f.write_str("sampled"),
+            Self::Columns => f.write_str("columns"),
             Self::Logits => f.write_str("logits"),
             Self::Slab(slab) => slab.fmt(f),
             Self::Weight(weight) => weight.fmt(f),
@@ -130,6 +131,7 @@ impl Place {
         match text {
             "step" => Some(Self::Step),
             "sampled" => Some(Self::Sampled),
+            "columns" => Some(Self::Columns),
             "logits" => Some(Self::Logits),
             _ => SlabId::parse(text)
                 .map(Self::Slab)

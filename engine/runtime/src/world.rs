@@ -6,7 +6,7 @@
 use crate::RuntimeError;
 use crate::backend::{Backend, StepOutput};
 use crate::kv::PagePool;
-use crate::sample::{Sampling, Scratch};
+use crate::sample::{Chooser, Sampling, Scratch};
 use ingot_ir::kv::KvGroupId;
 use ingot_ir::plan::Plan;
 use ingot_ir::step::StepTables;
@@ -118,6 +118,8 @@ pub struct Sequences {
     pub max_tokens: Vec<u32>,
     /// How tokens are chosen.
     pub sampling: Vec<Sampling>,
+    /// Who chooses them.
+    pub chooser: Vec<Chooser>,
     /// Ids that end the answer.
     pub stop_ids: Vec<Vec<u32>>,
     /// Whether the prompt's logits are wanted.
@@ -143,6 +145,7 @@ impl Sequences {
             n_in_flight: vec![0; n],
             max_tokens: vec![0; n],
             sampling: vec![Sampling::default(); n],
+            chooser: vec![Chooser::Greedy; n],
             stop_ids: vec![Vec::new(); n],
             prompt_logits: vec![false; n],
             pages: vec![vec![Vec::new(); n_groups]; n],

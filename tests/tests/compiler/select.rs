@@ -14,7 +14,7 @@ fn bucket(bounds: &Dims) -> Bucket {
 fn selected(graph: &Graph, bounds: &Dims) -> Result<KernelGraph, CompileError> {
     let target = TargetProfile::cpu();
     let groups = order::run(graph, group::run(graph, &target, bounds)?);
-    let kernels = select::run(graph, &groups, &target, &bucket(bounds), 16)?;
+    let kernels = select::run(graph, &groups, &target, &bucket(bounds), 256)?;
     kernels.verify().expect("select keeps the rules");
     Ok(kernels)
 }

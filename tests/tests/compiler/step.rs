@@ -180,7 +180,7 @@ proptest! {
 
 #[test]
 fn sizes_are_compared_one_by_one() {
-    let bounds = Dims { tokens: 4, sequences: 2, rows: 1, tiles: 4 };
-    assert!(Dims { tokens: 4, sequences: 1, rows: 1, tiles: 1 }.fits(&bounds));
-    assert!(!Dims { tokens: 1, sequences: 3, rows: 1, tiles: 1 }.fits(&bounds));
+    let bounds = Dims { tokens: 4, sequences: 2, rows: 1, tiles: 4, filtered: 1 };
+    assert!(Dims { tokens: 4, sequences: 1, rows: 1, tiles: 1, filtered: 1 }.fits(&bounds));
+    assert!(!Dims { tokens: 1, sequences: 3, rows: 1, tiles: 1, filtered: 1 }.fits(&bounds));
 }

@@ -57,9 +57,9 @@ pub(crate) fn targets() -> impl Strategy<Value = TargetProfile> {
 }
 
 /// One token.
-pub(crate) const DECODE: Dims = Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1 };
+pub(crate) const DECODE: Dims = Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1, filtered: 1 };
 /// A prefill chunk.
-pub(crate) const PREFILL: Dims = Dims { tokens: 64, sequences: 8, rows: 16, tiles: 12 };
+pub(crate) const PREFILL: Dims = Dims { tokens: 64, sequences: 8, rows: 16, tiles: 12, filtered: 16 };
 
 /// The kernels of one bucket, graph passes included.
 pub(crate) fn kernels(graph: &Graph, target: &TargetProfile, bounds: Dims, all_rows: bool) -> KernelGraph {

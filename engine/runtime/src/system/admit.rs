@@ -1,10 +1,14 @@
-//! Gives waiting requests a sequence row, first come, first served.
+//! Gives waiting requests a sequence row, first come, first served, and tells the device how their tokens are chosen.
 
-use crate::world::{Event, FinishReason, State, World};
+use crate::backend::Backend;
+use crate::sample::{self, Chooser, Room};
+use crate::world::{Event, FinishReason, Request, State, World};
+use ingot_ir::plan::Plan;
+use ingot_ir::step::LIST_WORDS;
 
 /// Runs the system.
 pub fn admit(world: &mut World) {
-    let World { waiting, cancelled, sequences, events, .. } = world;
+    let World { plan, backend, waiting, cancelled, sequences, words, events, .. } = world;
     for request in cancelled.drain(..) {
         if let Some(at) = waiting.iter().position(|(id, _)| *id == request) {
             waiting.remove(at);
@@ -17,6 +21,7 @@ pub fn admit(world: &mut World) {
     }
     while let Some(row) = sequences.state.iter().position(|state| *state == State::Free) {
         let Some((id, request)) = waiting.pop_front() else { break };
+        sequences.chooser[row] = chooser(plan, backend, row as u32, &request, words);
         sequences.request[row] = id;
         sequences.state[row] = State::Prefill;
         sequences.n_prompt[row] = request.prompt.len() as u32;
@@ -32,4 +37,31 @@ pub fn admit(world: &mut World) {
         sequences.n_step[row] = 0;
         sequences.n_pages_written[row].fill(0);
     }
+}
+
+/// Who chooses a request's tokens. Where it is the device, its columns of lists and history are written.
+fn chooser(plan: &Plan, backend: &mut Backend, row: u32, request: &Request, words: &mut Vec<u32>) -> Chooser {
+    let Request { prompt, sampling, stop_ids, prompt_logits, .. } = request;
+    if sampling.is_greedy() {
+        return Chooser::Greedy;
+    }
+    // A device adjusts logits in place, and who wants them wants them as they were.
+    if !backend.feeds_back() || *prompt_logits {
+        return Chooser::Host;
+    }
+    let history = plan.history_tokens();
+    let room = Room { n_vocab: plan.n_vocab, max_context: plan.max_context, history };
+    let Some(lists) = sample::lists(sampling, stop_ids, room, words) else { return Chooser::Host };
+    backend.write_columns(row, 0, words);
+    if sample::remembers(sampling) {
+        // The newest tokens, each at its position in the ring, which begins anew at multiples of its length.
+        let newest = prompt.len().saturating_sub(history as usize);
+        let turn = prompt.len() / history as usize * history as usize;
+        for (first, end) in [(newest, turn.max(newest)), (turn.max(newest), prompt.len())] {
+            if first < end {
+                backend.write_columns(row, LIST_WORDS + first as u32 % history, &prompt[first..end]);
+            }
+        }
+    }
+    Chooser::Device(lists)
 }

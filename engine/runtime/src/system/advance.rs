@@ -1,6 +1,6 @@
 //! Hands a finished step's results to its sequences: chooses tokens, appends them, checks stop rules.
 
-use crate::sample::{History, Scratch, logprobs, sample};
+use crate::sample::{Chooser, History, Scratch, logprobs, sample};
 use crate::world::{Event, FinishReason, Sequences, State, World};
 
 /// Runs the system on [`World::output`], the result of the oldest step in flight.
@@ -37,10 +37,18 @@ pub fn advance(world: &mut World) {
             continue;
         }
         let last = (first_row + n_rows - 1) as usize;
-        let id = if sequences.sampling[row].is_greedy() {
-            output.sampled[last]
-        } else {
-            choose(sequences, row, &output.logits[last * n_vocab..(last + 1) * n_vocab], scratch, events)
+        let id = match sequences.chooser[row] {
+            Chooser::Greedy => output.sampled[last],
+            Chooser::Device(_) => {
+                if let Some(n_best) = sequences.sampling[row].n_logprobs {
+                    let (logprob, best) = output.logprobs(last, n_best.min(plan.n_vocab) as usize);
+                    events.push(Event::Logprobs { request, logprob, best });
+                }
+                output.sampled[last]
+            }
+            Chooser::Host => {
+                choose(sequences, row, &output.logits[last * n_vocab..(last + 1) * n_vocab], scratch, events)
+            }
         };
         sequences.tokens[row].push(id);
         if sequences.n_in_flight[row] == 0 {
