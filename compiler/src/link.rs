@@ -103,6 +103,7 @@ fn template(template: Template) -> shaders::Template {
         Template::Map => shaders::Template::Map,
         Template::SamplePartial => shaders::Template::SamplePartial,
         Template::SampleBins => shaders::Template::SampleBins,
+        Template::SampleFilter => shaders::Template::SampleFilter,
         Template::SampleFinal => shaders::Template::SampleFinal,
     }
 }

@@ -1,5 +1,5 @@
 // What a part of a row's logits comes to: the greatest, the sum of exp(logit - greatest), and the best of what is chosen
-// by, with its id; the lower id wins ties. Over a workgroup of WG invocations (a power of two): 16 * WG bytes.
+// by, with its id; the lower id wins ties. Over a workgroup of WG invocations (a power of two from 32): 16 * WG bytes.
 
 struct Part { top: f32, sum: f32, best: f32, id: u32 }
 
@@ -15,16 +15,24 @@ fn part_of(a: Part, b: Part) -> Part {
     return Part(top, sum, a.best, a.id);
 }
 
+// Invocations that each put together an equal share of the others' parts. Two rounds: a tree would take a barrier for
+// each halving.
+const PART_SHARES = 16u;
+
 // That of the workgroup, for every invocation. Must be called in uniform control flow.
 fn workgroup_part(own: Part, thread: u32) -> Part {
     workgroupBarrier();
     part_scratch[thread] = own;
-    for (var width = WG / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if thread < width { part_scratch[thread] = part_of(part_scratch[thread], part_scratch[thread + width]); }
+    workgroupBarrier();
+    if thread < PART_SHARES {
+        var share = own;
+        for (var ix = thread + PART_SHARES; ix < WG; ix += PART_SHARES) { share = part_of(share, part_scratch[ix]); }
+        part_scratch[thread] = share;
     }
     workgroupBarrier();
-    return part_scratch[0];
+    var whole = part_scratch[0];
+    for (var ix = 1u; ix < PART_SHARES; ix++) { whole = part_of(whole, part_scratch[ix]); }
+    return whole;
 }
 
 fn part_words(part: Part) -> vec4<u32> {

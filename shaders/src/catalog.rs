@@ -53,6 +53,7 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
             rule(rows, 1, (c.u32("N_COLS") / epilogue::columns_per_out(&spec.epilogue)).div_ceil(c.u32("WG")))
         }
         Template::SamplePartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
+        Template::SampleFilter => rule(GridUnit::Filtered, 1, 1),
         Template::SampleBins => rule(GridUnit::Filtered, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
     })
 }
@@ -160,7 +161,7 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         let whole = consts.u32("HEAD_DIM").is_multiple_of(8);
         slots.insert("kv", source(if whole { "slot/kv_vec4.wgsl" } else { "slot/kv_words.wgsl" }));
     }
-    if template == Template::SampleFinal {
+    if template == Template::SampleFilter {
         let whole = consts.u32("N").is_multiple_of(4);
         slots.insert("logits", source(if whole { "slot/logits_vec4.wgsl" } else { "slot/logits_ragged.wgsl" }));
     }
@@ -221,8 +222,8 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
         Template::SamplePartial => list.push(info(Role::Columns, 0, 2, Read)),
-        Template::SampleBins => list.push(info(Role::Parts, 0, 2, Read)),
-        Template::SampleFinal => list.extend([info(Role::Parts, 0, 2, Read), info(Role::Bins, 0, 3, Read)]),
+        Template::SampleBins | Template::SampleFinal => list.push(info(Role::Parts, 0, 2, Read)),
+        Template::SampleFilter => list.extend([info(Role::Parts, 0, 2, Read), info(Role::Bins, 0, 3, Read)]),
         _ => {}
     }
     match spec.prologue {
@@ -238,7 +239,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
             list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)])
         }
         Template::SamplePartial => list.push(info(Role::Bins, 2, 1, ReadWrite)),
-        Template::SampleFinal => list.push(info(Role::Columns, 2, 1, ReadWrite)),
+        Template::SampleFilter | Template::SampleFinal => list.push(info(Role::Columns, 2, 1, ReadWrite)),
         _ => {}
     }
     list
@@ -268,7 +269,8 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::RmsNorm => 4 * c.u32("WG"),
         Template::SamplePartial => 8 * c.u32("BLOCK") + 16 * c.u32("WG"),
         Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),
-        Template::SampleFinal => 12 * 256 + 40 * c.u32("WG") + 64,
+        Template::SampleFilter => 12 * 256 + 44 * c.u32("WG") + 128,
+        Template::SampleFinal => 16 * c.u32("WG"),
         Template::Embed | Template::GatherRows | Template::Map => 0,
     }
 }

@@ -47,7 +47,9 @@ named! {
         SamplePartial "sample_partial",
         /// How far a row's logits lie below its greatest.
         SampleBins "sample_bins",
-        /// The id that a row's logits choose.
+        /// The id that the logits of a row choose that filters.
+        SampleFilter "sample_filter",
+        /// The id that another row's logits choose.
         SampleFinal "sample_final",
     }
 }

@@ -121,12 +121,14 @@ fn specs() -> Vec<KernelSpec> {
                 spec.rows = *rows;
                 list.push(spec);
                 let sample = |template| {
-                    let spec = KernelSpec::new(template, Tier::Plain).with("N", n + n % 3).with("BLOCK", 4 * wg.max(64));
+                    let spec =
+                        KernelSpec::new(template, Tier::Plain).with("N", n + n % 3).with("BLOCK", 4 * wg.max(64));
                     KernelSpec { rows: *rows, ..spec }
                 };
                 list.push(sample(Template::SamplePartial).with("WG", wg).with("RING", n));
                 list.push(sample(Template::SampleBins).with("WG", wg));
-                list.push(sample(Template::SampleFinal).with("RING", n));
+                list.push(sample(Template::SampleFilter).with("RING", n));
+                list.push(sample(Template::SampleFinal).with("WG", wg).with("RING", n));
                 list.push(KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", n).with("WG", wg));
             }
         }

@@ -149,7 +149,9 @@ impl SamplingRig {
                 return told(format!("id {} for {}", found.id, expected.id));
             }
             n_other += usize::from(found.id != expected.id);
-            let (Some((logprob, best)), Some((_, expected_best))) = (&found.logprobs, &expected.logprobs) else { continue };
+            let (Some((logprob, best)), Some((_, expected_best))) = (&found.logprobs, &expected.logprobs) else {
+                continue;
+            };
             let mut logprobs = Vec::new();
             sample::log_softmax(&expected.logits, &mut logprobs);
             let is_close = |a: f32, b: f32| a == b || (a - b).abs() <= draw::LOGPROB * (1.0 + b.abs());

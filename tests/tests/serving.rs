@@ -8,6 +8,8 @@ mod gpu;
 mod measuring;
 #[path = "serving/random.rs"]
 mod random;
+#[path = "serving/sampled.rs"]
+mod sampled;
 #[path = "serving/stranger.rs"]
 mod stranger;
 #[path = "serving/support.rs"]

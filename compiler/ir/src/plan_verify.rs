@@ -306,13 +306,11 @@ impl Plan {
             (Template::Matvec | Template::Matmul | Template::Map, Role::Operand0 | Role::Operand1 | Role::Operand2) => {
                 rows * n_out
             }
-            (Template::SamplePartial | Template::SampleBins | Template::SampleFinal, Role::X) => rows * n("N"),
-            (Template::SamplePartial, Role::Out) | (Template::SampleBins | Template::SampleFinal, Role::Parts) => {
+            (template, Role::X) if samples(template) => rows * n("N"),
+            (Template::SamplePartial, Role::Out) | (_, Role::Parts) => {
                 rows * n("N").div_ceil(n("BLOCK").max(1)) * u128::from(PART_WORDS)
             }
-            (Template::SampleBins, Role::Out) | (Template::SamplePartial | Template::SampleFinal, Role::Bins) => {
-                rows * u128::from(BIN_WORDS)
-            }
+            (Template::SampleBins, Role::Out) | (_, Role::Bins) => rows * u128::from(BIN_WORDS),
             _ => 0,
         };
         let bound = match operand.binding {
@@ -408,6 +406,12 @@ impl Plan {
     }
 }
 
+/// Whether a template is one of those that choose tokens.
+fn samples(template: Template) -> bool {
+    use Template::{SampleBins, SampleFilter, SampleFinal, SamplePartial};
+    matches!(template, SamplePartial | SampleBins | SampleFilter | SampleFinal)
+}
+
 /// Whether an operand of a role may lie where it is bound.
 fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
     match role {
@@ -427,7 +431,9 @@ fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
             });
             suits && (is_vector || matches!(binding, Binding::Arena { .. } | Binding::Logits))
         }
-        Role::Out if kernel.template == Template::SampleFinal => binding == Binding::Sampled,
+        Role::Out if matches!(kernel.template, Template::SampleFilter | Template::SampleFinal) => {
+            binding == Binding::Sampled
+        }
         Role::Columns => binding == Binding::Columns,
         Role::Normed | Role::Squares | Role::Parts | Role::Bins => matches!(binding, Binding::Arena { .. }),
         Role::X | Role::Q | Role::K | Role::V | Role::Out => {

@@ -363,7 +363,8 @@ impl<'a> StepView<'a> {
             sequences: bytemuck::try_cast_slice(table(header.seqs_at, header.n_seqs, 4)?).ok()?,
             rows: table(header.rows_at, header.n_rows, 1)?,
             tiles: bytemuck::try_cast_slice(table(header.tiles_at, header.n_tiles, 4)?).ok()?,
-            choices: bytemuck::try_cast_slice(table(header.choices_at, header.n_choices, Choice::WORDS as u32)?).ok()?,
+            choices: bytemuck::try_cast_slice(table(header.choices_at, header.n_choices, Choice::WORDS as u32)?)
+                .ok()?,
             slots: words.get(header.slots_at as usize..)?,
         })
     }

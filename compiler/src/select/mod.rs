@@ -14,8 +14,8 @@ use builder::{Builder, Spot};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::{
-    Access, BIN_WORDS, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, PART_WORDS, Place, Prologue,
-    Role, Template,
+    Access, BIN_WORDS, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, PART_WORDS, Place,
+    Prologue, Role, Template,
 };
 use ingot_ir::kv::KvLayerId;
 use ingot_ir::plan::history_tokens;
@@ -420,15 +420,18 @@ fn argmax(b: &mut Builder<'_>, group: &Group, max_context: u32) -> Result<(), Co
     b.node(first, operands, &group.members)?;
     let operands = vec![STEP, read(Role::X, logits), read(Role::Parts, parts), write(Role::Out, bins)];
     b.node(spec(b, Template::SampleBins), operands, &group.members)?;
-    let operands = vec![
+    let mut operands = vec![
         STEP,
         read(Role::X, logits),
         read(Role::Parts, parts),
-        read(Role::Bins, bins),
         write(Role::Out, Place::Sampled),
         write(Role::Columns, Place::Columns),
     ];
-    b.node(last, operands, &group.members)
+    b.node(last, operands.clone(), &group.members)?;
+    operands.push(read(Role::Bins, bins));
+    let mut filter = spec(b, Template::SampleFilter);
+    filter.set("RING", history);
+    b.node(filter, operands, &group.members)
 }
 
 /// The number of workgroups as an expression.

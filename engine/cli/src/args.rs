@@ -2,7 +2,7 @@
 
 mod answer;
 
-pub(crate) use answer::{AnswerArgs, max_tokens, unescape, variables};
+pub(crate) use answer::{AnswerArgs, SamplingArgs, max_tokens, unescape, variables};
 
 use crate::{progress, shipped};
 use anyhow::{Context, Result};

@@ -7,7 +7,7 @@ use ingot_runtime::tick;
 use ingot_runtime::world::{Event, Request, RequestId, World};
 use std::time::{Duration, Instant};
 
-/// Sequences that are alike, with made-up prompts and greedy answers that never end early.
+/// Sequences that are alike, with made-up prompts and answers that never end early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Workload {
     /// Sequences at one time.
@@ -63,19 +63,19 @@ struct Sequence {
 }
 
 impl Model {
-    /// Runs a workload and times it.
+    /// Runs a workload, whose tokens are chosen as `sampling` says, and times it.
     ///
     /// # Errors
     /// Those of the runtime, e.g. a prompt that the context does not hold.
-    pub fn measure(&mut self, workload: Workload) -> Result<Measured, Error> {
-        let measured = self.timed(workload);
+    pub fn measure(&mut self, workload: Workload, sampling: &Sampling) -> Result<Measured, Error> {
+        let measured = self.timed(workload, sampling);
         if measured.is_err() {
             self.abandon();
         }
         measured
     }
 
-    fn timed(&mut self, workload: Workload) -> Result<Measured, Error> {
+    fn timed(&mut self, workload: Workload, sampling: &Sampling) -> Result<Measured, Error> {
         let Workload { n_sequences, n_prompt, n_gen } = workload;
         let n_vocab = self.world.plan.n_vocab;
         let n_prompt = n_prompt.max(1);
@@ -84,13 +84,8 @@ impl Model {
         for row in 0..n_sequences {
             let prompt = (0..n_prompt).map(|ix| made_up_id(row * n_prompt + ix, n_vocab)).collect();
             let max_tokens = workload.context().saturating_sub(n_prompt).max(1);
-            let request = Request {
-                prompt,
-                sampling: Sampling::default(),
-                stop_ids: Vec::new(),
-                max_tokens,
-                prompt_logits: false,
-            };
+            let request =
+                Request { prompt, sampling: sampling.clone(), stop_ids: Vec::new(), max_tokens, prompt_logits: false };
             let request = self.world.submit(request)?;
             sequences.push(Sequence { request, last_at: None, n_counted: 0 });
         }

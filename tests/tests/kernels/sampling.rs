@@ -73,13 +73,13 @@ fn every_chain_chooses_as_the_processors_does() {
     for device in gpus().iter().take(1) {
         let _turn = turn(device);
         let (mut n_all, mut n_other) = (0, 0);
-        for n_vocab in [5, 32, 257, 1023, 1024, 4099, 20_002] {
+        for n_vocab in [5, 1023, 4100, 20_002] {
             let mut rng = Rng::new(u64::from(n_vocab));
             let rows = rows(n_vocab, &mut rng);
             let n_rows = rows.len();
             let mut rig = SamplingRig::new(device, rows, 16);
-            // Steps of fewer rows run other variants.
-            for n in [16, 16, 16, 16, 1, 3, 16, 16, 16, 16] {
+            // Drivers take long to compile kernels for a processor, so there is one variant.
+            for n in [16; 12] {
                 let asks: Vec<Ask> = (0..n).map(|_| ask(n_vocab, n_rows, &mut rng)).collect();
                 n_other += rig.check(&asks).unwrap_or_else(|why| panic!("{why}"));
                 n_all += n;
@@ -149,7 +149,8 @@ fn what_is_forbidden_never_comes() {
 fn draws_follow_their_distribution() {
     for device in gpus().iter().take(1) {
         let _turn = turn(device);
-        let logits: Vec<f32> = (0..2_000).map(|id| if id % 400 == 7 { 3.0 - id as f32 / 800.0 } else { -60.0 }).collect();
+        let logits: Vec<f32> =
+            (0..2_000).map(|id| if id % 400 == 7 { 3.0 - id as f32 / 800.0 } else { -60.0 }).collect();
         let likely: Vec<usize> = (0..2_000).filter(|id| logits[*id] > 0.0).collect();
         let mut rig = SamplingRig::new(device, vec![logits.clone()], 64);
         for (temperature, top_k) in [(0.7, 0), (2.0, 0), (1.0, 3)] {
@@ -178,27 +179,6 @@ fn draws_follow_their_distribution() {
                 .sum();
             // Up to 4 degrees of freedom: one draw in 10,000 is beyond 23.5.
             assert!(chi_square < 23.5, "{chi_square} at {temperature} and {top_k}");
-        }
-    }
-}
-#[test]
-fn zz_time() {
-    for device in gpus().iter().take(1) {
-        let _turn = turn(device);
-        let mut rng = Rng::new(1);
-        let t = std::time::Instant::now();
-        let mut rig = SamplingRig::new(device, rows(20_002, &mut rng), 16);
-        println!("new {:?}", t.elapsed());
-        for _ in 0..4 {
-            let t = std::time::Instant::now();
-            let asks: Vec<Ask> = (0..16).map(|_| ask(20_002, 7, &mut rng)).collect();
-            rig.pack(&asks);
-            println!("pack {:?}", t.elapsed());
-            let ns = rig.run(true);
-            println!("run {:?} {ns:?}", t.elapsed());
-            let t = std::time::Instant::now();
-            asks.iter().for_each(|ask| drop(rig.expected(ask)));
-            println!("cpu {:?}", t.elapsed());
         }
     }
 }

@@ -409,7 +409,9 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Template::SampleFinal => {
             (Work::ArgmaxFinal { parts: operand(Role::Parts)?, n_blocks: n("N")?.div_ceil(n("BLOCK")?) }, 1)
         }
-        Template::SampleBins => return Err(RuntimeError::Cpu("it chooses by more than the greatest elsewhere".into())),
+        Template::SampleBins | Template::SampleFilter => {
+            return Err(RuntimeError::Cpu("it chooses by more than the greatest elsewhere".into()));
+        }
     };
     let tail = spec.epilogue.iter().map(|op| tail(spec, *op, &operand)).collect::<Result<_, _>>()?;
     Ok(Launch { work, rows: spec.rows, tail, out: operand(Role::Out)?, stride })

@@ -76,6 +76,16 @@ pub fn remembers(sampling: &Sampling) -> bool {
     penalties(sampling).iter().any(|(_, window)| *window > 0)
 }
 
+/// Where the newest tokens lie in a ring of `history`, in which each has its position's place: pieces and their first place.
+pub fn ring(tokens: &[u32], history: u32) -> impl Iterator<Item = (u32, &[u32])> {
+    let length = history.max(1) as usize;
+    let newest = tokens.len().saturating_sub(length);
+    // The ring begins anew at multiples of its length.
+    let turn = (tokens.len() / length * length).max(newest);
+    let pieces = [(newest, turn), (turn, tokens.len())].into_iter().filter(|(first, end)| first < end);
+    pieces.map(move |(first, end)| ((first % length) as u32, &tokens[first..end]))
+}
+
 /// Strengths and windows of the repetition, presence and frequency penalties; a window of 0 is off, of [`u32::MAX`] all.
 fn penalties(sampling: &Sampling) -> [(f32, u32); 3] {
     let window = |penalty: Penalty, is_on: bool| match (is_on, penalty.window) {
@@ -161,6 +171,20 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_holds_each_token_at_its_position() {
+        for n in [0u32, 3, 9, 10, 11, 25, 30] {
+            let tokens: Vec<u32> = (100..100 + n).collect();
+            let mut held = [0; 10];
+            for (at, piece) in ring(&tokens, 10) {
+                held[at as usize..at as usize + piece.len()].copy_from_slice(piece);
+            }
+            for position in n.saturating_sub(10)..n {
+                assert_eq!(held[position as usize % 10], 100 + position, "{n} tokens");
+            }
+        }
+    }
+
+    #[test]
     fn what_a_gpu_has_no_room_for_is_the_processors() {
         let mut words = Vec::new();
         let mut told = |sampling: Sampling| lists(&sampling, &[1], ROOM, &mut words).is_some();
@@ -168,7 +192,9 @@ mod tests {
         let on = |window| Penalty { strength: 0.5, window };
         assert!(told(plain()) && told(Sampling { presence: on(500), n_logprobs: Some(20), ..plain() }));
         assert!(!told(Sampling { presence: on(501), ..plain() }) && !told(Sampling { frequency: on(0), ..plain() }));
-        assert!(!told(Sampling { n_logprobs: Some(21), ..plain() }) && !told(Sampling { temperature: 1e-40, ..plain() }));
+        assert!(
+            !told(Sampling { n_logprobs: Some(21), ..plain() }) && !told(Sampling { temperature: 1e-40, ..plain() })
+        );
         assert!(!told(Sampling { logit_bias: (0..600).map(|id| (id, 1.0)).collect(), ..plain() }));
         let windowless = Penalty { strength: 1.0, window: 0 };
         assert!(told(Sampling { repetition: windowless, ..plain() }), "a penalty that is off sees nothing");
@@ -176,7 +202,9 @@ mod tests {
 
     #[test]
     fn a_choice_says_what_must_be_done() {
-        let flags = |sampling: &Sampling, position| choice(sampling, Lists { n_banned: 1, ..Lists::default() }, 3, position, 10).flags;
+        let flags = |sampling: &Sampling, position| {
+            choice(sampling, Lists { n_banned: 1, ..Lists::default() }, 3, position, 10).flags
+        };
         let warm = Sampling { temperature: 0.5, ..Sampling::default() };
         assert_eq!((flags(&warm, 10), choice(&warm, Lists::default(), 3, 10, 10).inverse_temperature), (0, 2.0));
         assert_eq!(flags(&Sampling { top_p: 0.9, ..warm.clone() }, 10), Choice::FILTERS);

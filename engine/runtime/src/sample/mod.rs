@@ -12,7 +12,7 @@ mod processors;
 mod random;
 mod sampling;
 
-pub use device::{Chooser, Lists, Room, choice, lists, remembers};
+pub use device::{Chooser, Lists, Room, choice, lists, remembers, ring};
 pub use filters::filter;
 pub use processors::process;
 pub use random::{Random, gumbel};

@@ -54,13 +54,8 @@ fn chooser(plan: &Plan, backend: &mut Backend, row: u32, request: &Request, word
     let Some(lists) = sample::lists(sampling, stop_ids, room, words) else { return Chooser::Host };
     backend.write_columns(row, 0, words);
     if sample::remembers(sampling) {
-        // The newest tokens, each at its position in the ring, which begins anew at multiples of its length.
-        let newest = prompt.len().saturating_sub(history as usize);
-        let turn = prompt.len() / history as usize * history as usize;
-        for (first, end) in [(newest, turn.max(newest)), (turn.max(newest), prompt.len())] {
-            if first < end {
-                backend.write_columns(row, LIST_WORDS + first as u32 % history, &prompt[first..end]);
-            }
+        for (at, tokens) in sample::ring(prompt, history) {
+            backend.write_columns(row, LIST_WORDS + at, tokens);
         }
     }
     Chooser::Device(lists)
