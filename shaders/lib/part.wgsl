@@ -39,6 +39,7 @@ fn part_words(part: Part) -> vec4<u32> {
     return vec4<u32>(bitcast<u32>(part.top), bitcast<u32>(part.sum), bitcast<u32>(part.best), part.id);
 }
 
+// The id is one of the row's, whatever the words are.
 fn part_from(words: vec4<u32>) -> Part {
-    return Part(bitcast<f32>(words.x), bitcast<f32>(words.y), bitcast<f32>(words.z), words.w);
+    return Part(bitcast<f32>(words.x), bitcast<f32>(words.y), bitcast<f32>(words.z), min(words.w, N - 1u));
 }

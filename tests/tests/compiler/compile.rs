@@ -17,7 +17,7 @@ fn the_plan_of_a_small_model() {
     let shape = Shape { hidden: 32, ffn: 32, n_heads: 2, n_kv_heads: 1, tied: true, ..Shape::llama() };
     let target = small_cpu();
     insta::assert_snapshot!(compile(&shape.graph(), &target, OPTIONS).expect("compiles"), @r#"
-    plan "random llama" version=1 target=small-cpu cpu=true vocab=96 context=256 batch=1 page=16 kv=f32 max_binding=4096
+    plan "random llama" version=2 target=small-cpu cpu=true vocab=96 context=256 batch=1 page=16 kv=f32 max_binding=4096
     g0 = kv_group heads=1 k=16 v=16
     l0 = kv_layer g0
     a0 = arena 2048
@@ -40,8 +40,8 @@ fn the_plan_of_a_small_model() {
     p6 = matvec rows=tokens format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
     p7 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
     p8 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
-    p9 = argmax_partial rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
-    p10 = argmax_final rows=tokens N_PARTIAL=1 workgroup=1,1,1
+    p9 = sample_partial rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
+    p10 = sample_final rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
     p11 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=2 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
     p12 = attention rows=tokens HEAD_DIM=16 KEEP=0 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=2 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
     p13 = gather_rows rows=wanted N_COLS=32 workgroup=1,1,1
@@ -49,10 +49,10 @@ fn the_plan_of_a_small_model() {
     p15 = matvec rows=wanted format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
     p16 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
     p17 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
-    p18 = argmax_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
-    p19 = argmax_final rows=wanted N_PARTIAL=1 workgroup=1,1,1
+    p18 = sample_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
+    p19 = sample_final rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
     p20 = matmul rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
-    x0 = variant bounds=1,1,1,1 q_tile=1 all_rows=true
+    x0 = variant bounds=1,1,1,1,1 q_tile=1 all_rows=true
       d0 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@256+128 grid=1 origin=v0
       d1 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@256+128 grid=1 origin=v0
       d2 = dispatch p2 step<step norm_weight<b2 x<a0@256+128 weight<b3 out>a0@0+256 grid=1 origin=v1,v2
@@ -63,9 +63,9 @@ fn the_plan_of_a_small_model() {
       d7 = dispatch p5 step<step x<a0@0+128 weight<b8 out>a0@256+128 grid=1 origin=v15,v16
       d8 = dispatch p7 step<step norm_weight<b9 x<a0@256+128 weight<b0 out>logits grid=1 origin=v17,v18
       d9 = dispatch p8 step<step norm_weight<b9 x<a0@256+128 weight<b1 out>logits grid=1 origin=v17,v19
-      d10 = dispatch p9 step<step x<logits out>a0@0+8 grid=1 origin=v21
-      d11 = dispatch p10 step<step x<a0@0+8 out>sampled grid=1 origin=v21
-    x1 = variant bounds=2,1,2,2 q_tile=2
+      d10 = dispatch p9 step<step x<logits out>a0@0+16 grid=1 origin=v21
+      d11 = dispatch p10 step<step parts<a0@0+16 out>sampled grid=1 origin=v21
+    x1 = variant bounds=2,1,2,2,2 q_tile=2
       d12 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@512+256 grid=1 origin=v0
       d13 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@512+256 grid=1 origin=v0
       d14 = dispatch p11 step<step norm_weight<b2 x<a0@512+256 weight<b3 out>a0@0+512 grid=1 origin=v1,v2

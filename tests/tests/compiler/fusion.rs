@@ -29,8 +29,8 @@ fn llama_decoding() {
     rms_norm > matvec bf16 > silu_mul_pairs
     matvec bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -48,8 +48,10 @@ fn llama_decoding_on_a_gpu() {
             rms_norm > matvec bf16 > silu_mul_pairs
             matvec bf16 > add_out
             rms_norm > matvec bf16
-            argmax_partial
-            argmax_final
+            sample_partial
+            sample_bins
+            sample_final
+            sample_filter
             ");
         }
     }
@@ -69,8 +71,10 @@ fn qwen2_decoding_on_a_gpu() {
     rms_norm > matvec affine4g32_bf16 > silu_mul_pairs
     matvec affine4g32_bf16 > add_out
     rms_norm > matvec affine4g32_bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_bins
+    sample_final
+    sample_filter
     ");
 }
 
@@ -89,8 +93,10 @@ fn unlike_formats_on_a_gpu() {
     rms_norm > matvec affine4g32_bf16 > silu_mul_pairs
     matvec affine4g32_bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_bins
+    sample_final
+    sample_filter
     ");
 }
 
@@ -113,8 +119,8 @@ fn llama_prefill_on_the_cpu() {
     rms_norm > matvec bf16 > silu_mul_pairs
     matvec bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -132,8 +138,10 @@ fn llama_prefill_on_a_gpu() {
     rms_norm > matvec bf16 > silu_mul_pairs
     matvec bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_bins
+    sample_final
+    sample_filter
     ");
 }
 
@@ -154,8 +162,8 @@ fn biases_join_their_products() {
     rms_norm > matvec bf16 > bias(0) > silu_mul_pairs
     matvec bf16 > bias(0) > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -173,8 +181,8 @@ fn unlike_formats() {
     rms_norm > matvec bf16 > silu > mul(0)
     matvec affine4g32_bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -207,8 +215,8 @@ fn a_head_beyond_the_binding_limit() {
     matvec affine4g32_bf16 > add_out
     rms_norm > matvec bf16
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -226,8 +234,8 @@ fn declined_norm_prologue() {
     matvec bf16 > add_out
     rms_norm
     matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -243,8 +251,8 @@ fn declined_gate_pairs() {
     rms_norm > matvec bf16 > silu > mul(0)
     matvec bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -263,8 +271,8 @@ fn declined_activation() {
     rms_norm > matvec bf16 > mul(0)
     matvec bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -283,8 +291,8 @@ fn declined_multiply() {
     map > mul(0)
     matvec bf16 > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }
 
@@ -301,7 +309,7 @@ fn declined_residual() {
     matvec bf16
     map > add_out
     rms_norm > matvec bf16
-    argmax_partial
-    argmax_final
+    sample_partial
+    sample_final
     ");
 }

@@ -424,7 +424,7 @@ fn spec_rules() {
         said("attention", |s| s.epilogue.push(EpilogueOp::Silu)),
         said("rope_kv", |s| s.set("ROT_DIM", Const::U32(18))),
         said("rope_kv", |s| s.set("ROT_DIM", Const::U32(7))),
-        said("argmax_partial", |s| s.set("BLOCK", Const::U32(0))),
+        said("sample_partial", |s| s.set("BLOCK", Const::U32(0))),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::Silu; 9]),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::Add(3)]),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::SiluMulPairs; 2]),
