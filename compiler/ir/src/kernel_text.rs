@@ -78,15 +78,18 @@ pub(crate) fn parse_spec(line: &Line) -> Result<KernelSpec, IrError> {
     Ok(spec)
 }
 
+/// `tokens,sequences,rows,tiles`, and the filtered rows where they are not all.
 pub(crate) fn dims_text(dims: &Dims) -> String {
-    Dim::ALL.iter().map(|dim| dims.get(*dim).to_string()).collect::<Vec<_>>().join(",")
+    let n_told = if dims.filtered == dims.rows { 4 } else { 5 };
+    Dim::ALL[..n_told].iter().map(|dim| dims.get(*dim).to_string()).collect::<Vec<_>>().join(",")
 }
 
 pub(crate) fn parse_dims(line: &Line, text: &str) -> Result<Dims, IrError> {
     let numbers: Option<Vec<u32>> = text.split(',').map(|n| n.parse().ok()).collect();
     match numbers.as_deref() {
+        Some(&[tokens, sequences, rows, tiles]) => Ok(Dims { tokens, sequences, rows, tiles, filtered: rows }),
         Some(&[tokens, sequences, rows, tiles, filtered]) => Ok(Dims { tokens, sequences, rows, tiles, filtered }),
-        _ => Err(line.error(format!("expected tokens,sequences,rows,tiles,filtered, found {text:?}"))),
+        _ => Err(line.error(format!("expected tokens,sequences,rows,tiles, found {text:?}"))),
     }
 }
 

@@ -15,7 +15,7 @@ use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::{
     Access, BIN_WORDS, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, PART_WORDS, Place,
-    Prologue, Role, Template,
+    Prologue, Role, Rows, Template,
 };
 use ingot_ir::kv::KvLayerId;
 use ingot_ir::plan::history_tokens;
@@ -397,6 +397,10 @@ fn argmax(b: &mut Builder<'_>, group: &Group, max_context: u32) -> Result<(), Co
     let parts = b.scratch(result, n.div_ceil(SAMPLE_BLOCK) * PART_WORDS);
     let spec = |b: &Builder<'_>, template| {
         let mut spec = b.spec(template, result);
+        // Where every token is wanted the two are the same, and variants share their kernels.
+        if b.bucket.all_rows && !b.target.is_cpu {
+            spec.rows = Rows::Wanted;
+        }
         spec.set("N", Const::U32(n));
         spec.set("BLOCK", Const::U32(SAMPLE_BLOCK));
         spec

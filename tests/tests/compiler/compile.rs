@@ -52,7 +52,7 @@ fn the_plan_of_a_small_model() {
     p18 = sample_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
     p19 = sample_final rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
     p20 = matmul rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
-    x0 = variant bounds=1,1,1,1,1 q_tile=1 all_rows=true
+    x0 = variant bounds=1,1,1,1 q_tile=1 all_rows=true
       d0 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@256+128 grid=1 origin=v0
       d1 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@256+128 grid=1 origin=v0
       d2 = dispatch p2 step<step norm_weight<b2 x<a0@256+128 weight<b3 out>a0@0+256 grid=1 origin=v1,v2
@@ -65,7 +65,7 @@ fn the_plan_of_a_small_model() {
       d9 = dispatch p8 step<step norm_weight<b9 x<a0@256+128 weight<b1 out>logits grid=1 origin=v17,v19
       d10 = dispatch p9 step<step x<logits out>a0@0+16 grid=1 origin=v21
       d11 = dispatch p10 step<step parts<a0@0+16 out>sampled grid=1 origin=v21
-    x1 = variant bounds=2,1,2,2,2 q_tile=2
+    x1 = variant bounds=2,1,2,2 q_tile=2
       d12 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@512+256 grid=1 origin=v0
       d13 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@512+256 grid=1 origin=v0
       d14 = dispatch p11 step<step norm_weight<b2 x<a0@512+256 weight<b3 out>a0@0+512 grid=1 origin=v1,v2
@@ -78,8 +78,8 @@ fn the_plan_of_a_small_model() {
       d21 = dispatch p14 step<step x<a0@256+256 weight<b8 out>a0@0+256 grid=1 origin=v17,v18
       d22 = dispatch p16 step<step norm_weight<b9 x<a0@0+256 weight<b0 out>logits grid=1 origin=v19,v20
       d23 = dispatch p17 step<step norm_weight<b9 x<a0@0+256 weight<b1 out>logits grid=1 origin=v19,v21
-      d24 = dispatch p18 step<step x<logits out>a0@0+16 grid=1 origin=v23
-      d25 = dispatch p19 step<step x<a0@0+16 out>sampled grid=1 origin=v23
+      d24 = dispatch p18 step<step x<logits out>a0@0+32 grid=1 origin=v23
+      d25 = dispatch p19 step<step parts<a0@0+32 out>sampled grid=1 origin=v23
     x2 = variant bounds=4,1,4,3 q_tile=2
       d26 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@1024+512 grid=1 origin=v0
       d27 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@1024+512 grid=1 origin=v0
@@ -93,8 +93,8 @@ fn the_plan_of_a_small_model() {
       d35 = dispatch p14 step<step x<a0@512+512 weight<b8 out>a0@0+512 grid=1 origin=v17,v18
       d36 = dispatch p16 step<step norm_weight<b9 x<a0@0+512 weight<b0 out>logits grid=1 origin=v19,v20
       d37 = dispatch p17 step<step norm_weight<b9 x<a0@0+512 weight<b1 out>logits grid=1 origin=v19,v21
-      d38 = dispatch p18 step<step x<logits out>a0@0+32 grid=1 origin=v23
-      d39 = dispatch p19 step<step x<a0@0+32 out>sampled grid=1 origin=v23
+      d38 = dispatch p18 step<step x<logits out>a0@0+64 grid=1 origin=v23
+      d39 = dispatch p19 step<step parts<a0@0+64 out>sampled grid=1 origin=v23
     "#);
 }
 

@@ -103,7 +103,11 @@ fn unlike_formats_on_a_gpu() {
 #[test]
 fn declined_rope_kv() {
     let target = TargetProfile { declined: vec![Fusion::RopeKv], ..TargetProfile::vulkan() };
-    assert_eq!(decode(&Shape::llama(), &target), decode(&Shape::llama(), &TargetProfile::cpu()));
+    let models = |target: &TargetProfile| {
+        let kernels = decode(&Shape::llama(), target);
+        kernels.lines().filter(|kernel| !kernel.starts_with("sample")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(models(&target), models(&TargetProfile::cpu()), "but for the choice of tokens");
 }
 
 #[test]

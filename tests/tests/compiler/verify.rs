@@ -321,7 +321,7 @@ fn plan_rules() {
         }),
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
-    plan: version 2 is not 1; compile the model again
+    plan: version 3 is not 2; compile the model again
     plan: pages of 0 tokens; kernels know those of 16
     l0: g9 does not exist
     b0: its segments do not fill it
@@ -401,7 +401,7 @@ fn plan_rules_for_strangers() {
     x0: is for steps of nothing
     x2: is for 0 tiles; 4 tokens of 1 sequences may need 2
     p2: attention runs over tokens, not wanted
-    p11: gather_rows runs over wanted, not tokens
+    p13: gather_rows runs over wanted, not tokens
     d4: operand out ends at column 1048640 of rows of 64
     d3: operand operand0 cannot be bound to that
     d1: operand operand0 cannot be bound to that

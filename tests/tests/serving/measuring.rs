@@ -81,9 +81,10 @@ fn a_workload_counts_every_token_once() {
     for (choice, device) in choices() {
         let _turn = device.map(turn);
         let mut model = load(&choice, 2);
-        for (n_sequences, n_prompt) in [(1, 1), (2, 20)] {
-            let measured =
-                model.measure(Workload { n_sequences, n_prompt, n_gen: 6 }, &Sampling::default()).expect("a workload");
+        let drawn = Sampling { temperature: 0.8, top_p: 0.9, ..Sampling::default() };
+        for (n_sequences, n_prompt, sampling) in [(1, 1, Sampling::default()), (2, 20, drawn)] {
+            let workload = Workload { n_sequences, n_prompt, n_gen: 6 };
+            let measured = model.measure(workload, &sampling).expect("a workload");
             let n = (n_sequences * 6) as usize;
             // Sequences that wait for the last prompt go on meanwhile, so that some may be a token ahead at the end.
             assert!((n..n + 2 * n_sequences as usize).contains(&measured.n_decoded), "{measured:?}");
