@@ -115,8 +115,8 @@ fn adjusted(row: u32, logit: f32, at: u32) -> f32 {
         value = select(value / strength, value * strength, value < 0.0);
     }
     if (marks & PRESENT) != 0u { value -= choice_number(row, PRESENCE); }
-    let count = marks & (BANNED - 1u);
-    if count > 0u { value -= f32(count) * choice_number(row, FREQUENCY); }
+    // One by one, so that sums round as the processor's do and equal ones stay equal.
+    for (var n = 0u; n < (marks & (BANNED - 1u)); n++) { value -= choice_number(row, FREQUENCY); }
     if (marks & BANNED) != 0u { value = LEAST_LOGIT; }
     return clamp(value, LEAST_LOGIT, -LEAST_LOGIT);
 }
