@@ -65,6 +65,12 @@ pub enum CompileError {
         /// What may be used.
         budget: Bytes,
     },
+    /// Keys and values that cannot be kept in the type asked for.
+    #[error("{why}")]
+    KvType {
+        /// What does not fit.
+        why: String,
+    },
     /// A kernel that does not link: a fault of the catalogue, not of the model.
     #[error("kernel {kernel} does not link: {why}")]
     Link {

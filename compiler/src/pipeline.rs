@@ -73,6 +73,10 @@ pub const GRAPH_PASSES: &[GraphPass] = &[
 
 /// Runs the graph passes up to and including `last`.
 pub fn graph_passes(graph: &Graph, target: &TargetProfile, last: &str) -> Result<Graph, CompileError> {
+    for (_, group) in graph.kv.groups.iter() {
+        let refused = [group.shape.k_dim, group.shape.v_dim].into_iter().find_map(|dim| target.kv_type.refuses(dim));
+        refused.map_or(Ok(()), |why| Err(CompileError::KvType { why }))?;
+    }
     let mut graph = graph.clone();
     for (name, pass) in GRAPH_PASSES {
         graph = pass(&graph, target)?;

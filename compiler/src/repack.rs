@@ -174,17 +174,14 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
 const BLOCK_BYTES: usize = 16;
 
 /// Bytes `within ..` of a row of 4-bit codes whose blocks are turned: word i of block b, eight columns, is the block's word
-/// (i + b / 2) % 4. See `shaders/slot/weight_affine4.wgsl` for the reason.
+/// i ^ (b / 2 % 4). See `shaders/slot/weight_affine4.wgsl` for the reason.
 fn turn_blocks(row: &[u8], within: usize, out: &mut [u8]) {
     let mut at = 0;
     while at < out.len() {
         let byte = within + at;
         let block = byte / BLOCK_BYTES;
-        let turn = 4 * (block / 2 % 4);
         let stored = &row[block * BLOCK_BYTES..][..BLOCK_BYTES];
-        let mut turned = [0; BLOCK_BYTES];
-        turned.copy_from_slice(stored);
-        turned.rotate_left(turn);
+        let turned: [u8; BLOCK_BYTES] = std::array::from_fn(|byte| stored[byte ^ (4 * (block / 2 % 4))]);
         let first = byte % BLOCK_BYTES;
         let n = (BLOCK_BYTES - first).min(out.len() - at);
         out[at..at + n].copy_from_slice(&turned[first..first + n]);

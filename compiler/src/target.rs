@@ -1,8 +1,7 @@
 //! What the compiler knows of a device: limits, and which fusions pay there.
 
 use crate::select::tiles::TileTable;
-use ingot_ir::kv::PAGE_TOKENS;
-use ingot_ir::plan::KvType;
+use ingot_ir::kv::{KvType, PAGE_TOKENS};
 use ingot_ir::weight::Format;
 pub use ingot_shaders::limits::{CoopScalar, CoopShape, Limits};
 use std::sync::Arc;
@@ -187,11 +186,12 @@ impl TargetProfile {
     /// lanes or more, and takes heads of a multiple of 64 numbers.
     pub fn splits_kv(&self) -> bool {
         let lanes = self.limits.subgroup.map_or(0, |(least, _)| least);
-        !self.is_cpu && self.subgroups && lanes >= 8 && self.kv_type == KvType::F16
+        !self.is_cpu && self.subgroups && lanes >= 8
     }
 
-    /// Whether a fusion is wanted.
+    /// Whether a fusion is wanted. Codes in pages need a whole group's range, which no product's tile sees.
     pub fn takes(&self, fusion: Fusion) -> bool {
-        !self.declined.contains(&fusion)
+        let possible = fusion != Fusion::RopeKv || self.kv_type.group().is_none();
+        possible && !self.declined.contains(&fusion)
     }
 }

@@ -3,7 +3,7 @@
 // A query at position p sees j <= p; with a WINDOW only j > p - WINDOW or j < KEEP. SOFTCAP c > 0 makes a score s
 // c * tanh(s / c). One workgroup a (tile of Q_TILE queries of one sequence, head); it walks the KV in blocks of KV_BLOCK
 // tokens, skips blocks that no query sees, and keeps a running maximum and sum (online softmax). Scores: one token
-// an invocation, for every (WG / KV_BLOCK)-th query. Outputs: one word (two numbers) of the values an invocation;
+// an invocation, for every (WG / KV_BLOCK)-th query. Outputs: two numbers of the values an invocation;
 // invocations left over share the queries, then the block's tokens.
 // Workgroup memory: queries 4 * Q_TILE * HEAD_DIM (rounded up to 8), scores 4 * Q_TILE * KV_BLOCK, maxima 64 * Q_TILE,
 // and the sums of shared tokens; 22 KiB for 16 queries of 256 numbers.
@@ -13,8 +13,8 @@
 
 import package::lib::grid::linear_id;
 import package::lib::step::{step_n_tiles, step_tile, step_sequence};
-import package::lib::pages::{KV_ROW_WORDS, KV_VALUE_AT, PAGE_TOKENS, key_word};
-import package::slot::kv::{kv_word, kv_piece};
+import package::lib::pages::{KV_VALUE_ROWS, PAGE_TOKENS, key_row};
+import package::slot::kv::{KvPair, high_quad, kv_pair, kv_piece, low_quad, pair_numbers};
 import package::slot::out::out_store;
 
 @group(0) @binding(1) var<storage, read> q: array<f32>;
@@ -22,24 +22,25 @@ import package::slot::out::out_store;
 
 const MASKED = -3e38;
 const PIECES = (HEAD_DIM + 7u) / 8u;
+const PAIRS = HEAD_DIM / 2u;
 // Scores: groups of KV_BLOCK invocations, and queries of each.
 const SCORE_GROUPS = WG / KV_BLOCK;
 const SCORE_QUERIES = (Q_TILE + SCORE_GROUPS - 1u) / SCORE_GROUPS;
 // Maxima: 16 invocations a query.
 const SCAN = 16u;
-// Outputs: groups of KV_ROW_WORDS invocations; they share the queries, then the tokens.
-const OUT_GROUPS = WG / KV_ROW_WORDS;
+// Outputs: groups of PAIRS invocations; they share the queries, then the tokens.
+const OUT_GROUPS = WG / PAIRS;
 const QUERY_GROUPS = min(OUT_GROUPS, Q_TILE);
 const TOKEN_GROUPS = OUT_GROUPS / QUERY_GROUPS;
 const OUT_QUERIES = (Q_TILE + QUERY_GROUPS - 1u) / QUERY_GROUPS;
 // Values that an invocation loads before it uses the first.
 const VALUES_AHEAD = 16u;
 // Sums that token groups exchange; one if there is one group.
-const SHARED_SUMS = min(TOKEN_GROUPS - 1u, 1u) * TOKEN_GROUPS * Q_TILE * KV_ROW_WORDS + 1u;
+const SHARED_SUMS = min(TOKEN_GROUPS - 1u, 1u) * TOKEN_GROUPS * Q_TILE * PAIRS + 1u;
 
 var<workgroup> queries: array<vec4<f32>, Q_TILE * PIECES * 2u>;
 var<workgroup> scores: array<f32, Q_TILE * KV_BLOCK>;
-var<workgroup> key_words: array<u32, KV_BLOCK>;
+var<workgroup> key_rows: array<u32, KV_BLOCK>;
 var<workgroup> maxima: array<f32, Q_TILE * SCAN>;
 var<workgroup> new_maximum: array<f32, Q_TILE>;
 var<workgroup> rescale: array<f32, Q_TILE>;
@@ -89,9 +90,9 @@ fn main(
 
     let score_token = thread % KV_BLOCK;
     let score_group = thread / KV_BLOCK;
-    let word = thread % KV_ROW_WORDS;
-    let query_group = thread / KV_ROW_WORDS % QUERY_GROUPS;
-    let token_group = thread / KV_ROW_WORDS / QUERY_GROUPS;
+    let pair = thread % PAIRS;
+    let query_group = thread / PAIRS % QUERY_GROUPS;
+    let token_group = thread / PAIRS / QUERY_GROUPS;
     // Of invocation i < Q_TILE: query i's maximum so far.
     var maximum = MASKED;
     // x, y: two numbers of the output; z: sum of the weights.
@@ -108,13 +109,13 @@ fn main(
         let visible = token < end && (token < KEEP || token >= window_from);
         let read_token = select(select(window_from, base, base < KEEP || base >= window_from), token, visible);
         let page = page_table[sequence.w * MAX_PAGES + read_token / PAGE_TOKENS];
-        let key = key_word(page * PAGE_TOKENS + read_token % PAGE_TOKENS, kv_head);
-        if score_group == 0u { key_words[score_token] = key; }
+        let key = key_row(page * PAGE_TOKENS + read_token % PAGE_TOKENS, kv_head);
+        if score_group == 0u { key_rows[score_token] = key; }
         var dots: array<f32, SCORE_QUERIES>;
         for (var piece = 0u; piece < PIECES; piece++) {
-            let words = kv_piece(key, piece);
-            let low = vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
-            let high = vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w));
+            let eight = kv_piece(key, piece);
+            let low = low_quad(eight);
+            let high = high_quad(eight);
             for (var i = 0u; i < SCORE_QUERIES; i++) {
                 let at = (min(score_group + i * SCORE_GROUPS, Q_TILE - 1u) * PIECES + piece) * 2u;
                 dots[i] += dot(queries[at], low) + dot(queries[at + 1u], high);
@@ -164,15 +165,15 @@ fn main(
             for (var i = 0u; i < OUT_QUERIES; i++) { sums[i] *= rescale[min(query_group + i * QUERY_GROUPS, Q_TILE - 1u)]; }
             // Tokens from n_tokens on have weight 0 and something to read, up to KV_BLOCK.
             for (var first = token_group; first < n_tokens; first += TOKEN_GROUPS * VALUES_AHEAD) {
-                var words: array<u32, VALUES_AHEAD>;
+                var pairs: array<KvPair, VALUES_AHEAD>;
                 for (var u = 0u; u < VALUES_AHEAD; u++) {
                     let j = min(first + u * TOKEN_GROUPS, KV_BLOCK - 1u);
-                    words[u] = kv_word(key_words[j] + KV_VALUE_AT + word);
+                    pairs[u] = kv_pair(key_rows[j] + KV_VALUE_ROWS, pair);
                 }
                 for (var u = 0u; u < VALUES_AHEAD; u++) {
                     let j = first + u * TOKEN_GROUPS;
                     if j < KV_BLOCK {
-                        let value = vec3<f32>(unpack2x16float(words[u]), 1.0);
+                        let value = vec3<f32>(pair_numbers(pairs[u]), 1.0);
                         for (var i = 0u; i < OUT_QUERIES; i++) {
                             sums[i] += scores[min(query_group + i * QUERY_GROUPS, Q_TILE - 1u) * KV_BLOCK + j] * value;
                         }
@@ -186,10 +187,10 @@ fn main(
 
     if TOKEN_GROUPS > 1u {
         // Then each group has one query.
-        if token_group < TOKEN_GROUPS { shared_sums[(token_group * Q_TILE + query_group) * KV_ROW_WORDS + word] = sums[0]; }
+        if token_group < TOKEN_GROUPS { shared_sums[(token_group * Q_TILE + query_group) * PAIRS + pair] = sums[0]; }
         workgroupBarrier();
         if token_group == 0u {
-            for (var i = 1u; i < TOKEN_GROUPS; i++) { sums[0] += shared_sums[(i * Q_TILE + query_group) * KV_ROW_WORDS + word]; }
+            for (var i = 1u; i < TOKEN_GROUPS; i++) { sums[0] += shared_sums[(i * Q_TILE + query_group) * PAIRS + pair]; }
         }
     }
     if token_group == 0u {
@@ -197,7 +198,7 @@ fn main(
             let query = query_group + i * QUERY_GROUPS;
             if query < n_queries {
                 let row = (first_token + query) * N_HEADS * HEAD_DIM;
-                let column = head * HEAD_DIM + 2u * word;
+                let column = head * HEAD_DIM + 2u * pair;
                 out_store(row, column, sums[i].x / sums[i].z);
                 out_store(row, column + 1u, sums[i].y / sums[i].z);
             }

@@ -53,8 +53,10 @@ fn main(
     let id = linear_id(workgroup, n_workgroups);
     // A workgroup past the tiles does the last one's work again: to return would be to wait for their number first.
     let tile_ix = min(id / GROUPS, step_n_tiles() - 1u);
+    // Mostly a tile is the whole of the sequence of its number, which is loaded beside it rather than after it.
     let tile = step_tile(tile_ix);
-    let sequence = step_sequence(tile.x);
+    var sequence = step_sequence(tile_ix);
+    if tile.x != tile_ix { sequence = step_sequence(tile.x); }
     var part: Part;
     part.tile = tile_ix;
     part.head = id % GROUPS * HEADS;

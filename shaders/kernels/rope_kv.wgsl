@@ -3,25 +3,27 @@
 // Of each head the numbers i and i + ROT_DIM/2 (i < ROT_DIM/2), or with NEIGHBOURS 2i and 2i + 1, turn by the angle
 // position * freqs[i], cosine and sine times ROPE_SCALE; numbers from ROT_DIM on stay. Queries go to q_out[t][N_HEADS * HEAD_DIM], keys and values to the
 // slot of KV group KV_GROUP. Inputs may lie side by side in one row: number c of token t is at t * *_STRIDE + *_AT + c.
-// ROPE_WGS workgroups a token share its work in items of two neighbouring numbers, so that each word of a page has one
-// writer. Workgroup memory: 8 bytes a rotated pair, for cosines and sines.
+// ROPE_WGS workgroups a token share its work in items of two neighbouring numbers. Workgroup memory: 8 bytes a rotated
+// pair, for cosines and sines, and what kv_store takes.
+// Slots: kv_store.
 
 import package::lib::grid::linear_id;
 import package::lib::step::{step_n_tokens, step_token, step_slot};
 import package::lib::angle::cos_sin;
-import package::lib::pages::{KV_VALUE_AT, key_word};
+import package::lib::pages::{KV_VALUE_ROWS, key_row};
+import package::slot::kv_store::kv_store;
 
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> k: array<f32>;
 @group(0) @binding(3) var<storage, read> v: array<f32>;
 @group(1) @binding(0) var<storage, read> freqs: array<f32>;
 @group(2) @binding(0) var<storage, read_write> q_out: array<f32>;
-@group(3) @binding(0) var<storage, read_write> kv: array<u32>;
 
 const HALF = ROT_DIM / 2u;
 const PAIRS = HEAD_DIM / 2u;
 const Q_ITEMS = N_HEADS * PAIRS;
 const KV_ITEMS = N_KV_HEADS * PAIRS;
+const ITEMS = Q_ITEMS + 2u * KV_ITEMS;
 
 var<workgroup> turns: array<vec2<f32>, HALF>;
 
@@ -53,7 +55,11 @@ fn main(
     workgroupBarrier();
 
     let slot = step_slot(KV_GROUP, token);
-    for (var item = id % ROPE_WGS * WG + thread; item < Q_ITEMS + 2u * KV_ITEMS; item += ROPE_WGS * WG) {
+    for (var first = id % ROPE_WGS * WG; first < ITEMS; first += ROPE_WGS * WG) {
+        let item = first + thread;
+        var row = key_row(slot, 0u);
+        var pair = 0u;
+        var numbers = vec2<f32>();
         if item < Q_ITEMS {
             let head = token * Q_STRIDE + Q_AT + item / PAIRS * HEAD_DIM;
             let d = item % PAIRS * 2u;
@@ -62,16 +68,20 @@ fn main(
         } else if item < Q_ITEMS + KV_ITEMS {
             let own = item - Q_ITEMS;
             let head = token * K_STRIDE + K_AT + own / PAIRS * HEAD_DIM;
-            let d = own % PAIRS * 2u;
-            let pair = vec2<f32>(
+            pair = own % PAIRS;
+            let d = pair * 2u;
+            row = key_row(slot, own / PAIRS);
+            numbers = vec2<f32>(
                 rotate(d, k[head + d], k[head + partner_of(d)]),
                 rotate(d + 1u, k[head + d + 1u], k[head + partner_of(d + 1u)]),
             );
-            kv[key_word(slot, own / PAIRS) + own % PAIRS] = pack2x16float(pair);
-        } else {
+        } else if item < ITEMS {
             let own = item - Q_ITEMS - KV_ITEMS;
             let at = token * V_STRIDE + V_AT + own * 2u;
-            kv[key_word(slot, own / PAIRS) + KV_VALUE_AT + own % PAIRS] = pack2x16float(vec2<f32>(v[at], v[at + 1u]));
+            pair = own % PAIRS;
+            row = key_row(slot, own / PAIRS) + KV_VALUE_ROWS;
+            numbers = vec2<f32>(v[at], v[at + 1u]);
         }
+        kv_store(thread, item >= Q_ITEMS && item < ITEMS, row, pair, numbers);
     }
 }

@@ -23,3 +23,4 @@ fn x_eight(row: u32, eight: u32) -> XEight {
     if HAS_SQUARES { squares = prologue_square(a) + prologue_square(b); }
     return XEight(columns, dot(c + d, vec4<f32>(1.0)), squares);
 }
+fn whole(sum: f32) -> f32 { return sum; }

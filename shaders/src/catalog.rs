@@ -158,14 +158,28 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         slots.insert("cluster", cluster::generate(consts));
     }
     if matches!(template, Template::Attention | Template::AttentionDecode) {
-        let whole = consts.u32("HEAD_DIM").is_multiple_of(8);
-        slots.insert("kv", source(if whole { "slot/kv_vec4.wgsl" } else { "slot/kv_words.wgsl" }));
+        let ragged = if consts.u32("HEAD_DIM").is_multiple_of(8) { "" } else { "_ragged" };
+        slots.insert("kv", source(&format!("slot/kv_{}{ragged}.wgsl", kv_name(consts, true))));
+    }
+    if template == Template::RopeKv || spec.epilogue.contains(&EpilogueOp::RopeKv) {
+        slots.insert("kv_store", source(&format!("slot/kv_store_{}.wgsl", kv_name(consts, false))));
     }
     if template == Template::SampleFilter {
         let whole = consts.u32("N").is_multiple_of(4);
         slots.insert("logits", source(if whole { "slot/logits_vec4.wgsl" } else { "slot/logits_ragged.wgsl" }));
     }
     Ok(slots)
+}
+
+/// The type of keys and values in the names of providers. Codes of all sizes are written by one.
+fn kv_name(consts: &Consts, by_bits: bool) -> &'static str {
+    match consts.u32("KV_BITS") {
+        32 => "f32",
+        16 => "f16",
+        _ if !by_bits => "affine",
+        8 => "affine8",
+        _ => "affine4",
+    }
 }
 
 /// Binds the slots `weight`, `half` and `scale`. Rows that do not begin on 16 bytes take the ragged providers.
@@ -265,7 +279,7 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         }
         Template::AttentionDecode => 4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS")),
         Template::AttentionCombine => 8 * c.u32("PARTS"),
-        Template::RopeKv => 4 * c.u32("ROT_DIM"),
+        Template::RopeKv => 4 * c.u32("ROT_DIM") + if c.u32("KV_BITS") < 16 { 8 * c.u32("WG") } else { 0 },
         Template::RmsNorm => 4 * c.u32("WG"),
         Template::SamplePartial => 8 * c.u32("BLOCK") + 16 * c.u32("WG"),
         Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),

@@ -7,8 +7,8 @@ use crate::link::Source;
 use std::fmt::Write;
 
 const HEAD: &str = "\
-import package::lib::pages::{KV_VALUE_AT, PAGE_TOKENS, key_word};
-import package::slot::kv::kv_piece;
+import package::lib::pages::{KV_VALUE_ROWS, PAGE_TOKENS, key_row};
+import package::slot::kv::{high_quad, kv_piece, low_quad};
 import package::slot::lanes::{Lanes, lane_of, n_lanes_of, team_of, n_teams_of};
 
 // A cluster's share of a part: lane `member` of 8 takes the eights member, member + 8 .. of each row. Generated: Q_h_i and
@@ -17,16 +17,13 @@ import package::slot::lanes::{Lanes, lane_of, n_lanes_of, team_of, n_teams_of};
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(3) @binding(1) var<storage, read> page_table: array<u32>;
 
-// The word where the key of a visible token begins; of the part's last for those past it.
+// The row of the key of a visible token; of the part's last for those past it.
 fn key_of(part: Part, visible: u32) -> u32 {
     let own = min(visible, max(part.end, 1u) - 1u);
     let token = own + select(part.skip, 0u, own < part.keep);
     let page = page_table[part.page_row * MAX_PAGES + token / PAGE_TOKENS];
-    return key_word(page * PAGE_TOKENS + token % PAGE_TOKENS, part.kv_head);
+    return key_row(page * PAGE_TOKENS + token % PAGE_TOKENS, part.kv_head);
 }
-
-fn low_quad(words: vec4<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)); }
-fn high_quad(words: vec4<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w)); }
 
 // The sum over a cluster, for each of its lanes.
 fn cluster_total(value: f32) -> f32 {
@@ -74,7 +71,7 @@ pub(crate) fn generate(consts: &Consts) -> Source {
     }
     for t in 0..tokens {
         for i in 0..eights {
-            line(format!("        let v_{t}_{i} = kv_piece(key_{t} + KV_VALUE_AT, member + {}u);", 8 * i));
+            line(format!("        let v_{t}_{i} = kv_piece(key_{t} + KV_VALUE_ROWS, member + {}u);", 8 * i));
         }
     }
     for t in 0..tokens {

@@ -63,6 +63,10 @@ const OUT_AT: ConstRule = at("OUT_AT");
 const BLOCK: ConstRule = power("BLOCK", 1024, 256, 1024);
 /// Tokens of a sequence's history.
 const RING: ConstRule = rule("RING", ConstDefault::Required, 1, 1 << 28);
+/// Bits of a number in pages: 32 and 16 are floats, 8 and 4 codes with scales.
+const KV_BITS: ConstRule = power("KV_BITS", 16, 4, 32);
+/// Codes in pages that share a scale.
+const KV_QUANT_GROUP: ConstRule = power("KV_QUANT_GROUP", 64, 32, 128);
 
 /// The constants of a template.
 pub fn const_rules(template: Template) -> &'static [ConstRule] {
@@ -129,6 +133,8 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("V_STRIDE", ConstDefault::Derived("N_KV_HEADS * HEAD_DIM"), 1, MAX_SIZE),
                     at("V_AT"),
                     rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
+                    KV_BITS,
+                    KV_QUANT_GROUP,
                     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
                     rule("NEIGHBOURS", ConstDefault::U32(0), 0, 1),
                     rule(
@@ -154,6 +160,8 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     size("MAX_PAGES"),
+                    KV_BITS,
+                    KV_QUANT_GROUP,
                     power("WG", 256, 128, 256),
                     ConstRule {
                         power_of_two: true,
@@ -182,6 +190,8 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("PARTS", ConstDefault::U32(0), 0, MAX_PARTS),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     size("MAX_PAGES"),
+                    KV_BITS,
+                    KV_QUANT_GROUP,
                     ConstRule {
                         power_of_two: true,
                         ..rule("WG", ConstDefault::Derived("256, and 128 for HEAD_DIM above 128"), 64, 256)
@@ -217,6 +227,8 @@ pub const ROPE_KV_RULES: &[ConstRule] = &[
     rule("HEAD_DIM", ConstDefault::Required, 2, 1024),
     rule("ROT_DIM", ConstDefault::Derived("HEAD_DIM"), 2, 1024),
     rule("KV_GROUP", ConstDefault::U32(0), 0, 64),
+    KV_BITS,
+    KV_QUANT_GROUP,
     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
 ];
 
@@ -372,6 +384,13 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             "even and at most HEAD_DIM",
         )?;
         need(c.u32("N") == heads * c.u32("HEAD_DIM"), "N", "(N_HEADS + 2 N_KV_HEADS) * HEAD_DIM")?;
+        need(c.u32("KV_BITS") >= 16, "KV_BITS", "16 or 32, since a product does not see whole groups of codes")?;
+    }
+    let keeps_kv = matches!(spec.template, Template::RopeKv | Template::Attention | Template::AttentionDecode);
+    if keeps_kv && c.u32("KV_BITS") < 16 {
+        let group = c.u32("KV_QUANT_GROUP");
+        need(c.u32("HEAD_DIM").is_multiple_of(group), "HEAD_DIM", "a multiple of KV_QUANT_GROUP")?;
+        need((2 * c.u32("WG")).is_multiple_of(group), "WG", "a multiple of half of KV_QUANT_GROUP")?;
     }
     match spec.template {
         Template::Matvec => {

@@ -43,8 +43,8 @@ const ROPE_KV: &str = "\
         out_store(row * OUT_STRIDE, OUT_AT + 2u * column + 1u, w);
     } else {
         let kv_head = (head - N_HEADS) % N_KV_HEADS;
-        let value_at = select(KV_VALUE_AT, 0u, head < N_HEADS + N_KV_HEADS);
-        kv[key_word(residue.slot, kv_head) + value_at + d / 2u] = pack2x16float(vec2<f32>(v, w));
+        let value_rows = select(KV_VALUE_ROWS, 0u, head < N_HEADS + N_KV_HEADS);
+        kv_store(0u, true, key_row(residue.slot, kv_head) + value_rows, d / 2u, vec2<f32>(v, w));
     }
     return 0.0;
 }
@@ -75,7 +75,8 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     let rotates = spec.epilogue.contains(&EpilogueOp::RopeKv);
     if rotates {
         let imports = "import package::lib::step::{step_token, step_slot};\nimport package::lib::angle::cos_sin;\n\
-                       import package::lib::pages::{KV_VALUE_AT, key_word};\n";
+                       import package::lib::pages::{KV_VALUE_ROWS, key_row};\n\
+                       import package::slot::kv_store::kv_store;\n";
         text = format!("{imports}{text}");
     }
     let normed = spec.epilogue.contains(&EpilogueOp::Normed);
@@ -85,12 +86,12 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     let adds_in_place = spec.epilogue.contains(&EpilogueOp::AddOut);
     let out = if adds_in_place { "{out, out_store}" } else { "out_store" };
     text = format!("import package::slot::out::{out};\n{text}\n");
-    for info in bindings(&spec.epilogue) {
+    // Pages are declared by what writes to them.
+    for info in bindings(&spec.epilogue).into_iter().filter(|info| info.role != Role::Kv) {
         let (access, kind) = match (info.access, info.role) {
             (Access::Read, _) => ("read", "f32"),
             (Access::ReadWrite, Role::Normed) => ("read_write", "f16"),
-            (Access::ReadWrite, Role::Squares) => ("read_write", "f32"),
-            (Access::ReadWrite, _) => ("read_write", "u32"),
+            (Access::ReadWrite, _) => ("read_write", "f32"),
         };
         let BindingInfo { role, group, binding, .. } = info;
         let _ = writeln!(text, "@group({group}) @binding({binding}) var<storage, {access}> {role}: array<{kind}>;");

@@ -14,10 +14,10 @@ const CHAIN: u32 = 2;
 const HEAD: &str = "\
 import package::lib::half_rows::{Eight, HALF_SCALE};
 import package::lib::sums::{UNITS, part_products, part_squares};
-import package::slot::x::x_eight;
+import package::slot::x::{whole, x_eight};
 import package::slot::prologue::HAS_SQUARES;
-import package::slot::pairs::{BLOCK, Block, pairs_load, pairs_place, pairs_eight, pairs_finish};
-import package::slot::lanes::{Lanes, lane_of, n_lanes_of, team_sum};
+import package::slot::pairs::{BLOCK, Block, opaque, pairs_load, pairs_at, pairs_eight, pairs_finish};
+import package::slot::lanes::{Lanes, lane_of, n_lanes_of};
 
 // A unit of a matrix-vector product in half precision: x and codes meet as pairs of f16, at most 8 products are added in
 // f16, everything else in f32. Interface: slot/unit_single. Generated: sums S_r_m are of row r of W and row m of x.
@@ -30,11 +30,12 @@ const BLOCKS_PER_PART = (N_BLOCKS + K_SPLIT - 1u) / K_SPLIT;
 
 /// The module's text.
 pub(crate) fn generate(consts: &Consts) -> Source {
-    let unit = Unit { rows: consts.u32("ROWS_PER_SUBGROUP"), xs: consts.u32("M_MAX"), unroll: consts.u32("UNROLL") };
-    let Unit { rows, xs, unroll } = unit;
+    let (rows, xs, unroll) = (consts.u32("ROWS_PER_SUBGROUP"), consts.u32("M_MAX"), consts.u32("UNROLL"));
+    let unit = Unit { rows, xs, unroll };
     let mut text = HEAD.to_string();
     text.push_str("fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n");
     text.push_str("    let lane = lane_of(lanes);\n    let stride = n_lanes_of(lanes);\n");
+    text.push_str("    let known_to_none = opaque();\n");
     text.push_str("    let w_row = w_first + unit / K_SPLIT * ROWS_PER_SUBGROUP;\n");
     text.push_str("    let part_first = unit % K_SPLIT * BLOCKS_PER_PART;\n");
     text.push_str("    let part_end = min(part_first + BLOCKS_PER_PART, N_BLOCKS);\n");
@@ -59,18 +60,24 @@ pub(crate) fn generate(consts: &Consts) -> Source {
     }
     text.push_str("        for (; block < part_end; block += stride) {\n");
     unit.blocks(&mut text, 1);
-    text.push_str("        }\n    }\n    let is_writer = lane == 0u && unit < UNITS;\n");
+    text.push_str("        }\n    }\n");
+    // All sums meet in one loop: of a sum after the other, each would wait for its own exchanges.
+    text.push_str("    for (var apart = 1u; apart < stride; apart *= 2u) {\n");
     for (r, m) in unit.sums() {
-        let _ = writeln!(text, "    let total_{r}_{m} = team_sum(sum_{r}_{m}, lanes);");
+        let _ = writeln!(text, "        sum_{r}_{m} += subgroupShuffleXor(sum_{r}_{m}, apart);");
     }
+    for m in 0..xs {
+        let squares = format!("squares_{m}");
+        let _ = writeln!(text, "        if HAS_SQUARES {{ {squares} += subgroupShuffleXor({squares}, apart); }}");
+    }
+    text.push_str("    }\n    let is_writer = lane == 0u && unit < UNITS;\n");
     text.push_str("    if is_writer {\n        let at = unit * ROWS_PER_SUBGROUP * M_MAX;\n");
     for (r, m) in unit.sums() {
-        let _ = writeln!(text, "        part_products[at + {}u] = total_{r}_{m};", r * xs + m);
+        let _ = writeln!(text, "        part_products[at + {}u] = sum_{r}_{m};", r * xs + m);
     }
     text.push_str("    }\n    if HAS_SQUARES {\n");
     for m in 0..xs {
-        let _ = writeln!(text, "        let all_squares_{m} = team_sum(squares_{m}, lanes);");
-        let _ = writeln!(text, "        if is_writer {{ part_squares[unit * M_MAX + {m}u] = all_squares_{m}; }}");
+        let _ = writeln!(text, "        if is_writer {{ part_squares[unit * M_MAX + {m}u] = squares_{m}; }}");
     }
     text.push_str("    }\n}\n");
     Source::new("unit_half(generated)", text)
@@ -119,14 +126,19 @@ impl Unit {
         }
         for eight in 0..EIGHTS {
             let starts = eight % CHAIN == 0;
-            let _ = writeln!(text, "{pad}let at_{eight} = b * (BLOCK / 8u) + pairs_place(b, {eight}u);");
+            let _ = writeln!(text, "{pad}let at_{eight} = pairs_at(b, {eight}u);");
             for r in 0..self.rows {
-                let _ = writeln!(text, "{pad}let c_{eight}_{r} = pairs_eight(w_{u}_{r}, {eight}u);");
+                let _ = writeln!(text, "{pad}let c_{eight}_{r} = pairs_eight(w_{u}_{r}, {eight}u, known_to_none);");
             }
             for m in 0..self.xs {
                 let x = format!("v_{eight}_{m}");
                 let _ = writeln!(text, "{pad}let {x} = x_eight(x_{m}, at_{eight});");
-                let _ = writeln!(text, "{pad}x_sum_{m} += {x}.sum;");
+                let chain_sum = format!("chain_sum_{}_{m}", eight / CHAIN);
+                if starts {
+                    let _ = writeln!(text, "{pad}var {chain_sum} = {x}.sum;");
+                } else {
+                    let _ = writeln!(text, "{pad}{chain_sum} += {x}.sum;\n{pad}x_sum_{m} += whole({chain_sum});");
+                }
                 let _ = writeln!(text, "{pad}if HAS_SQUARES {{ squares_{m} += {x}.squares; }}");
                 for r in 0..self.rows {
                     let chain = format!("chain_{}_{r}_{m}", eight / CHAIN);

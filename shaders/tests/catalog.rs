@@ -111,6 +111,7 @@ fn specs() -> Vec<KernelSpec> {
     }
     list.extend(half_products());
     list.extend(decoding_attentions());
+    list.extend(kv_types());
     for rows in Rows::ALL {
         for wg in [32, 256] {
             for n in [1, 576, 1 << 20] {
@@ -181,6 +182,42 @@ fn specs() -> Vec<KernelSpec> {
             list.push(spec.clone());
             if q_tile <= 8 {
                 list.push(spec.with("WG", 128).with("KV_BLOCK", 16));
+            }
+        }
+    }
+    list
+}
+
+/// What writes and reads pages, for every type of keys and values.
+fn kv_types() -> Vec<KernelSpec> {
+    let mut list = Vec::new();
+    let floats = [(32, 64, 2), (32, 64, 64), (32, 64, 66)];
+    let codes = [32, 64, 128].into_iter().flat_map(|group| [(8, group, 128), (4, group, 256), (4, group, group)]);
+    for (bits, group, dim) in floats.into_iter().chain(codes) {
+        let head = |template, tier| {
+            KernelSpec::new(template, tier)
+                .with("N_HEADS", 8)
+                .with("N_KV_HEADS", 2)
+                .with("HEAD_DIM", dim)
+                .with("KV_BITS", bits)
+                .with("KV_QUANT_GROUP", group)
+        };
+        list.push(head(Template::RopeKv, Tier::Plain));
+        list.push(head(Template::RopeKv, Tier::Plain).with("WG", 64).with("NEIGHBOURS", 1).with("KV_GROUP", 3));
+        let attention = head(Template::Attention, Tier::Plain).with_f32("SCALE", 0.125).with("MAX_PAGES", 256);
+        list.push(attention.clone());
+        list.push(attention.with("Q_TILE", 16).with("WINDOW", 300).with("KEEP", 4));
+        if dim.is_multiple_of(64) {
+            let decode = head(Template::AttentionDecode, Tier::Subgroups).with_f32("SCALE", 0.1).with("MAX_PAGES", 64);
+            list.push(decode.clone());
+            list.push(decode.with("PARTS", 32).with("HEADS", 4));
+        }
+        if bits >= 16 {
+            for tier in TIERS {
+                let mut spec = head(Template::Matvec, tier).with("K", 64).with("N", 12 * dim);
+                spec.weight = Some(WeightFormat::F16);
+                spec.epilogue = vec![EpilogueOp::RopeKv];
+                list.push(spec);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! The oracle: executes a graph op by op on the tables of ragged steps, with f32 values and f64 sums. It is as plain as
 //! it can be, knows nothing of pages, tiles or kernels, and runs a graph before and after every pass.
 
+use crate::kept::kept;
 use ingot_ir::graph::{Graph, Op, Value, ValueId};
 use ingot_ir::handle::{Arena, Column};
-use ingot_ir::kv::{KvLayerId, Window};
+use ingot_ir::kv::{KvLayerId, KvType, Window};
 use ingot_ir::size::Dim;
 use ingot_ir::step::{SAMPLED, StepTables};
 use ingot_ir::weight::{Source, Weight, WeightId};
@@ -72,6 +73,7 @@ impl State {
 pub struct Interpreter<'a> {
     graph: &'a Graph,
     weights: Vec<Matrix>,
+    kv: KvType,
 }
 
 impl<'a> Interpreter<'a> {
@@ -83,7 +85,13 @@ impl<'a> Interpreter<'a> {
             assert_eq!(matrix.numbers.len(), matrix.n_rows * matrix.n_cols, "{id}'s tensor has another size");
             weights.push(matrix);
         }
-        Self { graph, weights }
+        Self { graph, weights, kv: KvType::F32 }
+    }
+
+    /// With keys and values that are kept in pages of another type.
+    #[must_use]
+    pub fn keeping(self, kv: KvType) -> Self {
+        Self { kv, ..self }
     }
 
     /// A weight's numbers.
@@ -162,8 +170,8 @@ impl<'a> Interpreter<'a> {
             Op::KvWrite { k, v, layer } => {
                 for (row, token) in tables.tokens.iter().enumerate() {
                     let key = (*layer, tables.sequences[token.sequence as usize].page_row, token.position);
-                    state.keys.insert(key, values[*k].row(row).to_vec());
-                    state.values.insert(key, v.map_or(Vec::new(), |v| values[v].row(row).to_vec()));
+                    state.keys.insert(key, kept(self.kv, values[*k].row(row)));
+                    state.values.insert(key, v.map_or(Vec::new(), |v| kept(self.kv, values[v].row(row))));
                 }
             }
             Op::Attention { q, layer, n_heads, scale, softcap, window, .. } => {

@@ -3,6 +3,7 @@
 
 pub mod foreign;
 pub mod interpreter;
+pub mod kept;
 pub mod mutate;
 pub mod random;
 pub mod rig;

@@ -167,7 +167,7 @@ impl<'a> Rig<'a> {
             }
         }
         let tensor = |name: &str| stored.numbers(name);
-        let interpreter = Interpreter::new(graph, &tensor);
+        let interpreter = Interpreter::new(graph, &tensor).keeping(target.kv_type);
         Self {
             graph,
             interpreter,

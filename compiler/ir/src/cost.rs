@@ -82,7 +82,7 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
             }
             Binding::Kv(layer) => {
                 let shape = plan.kv.shape(layer);
-                let entry = u64::from(shape.n_values()) * plan.kv_type.n_bytes();
+                let entry = shape.entry_bytes(plan.kv_type);
                 let n_entries = match operand.access {
                     Access::ReadWrite => u64::from(dims.tokens),
                     Access::Read => {

@@ -4,6 +4,7 @@
 use crate::IrError;
 use crate::handle::{Arena, handle};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 handle! {
     /// A [`KvGroup`].
@@ -14,6 +15,84 @@ handle! {
 
 /// Tokens a page holds unless told otherwise.
 pub const PAGE_TOKENS: u32 = 16;
+
+/// Type of keys and values in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum KvType {
+    /// Half precision, two in a 32-bit word.
+    F16,
+    /// Single precision.
+    F32,
+    /// Codes of 4 or 8 bits, with a scale and a bias in f16 for each `group` (32, 64 or 128) numbers of a head; what
+    /// MLX calls affine quantization. The 16 rows of codes of a head's page come first, then their scales and biases.
+    Affine {
+        /// Bits of a code.
+        bits: u8,
+        /// Numbers that share a scale and a bias.
+        group: u8,
+    },
+}
+
+impl KvType {
+    /// Bits of a number, scales aside.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::F16 => 16,
+            Self::F32 => 32,
+            Self::Affine { bits, .. } => bits.into(),
+        }
+    }
+    /// Numbers that share a scale, if any do.
+    pub fn group(self) -> Option<u32> {
+        match self {
+            Self::F16 | Self::F32 => None,
+            Self::Affine { group, .. } => Some(group.into()),
+        }
+    }
+    /// Bytes of a key or value of `dim` numbers.
+    pub fn row_bytes(self, dim: u32) -> u64 {
+        let scales = self.group().map_or(0, |group| 4 * u64::from(dim / group));
+        u64::from(dim) * u64::from(self.bits()) / 8 + scales
+    }
+    /// Why heads of `dim` numbers cannot be kept so, if they cannot.
+    pub fn refuses(self, dim: u32) -> Option<String> {
+        match self {
+            Self::F16 if !dim.is_multiple_of(2) => {
+                Some(format!("heads of {dim} numbers do not fill words of f16; take f32"))
+            }
+            Self::F16 | Self::F32 => None,
+            Self::Affine { bits, group } if !matches!(bits, 4 | 8) || !matches!(group, 32 | 64 | 128) => {
+                Some(format!("a KV cache has codes of 4 or 8 bits in groups of 32, 64 or 128, not {self}"))
+            }
+            Self::Affine { group, .. } if !dim.is_multiple_of(group.into()) => {
+                Some(format!("heads of {dim} numbers have no groups of {group}; take another group size, or f16"))
+            }
+            Self::Affine { .. } => None,
+        }
+    }
+    /// Reads what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "f16" => return Some(Self::F16),
+            "f32" => return Some(Self::F32),
+            _ => {}
+        }
+        let (bits, group) = text.strip_prefix("affine")?.split_once('g')?;
+        let found = Self::Affine { bits: bits.parse().ok()?, group: group.parse().ok()? };
+        found.refuses(128).is_none().then_some(found)
+    }
+}
+
+/// `f16`, `f32` or `affine8g64`.
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F16 => f.pad("f16"),
+            Self::F32 => f.pad("f32"),
+            Self::Affine { bits, group } => f.pad(&format!("affine{bits}g{group}")),
+        }
+    }
+}
 
 /// What one token leaves in one layer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -32,6 +111,11 @@ impl KvShape {
     /// Numbers that a token occupies in a layer.
     pub fn n_values(&self) -> u32 {
         self.n_kv_heads * (self.k_dim + if self.latent { 0 } else { self.v_dim })
+    }
+    /// Bytes that a token occupies in a layer.
+    pub fn entry_bytes(&self, kv: KvType) -> u64 {
+        let value = if self.latent { 0 } else { kv.row_bytes(self.v_dim) };
+        u64::from(self.n_kv_heads) * (kv.row_bytes(self.k_dim) + value)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::graph::ValueId;
 use crate::handle::{Arena, handle};
 use crate::kernel::{Access, KernelSpec, Role};
-use crate::kv::{KvGroupId, KvLayerId, KvSpec};
+use crate::kv::{KvGroupId, KvLayerId, KvSpec, KvType};
 use crate::size::{Dims, ExprId, ExprPool};
 use crate::step::{LIST_WORDS, MAX_HISTORY, StepTables};
 use crate::weight::{Format, Layout, RotaryPairs};
@@ -42,32 +42,6 @@ pub const MAX_BYTES: u64 = 1 << 60;
 
 /// Bindings begin at a multiple of this many bytes (WebGPU's storage offset alignment).
 pub const BINDING_ALIGN: u64 = 256;
-
-/// Type of keys and values in pages.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub enum KvType {
-    /// Half precision, two in a 32-bit word.
-    F16,
-    /// Single precision.
-    F32,
-}
-
-impl KvType {
-    /// Bytes of one number.
-    pub fn n_bytes(self) -> u64 {
-        match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
-        }
-    }
-    /// The name in text.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-        }
-    }
-}
 
 /// A run of rows of one checkpoint tensor.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -275,7 +249,7 @@ impl Plan {
     }
     /// Bytes of one page in one layer of a group.
     pub fn page_bytes(&self, group: KvGroupId) -> u64 {
-        u64::from(self.kv.groups[group].shape.n_values()) * u64::from(self.page_tokens) * self.kv_type.n_bytes()
+        self.kv.groups[group].shape.entry_bytes(self.kv_type) * u64::from(self.page_tokens)
     }
     /// Bytes of one page in all layers of a group.
     pub fn page_bytes_all_layers(&self, group: KvGroupId) -> u64 {

@@ -5,10 +5,10 @@ use crate::graph_text::{expect_next, group_line, numbers_text, parse_group, pars
 use crate::handle::{Arena, Handle};
 use crate::kernel::{Access, Role};
 use crate::kernel_text::{access_mark, dims_text, list, parse_dims, parse_spec, spec_attrs, split_operand};
-use crate::kv::{KvGroupId, KvLayer, KvLayerId, KvSpec};
+use crate::kv::{KvGroupId, KvLayer, KvLayerId, KvSpec, KvType};
 use crate::plan::{
-    ArenaId, Binding, BlobId, Bound, Dispatch, DispatchId, KvType, PipelineId, Plan, PlanKernel, PlanWeight, Segment,
-    Slot, Variant, VariantId,
+    ArenaId, Binding, BlobId, Bound, Dispatch, DispatchId, PipelineId, Plan, PlanKernel, PlanWeight, Segment, Slot,
+    Variant, VariantId,
 };
 use crate::size::ExprPool;
 use crate::text::{Line, parse_lines};
@@ -157,7 +157,7 @@ impl fmt::Display for Plan {
             .attr("context", self.max_context)
             .attr("batch", self.max_batch)
             .attr("page", self.page_tokens)
-            .attr("kv", self.kv_type.name())
+            .attr("kv", self.kv_type)
             .attr("max_binding", self.max_binding_bytes);
         writeln!(f, "{head}")?;
         for (id, group) in self.kv.groups.iter() {
@@ -244,11 +244,8 @@ impl Plan {
                 self.max_batch = line.value("batch")?;
                 self.page_tokens = line.value("page")?;
                 self.max_binding_bytes = line.value("max_binding")?;
-                self.kv_type = match line.get("kv") {
-                    Some("f16") => KvType::F16,
-                    Some("f32") => KvType::F32,
-                    _ => return Err(line.error("expected kv=f16 or kv=f32")),
-                };
+                let kv = line.get("kv").and_then(KvType::parse);
+                self.kv_type = kv.ok_or_else(|| line.error("expected kv=f16, f32, or e.g. affine8g64"))?;
             }
             "kv_group" => {
                 expect_next::<KvGroupId>(line, self.kv.groups.len())?;

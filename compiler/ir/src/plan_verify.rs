@@ -37,6 +37,10 @@ impl Plan {
         }
         self.exprs.verify()?;
         self.kv.verify()?;
+        for (id, group) in self.kv.groups.iter() {
+            let dims = [group.shape.k_dim, group.shape.v_dim];
+            dims.into_iter().find_map(|dim| self.kv_type.refuses(dim)).map_or(Ok(()), |why| bad(&id, why))?;
+        }
         for (id, weight) in self.weights.iter() {
             self.verify_weight(weight).or_else(|why| bad(&id, why))?;
         }
@@ -134,10 +138,9 @@ impl Plan {
         let sum = |items: &mut dyn Iterator<Item = u64>| items.map(u128::from).sum::<u128>();
         let bounds = self.max_bounds();
         let pages = u128::from(self.max_pages()) * u128::from(self.max_batch);
-        // Products of at most 32, 5 and 3 bits, and a number of layers.
         let page_bytes = |group| {
-            let n_values = u128::from(self.kv.groups[group].shape.n_values()) * u128::from(self.page_tokens);
-            n_values * u128::from(self.kv_type.n_bytes()) * self.kv.n_layers_of(group) as u128
+            let entry = u128::from(self.kv.groups[group].shape.entry_bytes(self.kv_type));
+            entry * u128::from(self.page_tokens) * self.kv.n_layers_of(group) as u128
         };
         let kv: u128 = self.kv.groups.ids().map(page_bytes).sum();
         for (what, n_bytes) in [
@@ -332,7 +335,11 @@ impl Plan {
                 let group = u128::from(self.kv.layers[layer].group.0);
                 let reads = matches!(kernel.template, Template::Attention | Template::AttentionDecode);
                 let slots = reads || n("KV_GROUP") == group;
-                return if fits && slots && !shape.latent {
+                let number = |name: &str, unset: u32| kernel.u32(name).unwrap_or(unset);
+                let kv_bits = number("KV_BITS", 16);
+                let groups = self.kv_type.group().is_none_or(|group| number("KV_QUANT_GROUP", 64) == group);
+                let kept = kv_bits == self.kv_type.bits() && groups;
+                return if fits && slots && kept && !shape.latent {
                     Ok(())
                 } else {
                     Err(IrError::invalid(id, format!("{layer} does not fit operand {}", operand.role)))

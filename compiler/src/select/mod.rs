@@ -17,7 +17,7 @@ use ingot_ir::kernel::{
     Access, BIN_WORDS, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, PART_WORDS, Place,
     Prologue, Role, Rows, Template,
 };
-use ingot_ir::kv::KvLayerId;
+use ingot_ir::kv::{KvLayerId, KvType};
 use ingot_ir::plan::history_tokens;
 use ingot_ir::size::Dim;
 use ingot_ir::weight::WeightId;
@@ -274,7 +274,19 @@ fn rotation(
         spec.set(name, Const::U32(number));
     }
     spec.set("ROPE_SCALE", Const::F32(*scale));
+    set_kv_type(b, spec);
     Ok(([*q_in, *k_in, v_in], *freqs, layer))
+}
+
+/// Sets how numbers lie in pages, where it is not the templates' default.
+fn set_kv_type(b: &Builder<'_>, spec: &mut KernelSpec) {
+    let kv = b.target.kv_type;
+    if kv != KvType::F16 {
+        spec.set("KV_BITS", Const::U32(kv.bits()));
+    }
+    if let Some(group) = kv.group() {
+        spec.set("KV_QUANT_GROUP", Const::U32(group));
+    }
 }
 
 fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: ValueId) -> Result<(), CompileError> {
@@ -332,6 +344,7 @@ fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), C
     }
     spec.set("SCALE", Const::F32(scale));
     spec.set("SOFTCAP", Const::F32(softcap));
+    set_kv_type(b, &mut spec);
     if !decodes {
         spec.set("Q_TILE", Const::U32(b.q_tile()));
     }

@@ -1,8 +1,10 @@
 //! Flags that several subcommands share, and readers of their values.
 
 mod answer;
+mod kv;
 
 pub(crate) use answer::{AnswerArgs, SamplingArgs, max_tokens, unescape, variables};
+pub(crate) use kv::KvArgs;
 
 use crate::{progress, shipped};
 use anyhow::{Context, Result};
@@ -32,6 +34,8 @@ pub(crate) struct DeviceArgs {
     /// What the processor multiplies quantized matrices with: f32, or int8 (rounded to 8 bits, faster)
     #[arg(long, value_name = "TYPE", default_value_t = Activations::F32)]
     pub activations: Activations,
+    #[command(flatten)]
+    pub kv: KvArgs,
     /// Tiles of matrix products: stored (what `ingot tune` kept), builtin, or a file that it wrote
     #[arg(long, value_name = "TILES", default_value = "stored")]
     pub tiles: Tiles,
@@ -73,6 +77,7 @@ impl DeviceArgs {
             tiles: self.tiles.clone(),
             skip_verification: self.no_verify,
             activations: self.activations,
+            kv_type: self.kv.kv_type(),
             cache: if self.no_cache { Cache::Off } else { Cache::User },
             ..LoadOptions::default()
         }

@@ -112,6 +112,35 @@ fn compiles_inspects_and_runs_an_artifact() {
     fail(ingot(&["compile", "--target", "toaster", "-o", path]), 2, &["toaster"]);
 }
 
+/// A smaller type leaves more room, and an artifact keeps to the one that it was compiled for.
+#[test]
+fn keys_and_values_are_kept_as_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.ingot");
+    let path = path.to_str().unwrap();
+    let mut sizes = Vec::new();
+    for (flags, name) in [
+        (&[][..], "f32"),
+        (&["--kv-dtype", "f16"], "f16"),
+        (&["--kv-bits", "8"], "affine8g64"),
+        (&["--kv-bits", "4", "--kv-group-size", "32"], "affine4g32"),
+    ] {
+        succeed(ingot(&[&["compile", "--target", "cpu", "-o", path], flags].concat()));
+        let object = json(ingot(&["inspect", path, "--json"]));
+        assert_eq!(object["kv_dtype"], *name);
+        sizes.push(object["memory"]["kv"].as_u64().expect("bytes"));
+        let prompt = ["generate", "-p", "What is the capital of France?", "--verbose", "false", "-m", "8"];
+        let from_artifact = succeed(ingot(&[&prompt[..], &["--model", path]].concat()));
+        assert_eq!(from_artifact, succeed(on_cpu(&[&prompt[..], flags].concat())), "{name}");
+    }
+    assert!(sizes[1] * 2 == sizes[0] && sizes[2] < sizes[1] && sizes[3] < sizes[2], "{sizes:?}");
+    let other = ["generate", "-p", "x", "--model", path, "--kv-dtype", "f16"];
+    fail(ingot(&other), 1, &["as f16", "compiled for affine4g32", "--kv-dtype"]);
+    // Its heads have 64 numbers.
+    let wide = ["generate", "-p", "x", "--kv-bits", "8", "--kv-group-size", "128"];
+    fail(on_cpu(&wide), 1, &["heads of 64 numbers have no groups of 128"]);
+}
+
 #[test]
 fn the_cache_is_listed_and_cleared() {
     let home = tempfile::tempdir().unwrap();
@@ -481,6 +510,10 @@ fn misuse_is_exit_code_2() {
         (&["generate", "-p", "x", "--context", "0"], "--context"),
         (&["generate", "-p", "x", "--threads", "0"], "--threads"),
         (&["generate", "-p", "x", "--verbose", "perhaps"], "--verbose"),
+        (&["generate", "-p", "x", "--kv-dtype", "f64"], "--kv-dtype"),
+        (&["generate", "-p", "x", "--kv-bits", "5"], "--kv-bits"),
+        (&["generate", "-p", "x", "--kv-bits", "8", "--kv-dtype", "f16"], "cannot be used with"),
+        (&["generate", "-p", "x", "--kv-group-size", "32"], "required"),
         (&["logits", "--token-ids", "1"], "required"),
         (&["explain", "--stop-after", "nowhere"], "nowhere"),
         (&["explain", "--target", "toaster"], "toaster"),

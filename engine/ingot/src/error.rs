@@ -1,6 +1,7 @@
 //! The one error of the library.
 
 use ingot_compiler::CompileError;
+use ingot_ir::kv::KvType;
 use ingot_ir::memory::MemoryTable;
 use ingot_runtime::RuntimeError;
 use thiserror::Error;
@@ -101,6 +102,17 @@ pub enum Error {
         found: u32,
         /// What it was compiled for.
         most: u32,
+    },
+    /// Another type of keys and values than an artifact was compiled for.
+    #[error(
+        "keys and values are asked for as {asked}; this artifact was compiled for {found}; \
+         compile it again with other --kv-dtype or --kv-bits, or leave the flag out"
+    )]
+    BadKvType {
+        /// What was asked for.
+        asked: KvType,
+        /// What it was compiled for.
+        found: KvType,
     },
     /// A shape name that is not known.
     #[error("unknown shape `{found}`; known are: {known}")]

@@ -10,6 +10,7 @@ use crate::tiles::Tiles;
 use crate::weights::Weights;
 use ingot_compiler::artifact::{Artifact, WeightsAt};
 use ingot_compiler::{Options, TargetProfile};
+use ingot_ir::kv::KvType;
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_models::Files;
 use ingot_models::formats::checkpoint::Checkpoint;
@@ -55,6 +56,8 @@ pub struct LoadOptions {
     pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
+    /// Type of keys and values in the cache; `None` takes the device's, or an artifact's. An artifact has one type.
+    pub kv_type: Option<KvType>,
     /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
     pub activations: Activations,
 }
@@ -98,6 +101,7 @@ impl Model {
         let adapter = device::resolve(&options.device)?;
         let mut target = adapter.as_ref().map_or_else(TargetProfile::cpu, |adapter| device::target_of(adapter.info()));
         options.tiles.set(&mut target, adapter.as_ref().map(|adapter| adapter.info().name.as_str()))?;
+        target.kv_type = options.kv_type.unwrap_or(target.kv_type);
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
         }
@@ -134,6 +138,9 @@ impl Model {
             (asked, most) if asked <= most => asked,
             (found, most) => return Err(Error::BadBatch { found, most }),
         };
+        if let Some(asked) = options.kv_type.filter(|asked| *asked != artifact.plan().kv_type) {
+            return Err(Error::BadKvType { asked, found: artifact.plan().kv_type });
+        }
         let files = artifact.files().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
         let eos_ids = artifact.manifest().eos_ids.clone();
         let text = Text::read(Some(Files::held(path, files)), &eos_ids);

@@ -34,8 +34,8 @@ fn the_plan_of_a_small_model() {
     p0 = embed rows=tokens format=bf16 N_COLS=32 ROW_COUNT=64 ROW_FIRST=0 workgroup=1,1,1
     p1 = embed rows=tokens format=bf16 N_COLS=32 ROW_COUNT=32 ROW_FIRST=64 workgroup=1,1,1
     p2 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
-    p3 = rope_kv rows=tokens HEAD_DIM=16 KV_GROUP=0 K_AT=32 K_STRIDE=64 N_HEADS=2 N_KV_HEADS=1 Q_AT=0 Q_STRIDE=64 ROPE_SCALE=1.0f ROT_DIM=16 V_AT=48 V_STRIDE=64 workgroup=1,1,1
-    p4 = attention rows=tokens HEAD_DIM=16 KEEP=0 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=1 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
+    p3 = rope_kv rows=tokens HEAD_DIM=16 KV_BITS=32 KV_GROUP=0 K_AT=32 K_STRIDE=64 N_HEADS=2 N_KV_HEADS=1 Q_AT=0 Q_STRIDE=64 ROPE_SCALE=1.0f ROT_DIM=16 V_AT=48 V_STRIDE=64 workgroup=1,1,1
+    p4 = attention rows=tokens HEAD_DIM=16 KEEP=0 KV_BITS=32 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=1 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
     p5 = matvec rows=tokens format=bf16 epilogue=add_out K=32 M_MAX=1 N=32 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
     p6 = matvec rows=tokens format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
     p7 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
@@ -43,7 +43,7 @@ fn the_plan_of_a_small_model() {
     p9 = sample_partial rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
     p10 = sample_final rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
     p11 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=2 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
-    p12 = attention rows=tokens HEAD_DIM=16 KEEP=0 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=2 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
+    p12 = attention rows=tokens HEAD_DIM=16 KEEP=0 KV_BITS=32 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=2 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
     p13 = gather_rows rows=wanted N_COLS=32 workgroup=1,1,1
     p14 = matvec rows=wanted format=bf16 epilogue=add_out K=32 M_MAX=1 N=32 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
     p15 = matvec rows=wanted format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1

@@ -3,6 +3,7 @@
 use crate::support::{DECODE, PREFILL, kernels, summary};
 use ingot_compiler::TargetProfile;
 use ingot_compiler::target::Fusion;
+use ingot_ir::kv::KvType;
 use ingot_ir::weight::Format;
 use ingot_tests::random::{AFFINE4, Shape};
 
@@ -98,6 +99,15 @@ fn unlike_formats_on_a_gpu() {
     sample_final
     sample_filter
     ");
+}
+
+/// A product does not see a group's range, so that codes are written by a kernel of their own; floats are not.
+#[test]
+fn types_of_keys_and_values() {
+    let shape = Shape { head_dim: 32, ..Shape::llama() };
+    let decodes = |kv_type| decode(&shape, &TargetProfile { kv_type, ..TargetProfile::vulkan() });
+    assert_eq!(decodes(KvType::F32), decodes(KvType::F16));
+    assert_eq!(decodes(KvType::Affine { bits: 8, group: 32 }), decode(&shape, &TargetProfile::cpu()));
 }
 
 #[test]

@@ -61,8 +61,8 @@ impl Case {
                 for (name, ix) in self.rows() {
                     let codes = row(self.tensor(name).values, ix, code_bytes);
                     if bits == 4 {
-                        // Word i of a block of 4 words of 8 codes holds word (i + block / 2) % 4.
-                        let word = |i: usize| (i / 4 * 4 + (i + i / 8) % 4) * 4;
+                        // Word i of a block of 4 words of 8 codes holds word i ^ (block / 2 % 4).
+                        let word = |i: usize| (i ^ (i / 8 % 4)) * 4;
                         out.extend((0..code_bytes / 4).flat_map(|i| codes[word(i)..word(i) + 4].to_vec()));
                     } else {
                         out.extend(codes);

@@ -46,8 +46,8 @@ fn attention_over_slices_of_one_product() {
     s2 = slab v5 : tokens x 32
     k0 = embed step<step sampled<sampled weight<w0 out>s0 rows=tokens format=bf16 N_COLS=64 ROW_COUNT=8 ROW_FIRST=0 grid=1 origin=v0
     k1 = matmul step<step x<s0 weight<w1 out>s1 rows=tokens format=bf16 K=64 N=64 OUT_AT=0 OUT_STRIDE=64 grid=1 origin=v1
-    k2 = rope_kv step<step q<s1 k<s1 v<s1 freqs<w2 out>s2 kv>l0 rows=tokens HEAD_DIM=16 KV_GROUP=0 K_AT=32 K_STRIDE=64 N_HEADS=2 N_KV_HEADS=1 Q_AT=0 Q_STRIDE=64 ROPE_SCALE=1.0f ROT_DIM=16 V_AT=48 V_STRIDE=64 grid=1 origin=v5,v6,v7
-    k3 = attention step<step q<s2 out>logits kv<l0 page_table<g0 rows=tokens HEAD_DIM=16 KEEP=2 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=16 SCALE=0.25f SOFTCAP=20.0f WINDOW=8 grid=1 origin=v8
+    k2 = rope_kv step<step q<s1 k<s1 v<s1 freqs<w2 out>s2 kv>l0 rows=tokens HEAD_DIM=16 KV_BITS=32 KV_GROUP=0 K_AT=32 K_STRIDE=64 N_HEADS=2 N_KV_HEADS=1 Q_AT=0 Q_STRIDE=64 ROPE_SCALE=1.0f ROT_DIM=16 V_AT=48 V_STRIDE=64 grid=1 origin=v5,v6,v7
+    k3 = attention step<step q<s2 out>logits kv<l0 page_table<g0 rows=tokens HEAD_DIM=16 KEEP=2 KV_BITS=32 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=16 SCALE=0.25f SOFTCAP=20.0f WINDOW=8 grid=1 origin=v8
     ");
 }
 

@@ -124,7 +124,7 @@ proptest! {
     /// Any text at all, and any text after a head that opens each form.
     #[test]
     fn no_characters_panic(text in "(\\PC|[ \t\r\n=:\"#\\\\]){0,120}", head in 0usize..4) {
-        let heads = ["", "graph g\n", "kernels bucket=1,1,1,1\n", "plan m version=1 target=t cpu=true vocab=1 context=1 page=1 max_binding=1 kv=f32\n"];
+        let heads = ["", "graph g\n", "kernels bucket=1,1,1,1\n", "plan m version=2 target=t cpu=true vocab=1 context=1 page=1 max_binding=1 kv=f32\n"];
         let text = format!("{}{text}", heads[head]);
         let _ = text.parse::<Graph>();
         let _ = text.parse::<KernelGraph>();
@@ -221,7 +221,7 @@ fn any_line() -> impl Strategy<Value = String> {
         "kernels bucket=1,1,1,1",
         "s0 = slab v0 : tokens x 32",
         "k0 = embed out>s0 rows=tokens grid=1 origin=v0",
-        "plan m version=1 target=t cpu=true vocab=1 context=1 page=1 max_binding=1 kv=f32",
+        "plan m version=2 target=t cpu=true vocab=1 context=1 page=1 max_binding=1 kv=f32",
         "a0 = arena 256",
         "b0 = weight layout=stored : 0 x 0 affine4g32_f16",
         "x0 = variant bounds=1,1,1,1 q_tile=1",
@@ -246,7 +246,7 @@ fn attributes_that_nothing_knows_are_named() {
     let kernels =
         |line: &str| refuses::<KernelGraph>(&format!("kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\n{line}"));
     let plan = |line: &str| {
-        let head = "plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f32";
+        let head = "plan m version=2 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f32";
         refuses::<Plan>(&format!("{head}\n{line}"))
     };
     let said = [
@@ -442,12 +442,12 @@ fn what_the_kernel_graph_parser_says() {
 fn what_the_plan_parser_says() {
     let say = |line: &str| {
         refuses::<Plan>(&format!(
-            "plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f32\n{line}"
+            "plan m version=2 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f32\n{line}"
         ))
     };
     let lines = [
         "plan m",
-        "plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f64",
+        "plan m version=2 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f64",
         "a0 = arena lots",
         "b0 = weight a[0+8] layout=stored",
         "b0 = weight a : 8 x 32 bf16",
@@ -463,8 +463,8 @@ fn what_the_plan_parser_says() {
     insta::assert_snapshot!(said.join("\n"), @r#"
     plan m
       line 2: `plan` needs version=
-    plan m version=1 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f64
-      line 2: expected kv=f16 or kv=f32
+    plan m version=2 target=t cpu=true vocab=8 context=16 batch=1 page=16 max_binding=1024 kv=f64
+      line 2: expected kv=f16, f32, or e.g. affine8g64
     a0 = arena lots
       line 2: expected a size
     b0 = weight a[0+8] layout=stored

@@ -3,9 +3,10 @@
 use super::support::{Device, devices, load, load_rounding, turn};
 use ingot::compiler::TargetProfile;
 use ingot::compiler::target::Fusion;
+use ingot::ir::kv::KvType;
 use ingot::{GenerateOptions, Model};
 use ingot_tests::shared::shared;
-use ingot_tests::tolerance::{CPU_LOGITS, GPU_LOGITS, INT8_LOGITS, relative_l2};
+use ingot_tests::tolerance::{CPU_LOGITS, GPU_LOGITS, INT8_LOGITS, KV4_LOGITS, KV8_LOGITS, relative_l2};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
@@ -36,7 +37,26 @@ impl Expected {
 
 /// Checks all prompts of a fixture.
 fn check(name: &str, expected: &Expected, model: &mut Model, device: &Device) {
-    let tolerance = if device.is_cpu { CPU_LOGITS } else { GPU_LOGITS };
+    check_logits(if device.is_cpu { CPU_LOGITS } else { GPU_LOGITS }, name, expected, model, device);
+    check_greedy(name, expected, model, device);
+}
+
+/// Checks the ids that follow all prompts of a fixture.
+fn check_greedy(name: &str, expected: &Expected, model: &mut Model, device: &Device) {
+    for (ix, prompt) in expected.json["prompts"].as_array().expect("prompts").iter().enumerate() {
+        let what = format!("{name}, prompt {ix} on {:?}", device.choice);
+        // Freely generated: a chunk, then one token at a time through the cache. Every fixture's margin is 0.08 or more.
+        let greedy_ids = ids(&prompt["greedy_ids"]);
+        let options =
+            GenerateOptions { max_tokens: greedy_ids.len() as u32, ignore_eos: true, ..GenerateOptions::default() };
+        let answer = model.generate(&ids(&prompt["ids"]), &options, |_| true);
+        let answer = answer.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(answer.ids, greedy_ids, "{what}: greedy ids");
+    }
+}
+
+/// Checks the logits of all prompts of a fixture.
+fn check_logits(tolerance: f64, name: &str, expected: &Expected, model: &mut Model, device: &Device) {
     let tensors = SafeTensors::deserialize(&expected.bytes).expect("a safetensors file");
     let prompts = expected.json["prompts"].as_array().expect("prompts");
     for (ix, prompt) in prompts.iter().enumerate() {
@@ -57,12 +77,6 @@ fn check(name: &str, expected: &Expected, model: &mut Model, device: &Device) {
         let wanted = floats(&tensors, &format!("prompt{ix}.last_greedy_logits"));
         let error = relative_l2(rows(forced.len() - 1, 1), &wanted);
         assert!(error <= tolerance, "{what}: last logits are off by {error:.2e}, allowed {tolerance:.0e}");
-
-        // Freely generated: a chunk, then one token at a time through the cache. Every fixture's margin is 0.08 or more.
-        let options =
-            GenerateOptions { max_tokens: greedy_ids.len() as u32, ignore_eos: true, ..GenerateOptions::default() };
-        let answer = model.generate(&prompt_ids, &options, |_| true).unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(answer.ids, greedy_ids, "{what}: greedy ids");
     }
 }
 
@@ -140,6 +154,29 @@ fn rounded_activations_stay_near_the_reference() {
             let margins = margins.iter().map(|margin| margin.as_f64().expect("a margin"));
             let n_sure = margins.take(2).take_while(|margin| *margin > 1.0).count();
             assert_eq!(answer.ids[..n_sure], greedy_ids[..n_sure], "{name}, prompt {ix}: ids of wide margins");
+        }
+    }
+}
+
+/// Keys and values in the other device's type, and in codes. With single precision throughout, a GPU is as near to the
+/// reference as the processor.
+#[test]
+fn keys_and_values_of_every_type() {
+    let codes = |bits| KvType::Affine { bits, group: 32 };
+    let types = [(KvType::F32, CPU_LOGITS), (KvType::F16, GPU_LOGITS), (codes(8), KV8_LOGITS), (codes(4), KV4_LOGITS)];
+    for name in ["llama", "mistral"] {
+        let Some(folder) = shared("golden").map(|golden| golden.join(name)) else { return };
+        let expected = Expected::read(&folder);
+        for device in devices() {
+            let _turn = turn(&device);
+            for (kv, tolerance) in types {
+                let mut model = load(&folder, &device, move |target| target.kv_type = kv);
+                let name = format!("{name} with {kv}");
+                check_logits(tolerance, &name, &expected, &mut model, &device);
+                if kv.group().is_none() {
+                    check_greedy(&name, &expected, &mut model, &device);
+                }
+            }
         }
     }
 }

@@ -4,8 +4,7 @@ use crate::support::{cases, ragged, target};
 use ingot_compiler::TargetProfile;
 use ingot_ir::graph::{Graph, Op};
 use ingot_ir::kernel::Template;
-use ingot_ir::kv::{KvShape, Window};
-use ingot_ir::plan::KvType;
+use ingot_ir::kv::{KvShape, KvType, Window};
 use ingot_ir::weight::{Format, ScaleType};
 use ingot_tests::random::{GraphBuilder, VOCAB};
 use ingot_tests::rig::{Device, devices};
@@ -35,6 +34,8 @@ struct Layer {
     softcap: f32,
     /// Factor on sines and cosines.
     rope_scale: f32,
+    /// Type of keys and values; `None` is the device's own.
+    kv: Option<KvType>,
 }
 
 const PLAIN: Layer = Layer {
@@ -47,11 +48,12 @@ const PLAIN: Layer = Layer {
     window: Window::FULL,
     softcap: 0.0,
     rope_scale: 1.0,
+    kv: None,
 };
 
 impl Layer {
     fn graph(&self) -> Graph {
-        let Self { from, n_heads, n_kv_heads, head_dim, rot_dim, neighbours, window, softcap, rope_scale } = *self;
+        let Self { from, n_heads, n_kv_heads, head_dim, rot_dim, neighbours, window, softcap, rope_scale, .. } = *self;
         let mut b = GraphBuilder::new("attention");
         let [q_cols, kv_cols] = [n_heads * head_dim, n_kv_heads * head_dim];
         let freqs = b.freqs(rot_dim);
@@ -87,10 +89,10 @@ impl Layer {
         let mut target = target(device, &batch, u32::from(seed.is_multiple_of(2)));
         target.prefill_q_tile = q_tile;
         let longest = (0..q_lens[0].len()).map(|s| q_lens.iter().map(|step| step[s]).sum()).max().unwrap_or(0);
-        let kv_type = if device.is_cpu() { KvType::F32 } else { KvType::F16 };
+        target.kv_type = self.kv.unwrap_or(target.kv_type);
         let product =
             if self.from == From::Embedding { 0.0 } else { 3.0 * kernel(Arithmetic::of(&target, &graph), WIDTH) };
-        crate::support::run(&graph, device, &target, &batch, attention(kv_type, longest) + product)
+        crate::support::run(&graph, device, &target, &batch, attention(target.kv_type, longest) + product)
     }
 }
 
@@ -198,6 +200,40 @@ fn long_contexts_are_split() {
     }
 }
 
+const fn affine(bits: u8, group: u8) -> KvType {
+    KvType::Affine { bits, group }
+}
+
+/// Every type of keys and values: chunks and single tokens, windows, contexts in parts, heads with several groups.
+#[test]
+fn every_kv_type() {
+    let types = [KvType::F16, KvType::F32, affine(8, 32), affine(8, 64), affine(8, 128), affine(4, 32), affine(4, 64)];
+    for (ix, kv) in types.into_iter().chain([affine(4, 128)]).enumerate() {
+        let head_dim = kv.group().unwrap_or(32) << (ix % 2);
+        let layer = Layer { head_dim, rot_dim: head_dim, kv: Some(kv), ..PLAIN };
+        each_device(&layer, &[vec![37, 1], vec![1, 3], vec![1, 0]], 16);
+        let wide = Layer { head_dim: 128, rot_dim: 64, neighbours: ix % 2 == 0, n_heads: 6, kv: Some(kv), ..PLAIN };
+        each_device(&wide, &[vec![255, 3], vec![1, 1], vec![1, 400], vec![1, 1]], 16);
+        let windowed = Layer { window: Window { window: 40, keep: 17 }, ..wide.clone() };
+        each_device(&windowed, &[vec![270, 3], vec![1, 1], vec![1, 1]], 16);
+        // Rotated where keys are made, if the type lets a product write it.
+        let from = From::Products { format: Format::F32, bias: true };
+        each_device(&Layer { from, n_heads: 4, ..wide }, &[vec![5, 18], vec![1, 1], vec![1, 0]], 16);
+    }
+}
+
+/// Heads that no group divides are refused with the type and the size.
+#[test]
+fn heads_without_groups_are_refused() {
+    let graph = Layer { head_dim: 80, rot_dim: 80, ..PLAIN }.graph();
+    for target in TargetProfile::presets() {
+        let target = TargetProfile { kv_type: affine(8, 64), ..target };
+        let error = ingot_compiler::compile(&graph, &target, ingot_compiler::Options::new(64)).expect_err("is refused");
+        let text = error.to_string();
+        assert!(text.contains("heads of 80") && text.contains("groups of 64"), "{text}");
+    }
+}
+
 /// Tiles of every size, and chunks that end within them.
 #[test]
 fn query_tiles() {
@@ -222,8 +258,12 @@ fn random_layers_and_batches() {
         Just(From::Embedding),
         any::<bool>().prop_map(|bias| From::Products { format: Format::Bf16, bias }),
     ];
-    let layer = (from, heads, head_dims, window, any::<bool>());
-    let layer = layer.prop_map(|(from, heads, (head_dim, rot_dim), window, capped)| {
+    let kv = prop::sample::select(
+        [None, None, Some(KvType::F16), Some(KvType::F32), Some(affine(8, 32)), Some(affine(4, 64))].to_vec(),
+    );
+    let layer = (from, heads, head_dims, window, any::<bool>(), kv);
+    let layer = layer.prop_map(|(from, heads, (head_dim, rot_dim), window, capped, kv)| {
+        let kv = kv.filter(|kv| kv.refuses(head_dim).is_none());
         let softcap = if capped { 2.0 } else { 0.0 };
         Layer {
             from,
@@ -235,6 +275,7 @@ fn random_layers_and_batches() {
             window,
             softcap,
             rope_scale: 1.0,
+            kv,
         }
     });
     let q_len = prop_oneof![1 => Just(0u32), 3 => Just(1), 2 => 2u32..20, 1 => 20u32..70];

@@ -32,6 +32,8 @@ pub(crate) struct CompileArgs {
     /// Sequences at one time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=args::MAX_BATCH))]
     max_batch: u32,
+    #[command(flatten)]
+    kv: args::KvArgs,
     /// Memory that the model may take when it runs, e.g. 8G or 1.5GiB; more is refused [default: any]
     #[arg(long, value_name = "BYTES", value_parser = args::bytes)]
     memory_budget: Option<u64>,
@@ -45,7 +47,8 @@ pub(crate) struct CompileArgs {
 
 /// Runs the command. `started` is when the process started.
 pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
-    let target = args::target(&args.target, &args.tiles)?;
+    let mut target = args::target(&args.target, &args.tiles)?;
+    target.kv_type = args.kv.kv_type().unwrap_or(target.kv_type);
     let mut bar = progress::bar("writing");
     let mut told = |done, total| {
         if let Some(bar) = &mut bar {

@@ -44,6 +44,8 @@ pub(crate) struct ExplainArgs {
     /// Sequences at one time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=args::MAX_BATCH))]
     max_batch: u32,
+    #[command(flatten)]
+    kv: args::KvArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,7 +80,8 @@ const DEFAULT_CONTEXT: u32 = 8192;
 /// Runs the command.
 pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
     check(args)?;
-    let target = args::target(&args.target, &args.tiles)?;
+    let mut target = args::target(&args.target, &args.tiles)?;
+    target.kv_type = args.kv.kv_type().unwrap_or(target.kv_type);
     let (graph, most) = graph(args)?;
     let max_context = args.context.unwrap_or_else(|| most.min(DEFAULT_CONTEXT));
     let options = Options { max_batch: args.max_batch, ..Options::new(max_context) };

@@ -68,7 +68,7 @@ fn describe(artifact: &Artifact, args: &InspectArgs) -> String {
     for (ix, row) in table.lines().enumerate() {
         line(if ix == 0 { "memory" } else { "" }, row.into());
     }
-    line("KV cache", format!("{} tokens, {}", plan.max_context, plan.kv_type.name()));
+    line("KV cache", format!("{} tokens, {}", plan.max_context, plan.kv_type));
     let trust = if plan.is_cpu {
         "native code"
     } else if artifact.is_trusted() {
@@ -136,7 +136,7 @@ fn object(artifact: &Artifact, args: &InspectArgs) -> Value {
         "memory_total": memory(plan).total(),
         "max_batch": plan.max_batch,
         "context": plan.max_context,
-        "kv_dtype": plan.kv_type.name(),
+        "kv_dtype": plan.kv_type.to_string(),
         "kernels": plan.kernels.len(),
         "trusted": artifact.is_trusted(),
         "variants": variants,

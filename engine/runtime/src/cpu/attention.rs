@@ -1,8 +1,8 @@
 //! Template attention: causal attention of a ragged batch over paged keys and values.
 #![allow(unsafe_code)]
 
+use super::pages::{PAGE_TOKENS, PageLayout};
 use super::pool::{Pool, Shards};
-use super::rope_kv::{PAGE_TOKENS, page_start};
 use super::scratch::{Scratch, sized};
 use super::simd::attend::{Attend, Rule, scratch_len, sums_stride};
 use super::simd::dispatch;
@@ -18,10 +18,8 @@ pub struct Attention<'a> {
     pub step: StepView<'a>,
     /// Query heads.
     pub n_heads: usize,
-    /// Key and value heads; they divide the query heads.
-    pub n_kv_heads: usize,
-    /// Values of a head.
-    pub head_dim: usize,
+    /// How the layer's pages lie: type, key and value heads (they divide the query heads), values of a head.
+    pub layout: PageLayout,
     /// Factor on the scores.
     pub scale: f32,
     /// Queries of a tile.
@@ -34,8 +32,8 @@ pub struct Attention<'a> {
     pub softcap: f32,
     /// [tokens][n_heads * head_dim]
     pub q: &'a [f32],
-    /// The layer's pages, [page][K|V][kv head][16 tokens][head_dim].
-    pub kv: &'a [f32],
+    /// The layer's pages.
+    pub kv: &'a [u32],
     /// [page row][max_pages]
     pub page_table: &'a [u32],
     /// Row length of the page table.
@@ -83,7 +81,8 @@ fn queries(step: &StepView, q_tile: usize, tile_ix: usize) -> Option<Queries> {
 /// # Panics
 /// If a slice is shorter than its shape needs, or a page that is needed lies outside the layer's buffer.
 pub fn attention(pool: &Pool, scratch: &mut Scratch, args: Attention) {
-    let Attention { ref step, n_heads, n_kv_heads, head_dim, q_tile, .. } = args;
+    let Attention { ref step, n_heads, layout: pages, q_tile, .. } = args;
+    let PageLayout { n_kv_heads, head_dim, .. } = pages;
     assert!(n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads), "kv heads divide query heads");
     let n_tiles = step.n_tiles();
     let n_work = n_tiles * n_kv_heads;
@@ -102,7 +101,7 @@ pub fn attention(pool: &Pool, scratch: &mut Scratch, args: Attention) {
     let n_group = n_heads / n_kv_heads;
     let n_rows = n_max * n_group;
     let layout = Layout { n_rows, stride: sums_stride(head_dim), n_parts };
-    let scratch_len = scratch_len(n_rows, head_dim);
+    let scratch_len = scratch_len(n_rows, &pages);
     let n_results = if n_parts > 1 { n_work * n_parts } else { pool.n_threads() };
     let memory = sized(&mut scratch.threads, pool.n_threads() * scratch_len + n_results * layout.result_len(), 0.0);
     let (scratches, results) = memory.split_at_mut(pool.n_threads() * scratch_len);
@@ -164,19 +163,19 @@ struct Shape<'a> {
     step: StepView<'a>,
     rule: Rule,
     n_heads: usize,
-    n_kv_heads: usize,
+    layout: PageLayout,
     q: &'a [f32],
-    kv: &'a [f32],
+    kv: &'a [u32],
     page_table: &'a [u32],
     max_pages: usize,
 }
 
 impl<'a> Shape<'a> {
     fn of(args: &Attention<'a>) -> Self {
-        let &Attention { step, n_heads, n_kv_heads, head_dim, scale, window, keep, softcap, .. } = args;
+        let &Attention { step, n_heads, layout, scale, window, keep, softcap, .. } = args;
         let &Attention { q, kv, page_table, max_pages, .. } = args;
-        let rule = Rule { head_dim, scale, window, keep, softcap };
-        Self { step, rule, n_heads, n_kv_heads, q, kv, page_table, max_pages }
+        let rule = Rule { head_dim: layout.head_dim, scale, window, keep, softcap };
+        Self { step, rule, n_heads, layout, q, kv, page_table, max_pages }
     }
 
     fn attend(
@@ -188,7 +187,7 @@ impl<'a> Shape<'a> {
         scratch: &mut [f32],
         (sums, stats): (&mut [f32], &mut [f32]),
     ) {
-        let (head_dim, n_group) = (self.rule.head_dim, self.n_heads / self.n_kv_heads);
+        let (head_dim, n_group) = (self.rule.head_dim, self.n_heads / self.layout.n_kv_heads);
         let q_stride = self.n_heads * head_dim;
         let n_pages = queries.n_pages();
         let per_part = n_pages.div_ceil(n_parts);
@@ -204,9 +203,8 @@ impl<'a> Shape<'a> {
             pages: &self.page_table[table_at..][..self.max_pages],
             page_range: n_pages.min(part * per_part)..n_pages.min((part + 1) * per_part),
             kv: self.kv,
-            page_len: page_start(1, false, 0, self.n_kv_heads, head_dim),
-            k_at: page_start(0, false, head, self.n_kv_heads, head_dim),
-            v_at: page_start(0, true, head, self.n_kv_heads, head_dim),
+            layout: self.layout,
+            head,
             scratch,
             sums,
             stats,
@@ -218,7 +216,7 @@ impl<'a> Shape<'a> {
     /// # Safety
     /// Nobody else touches the output of these queries and this head.
     unsafe fn write(&self, queries: &Queries, head: usize, layout: &Layout, results: &[f32], out: &Shards<f32>) {
-        let (head_dim, n_group) = (self.rule.head_dim, self.n_heads / self.n_kv_heads);
+        let (head_dim, n_group) = (self.rule.head_dim, self.n_heads / self.layout.n_kv_heads);
         let n_rows = queries.n * n_group;
         let parts = || {
             results.chunks_exact(layout.result_len()).take(layout.n_parts).map(|result| {

@@ -9,6 +9,7 @@ mod profile;
 use super::activations::Activations;
 use super::attention::{Attention, attention};
 use super::linear::{Linear, NormPrologue, linear};
+use super::pages::PageLayout;
 use super::pool::Pool;
 use super::rope_kv::{Columns, RopeKv, rope_kv};
 use super::sample::{argmax_final, argmax_partial};
@@ -21,7 +22,7 @@ use crate::error::RuntimeError;
 use crate::world::Limits;
 use ingot_ir::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, PART_WORDS, Prologue, Role, Rows, Template};
 use ingot_ir::kv::KvGroupId;
-use ingot_ir::plan::{Binding, Bound, Dispatch, KvType, Plan};
+use ingot_ir::plan::{Binding, Bound, Dispatch, Plan};
 use ingot_ir::weight::{Format, Layout, ScaleType};
 use std::sync::Arc;
 
@@ -77,8 +78,7 @@ enum Work {
 
 struct RopeNumbers {
     n_heads: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
+    layout: PageLayout,
     rot_dim: usize,
     neighbours: bool,
     /// Stride and first column of q, k and v.
@@ -89,8 +89,7 @@ struct RopeNumbers {
 
 struct AttentionNumbers {
     n_heads: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
+    layout: PageLayout,
     scale: f32,
     q_tile: usize,
     window: usize,
@@ -119,6 +118,9 @@ pub struct CpuOptions {
     pub activations: Activations,
 }
 
+/// Not a number in single precision, and twice in half precision.
+const NOT_A_NUMBER: u32 = 0x7fff_ffff;
+
 /// A plan on the processor.
 pub struct CpuBackend {
     pool: Pool,
@@ -140,7 +142,7 @@ struct Buffers {
     logits: Vec<f32>,
     arenas: Vec<Vec<f32>>,
     weights: Vec<Held>,
-    kv: Vec<Vec<f32>>,
+    kv: Vec<Vec<u32>>,
     page_tables: Vec<Vec<u32>>,
 }
 
@@ -193,7 +195,7 @@ impl CpuBackend {
         options: CpuOptions,
     ) -> Result<Self, RuntimeError> {
         plan.verify()?;
-        if !plan.is_cpu || plan.kv_type != KvType::F32 {
+        if !plan.is_cpu {
             return Err(RuntimeError::WrongTarget { target: plan.target.clone(), device: "the CPU".into() });
         }
         let used = budget::check(plan, limits, options.budget_bytes.or_else(budget::ram_budget))?;
@@ -206,7 +208,7 @@ impl CpuBackend {
             logits: zeros(plan.logits_bytes()),
             arenas: plan.arenas.as_slice().iter().map(|n| zeros(*n)).collect(),
             weights: held,
-            kv: plan.kv.layers.as_slice().iter().map(|layer| zeros(layer_bytes(layer.group))).collect(),
+            kv: plan.kv.layers.as_slice().iter().map(|l| vec![0; layer_bytes(l.group) as usize / 4]).collect(),
             page_tables: vec![vec![0; table]; plan.kv.groups.len()],
         };
         let launches =
@@ -263,7 +265,7 @@ impl CpuBackend {
         self.memory.logits.fill(f32::NAN);
         self.memory.arenas.iter_mut().for_each(|arena| arena.fill(f32::NAN));
         if !keep_kv {
-            self.memory.kv.iter_mut().for_each(|pages| pages.fill(f32::NAN));
+            self.memory.kv.iter_mut().for_each(|pages| pages.fill(NOT_A_NUMBER));
         }
     }
 
@@ -340,6 +342,9 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
     };
     let n = |name: &str| spec.u32(name).map(|n| n as usize).ok_or_else(|| bad(name));
     let f = |name: &str| spec.f32(name).ok_or_else(|| bad(name));
+    let layout = || -> Result<PageLayout, RuntimeError> {
+        Ok(PageLayout { kv: plan.kv_type, n_kv_heads: n("N_KV_HEADS")?, head_dim: n("HEAD_DIM")? })
+    };
     let kv = || match operand(Role::Kv)? {
         Binding::Kv(layer) => Ok(layer.0 as usize),
         _ => Err(bad("pages")),
@@ -364,15 +369,14 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Template::RopeKv => {
             let numbers = RopeNumbers {
                 n_heads: n("N_HEADS")?,
-                n_kv_heads: n("N_KV_HEADS")?,
-                head_dim: n("HEAD_DIM")?,
+                layout: layout()?,
                 rot_dim: n("ROT_DIM")?,
                 neighbours: spec.u32("NEIGHBOURS") == Some(1),
                 columns: [(n("Q_STRIDE")?, n("Q_AT")?), (n("K_STRIDE")?, n("K_AT")?), (n("V_STRIDE")?, n("V_AT")?)],
                 kv_group: n("KV_GROUP")?,
                 scale: f("ROPE_SCALE")?,
             };
-            let stride = numbers.n_heads * numbers.head_dim;
+            let stride = numbers.n_heads * numbers.layout.head_dim;
             let [q, k, v, freqs] = [operand(Role::Q)?, operand(Role::K)?, operand(Role::V)?, operand(Role::Freqs)?];
             (Work::RopeKv { q, k, v, freqs, kv: kv()?, numbers }, stride)
         }
@@ -382,8 +386,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Template::Attention => {
             let numbers = AttentionNumbers {
                 n_heads: n("N_HEADS")?,
-                n_kv_heads: n("N_KV_HEADS")?,
-                head_dim: n("HEAD_DIM")?,
+                layout: layout()?,
                 scale: f("SCALE")?,
                 q_tile: n("Q_TILE")?,
                 window: n("WINDOW")?,
@@ -391,7 +394,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
                 softcap: f("SOFTCAP")?,
                 max_pages: n("MAX_PAGES")?,
             };
-            let stride = numbers.n_heads * numbers.head_dim;
+            let stride = numbers.n_heads * numbers.layout.head_dim;
             let Binding::PageTable(group) = operand(Role::PageTable)? else { return Err(bad("page table")) };
             (Work::Attention { q: operand(Role::Q)?, kv: kv()?, page_table: group.0 as usize, numbers }, stride)
         }
@@ -524,8 +527,7 @@ fn run(
             let args = RopeKv {
                 step,
                 n_heads: numbers.n_heads,
-                n_kv_heads: numbers.n_kv_heads,
-                head_dim: numbers.head_dim,
+                layout: numbers.layout,
                 rot_dim: numbers.rot_dim,
                 neighbours: numbers.neighbours,
                 inv_freq: read(*freqs),
@@ -543,8 +545,7 @@ fn run(
             let args = Attention {
                 step,
                 n_heads: numbers.n_heads,
-                n_kv_heads: numbers.n_kv_heads,
-                head_dim: numbers.head_dim,
+                layout: numbers.layout,
                 scale: numbers.scale,
                 q_tile: numbers.q_tile,
                 window: numbers.window,

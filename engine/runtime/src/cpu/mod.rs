@@ -8,7 +8,7 @@
 //! | [`sample`] | sample_partial, sample_final: the greatest logit |
 //! | [`execute`] | a plan's steps: load, look up once, run |
 //!
-//! Activations and KV are f32, weights stay in their stored type ([`weight`]), arithmetic is f32 with vectors of eight
+//! Activations are f32, keys and values what the plan says ([`pages`]), weights stay in their stored type ([`weight`]), arithmetic is f32 with vectors of eight
 //! ([`simd`]); on request ([`Activations`]) products with affine matrices round x to 8 bits. Work is spread over a
 //! [`pool::Pool`]; memory that a kernel needs beside its operands lives in a [`Scratch`], which only ever grows, so that
 //! a decode step allocates nothing once it is warm.
@@ -23,6 +23,7 @@ pub mod gather;
 pub mod linear;
 pub mod map;
 pub mod norm;
+pub mod pages;
 pub mod pool;
 pub mod rope_kv;
 pub mod sample;

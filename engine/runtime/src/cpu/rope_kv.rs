@@ -1,15 +1,15 @@
 //! Template rope_kv: rotates queries and keys, and writes keys and values to their pages.
 #![allow(unsafe_code)]
 
+use super::pages::{PAGE_TOKENS, PageLayout};
 use super::pool::{Pool, Shards};
 use super::scratch::Scratch;
 use super::step_view::StepView;
 
-/// Tokens of a KV page.
-pub const PAGE_TOKENS: usize = 16;
-
 /// Tokens below which one thread is enough.
 const MIN_PARALLEL_TOKENS: usize = 8;
+/// Longest row of a head: the kernels' too.
+const MAX_HEAD_DIM: usize = 1024;
 /// Rotations kept at once: models have one or two.
 const MAX_ROTATIONS: usize = 4;
 
@@ -38,10 +38,8 @@ pub struct RopeKv<'a> {
     pub step: StepView<'a>,
     /// Query heads.
     pub n_heads: usize,
-    /// Key and value heads.
-    pub n_kv_heads: usize,
-    /// Values of a head.
-    pub head_dim: usize,
+    /// How the layer's pages lie: type, key and value heads, values of a head.
+    pub layout: PageLayout,
     /// Rotated values of a head, the first ones.
     pub rot_dim: usize,
     /// Whether pairs are (2i, 2i + 1) instead of (i, i + rot_dim / 2).
@@ -60,8 +58,8 @@ pub struct RopeKv<'a> {
     pub v: Columns<'a>,
     /// [tokens][n_heads * head_dim]
     pub q_out: &'a mut [f32],
-    /// The layer's pages, [page][K|V][kv head][16 tokens][head_dim].
-    pub kv: &'a mut [f32],
+    /// The layer's pages.
+    pub kv: &'a mut [u32],
 }
 
 /// Cosines and sines of the positions of the last step, [token][rot_dim / 2], for each set of frequencies: all layers
@@ -120,17 +118,14 @@ impl RopeTable {
     }
 }
 
-/// Start of the 16 tokens of (page, K or V, head) in a layer's buffer.
-pub(crate) fn page_start(page: usize, is_v: bool, head: usize, n_kv_heads: usize, head_dim: usize) -> usize {
-    ((2 * page + usize::from(is_v)) * n_kv_heads + head) * PAGE_TOKENS * head_dim
-}
-
 /// Rotates each query into `q_out`, and writes each token's rotated keys and its values to its slot.
 ///
 /// # Panics
 /// If a slice is shorter than its shape needs, or a slot lies outside the pages.
 pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
-    let RopeKv { step, n_heads, n_kv_heads, head_dim, rot_dim, inv_freq, rope_scale, .. } = args;
+    let RopeKv { step, n_heads, layout, rot_dim, inv_freq, rope_scale, .. } = args;
+    let PageLayout { n_kv_heads, head_dim, .. } = layout;
+    assert!(head_dim <= MAX_HEAD_DIM, "heads of {head_dim} values are longer than {MAX_HEAD_DIM}");
     assert!(rot_dim <= head_dim && inv_freq.len() == rot_dim / 2, "frequencies do not fit the rotated dimensions");
     let rotation = scratch.rope.prepare(&step, inv_freq, rope_scale);
     let (n_tokens, half) = (step.n_tokens(), rot_dim / 2);
@@ -139,13 +134,16 @@ pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
     let q_out = Shards::new(&mut args.q_out[..n_tokens * n_heads * head_dim]);
     let kv = Shards::new(args.kv);
     let (q, k, v) = (args.q, args.k, args.v);
-    let slot_part = |t: usize, is_v: bool, head: usize| {
+    let write = |t: usize, is_v: bool, head: usize, row: &[f32]| {
         let (page, offset) = (slots[t] as usize / PAGE_TOKENS, slots[t] as usize % PAGE_TOKENS);
         // SAFETY: one kv head's part, and one thread has all of that head's tokens; K and V lie apart.
-        unsafe { kv.part(page_start(page, is_v, head, n_kv_heads, head_dim) + offset * head_dim, head_dim) }
+        let head = unsafe { kv.part(layout.head_at(page, is_v, head), layout.head_words()) };
+        layout.write(head, offset, row);
     };
     // One head a chunk, all tokens: whatever the slots say, no two threads write the same place.
     let head = |ix: usize| {
+        let mut turned = [0.0; MAX_HEAD_DIM];
+        let turned = &mut turned[..head_dim];
         for t in 0..n_tokens {
             let (cos, sin) = (&rotation.cos[t * half..][..half], &rotation.sin[t * half..][..half]);
             if ix < n_heads {
@@ -154,8 +152,9 @@ pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
                 rotate(q.row(t, ix * head_dim, head_dim), cos, sin, out);
             } else {
                 let kv_head = ix - n_heads;
-                rotate(k.row(t, kv_head * head_dim, head_dim), cos, sin, slot_part(t, false, kv_head));
-                slot_part(t, true, kv_head).copy_from_slice(v.row(t, kv_head * head_dim, head_dim));
+                rotate(k.row(t, kv_head * head_dim, head_dim), cos, sin, turned);
+                write(t, false, kv_head, turned);
+                write(t, true, kv_head, v.row(t, kv_head * head_dim, head_dim));
             }
         }
     };
@@ -189,6 +188,7 @@ fn rotate_halves(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
 mod tests {
     use super::*;
     use crate::cpu::testing::{Random, assert_close};
+    use ingot_ir::kv::KvType;
 
     #[test]
     fn queries_are_rotated_and_keys_and_values_written_to_their_slots() {
@@ -209,13 +209,13 @@ mod tests {
             let x = random.normals(n_tokens * 100);
             let columns = |at| Columns { values: &x, stride: 100, at };
             let mut q_out = vec![f32::NAN; n_tokens * n_heads * head_dim];
-            let mut kv = vec![f32::NAN; 4 * 2 * n_kv_heads * 16 * head_dim];
+            let layout = PageLayout { kv: KvType::F32, n_kv_heads, head_dim };
+            let mut kv = vec![f32::NAN.to_bits(); 4 * layout.page_words()];
             for _ in 0..2 {
                 let args = RopeKv {
                     step,
                     n_heads,
-                    n_kv_heads,
-                    head_dim,
+                    layout,
                     rot_dim,
                     inv_freq: &inv_freq,
                     rope_scale: 1.5,
@@ -229,6 +229,7 @@ mod tests {
                 };
                 rope_kv(&pool, &mut scratch, args);
             }
+            let kv: &[f32] = bytemuck::cast_slice(&kv);
             let rotated = |t: usize, at: usize| -> Vec<f64> {
                 let x: Vec<f64> = x[t * 100 + at..][..head_dim].iter().map(|&v| f64::from(v)).collect();
                 let mut y = x.clone();

@@ -6,7 +6,7 @@
 
 use super::GpuError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use wgpu::Features;
 
 /// The features that the engine can use; each is requested when the adapter has it, and none is required.
@@ -166,14 +166,22 @@ fn describe(infos: &[&AdapterInfo]) -> String {
     format!("there are: {} (choose by a part of the name, or use --device cpu)", names.join(", "))
 }
 
+/// The process's connection to its drivers. It is made once: NVIDIA's driver (580.159) no longer finds its device when it
+/// has been loaded and unloaded some hundred times in a process.
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        // No flags: the default would build helper pipelines for indirect dispatches, which no plan uses.
+        wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::PRIMARY,
+            flags: wgpu::InstanceFlags::empty(),
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        })
+    })
+}
+
 fn enumerate() -> Vec<Adapter> {
-    // No flags: the default would build helper pipelines for indirect dispatches, which no plan uses.
-    let descriptor = wgpu::InstanceDescriptor {
-        backends: wgpu::Backends::PRIMARY,
-        flags: wgpu::InstanceFlags::empty(),
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    };
-    let instance = wgpu::Instance::new(descriptor);
+    let instance = instance();
     let all = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
     all.into_iter().map(|raw| Adapter { info: facts(&raw), raw }).collect()
 }

@@ -316,8 +316,8 @@ impl GpuBackend {
         fill(&self.buffers.logits, f32::NAN.to_bits());
         self.buffers.arenas.iter().for_each(|arena| fill(arena, f32::NAN.to_bits()));
         if !keep_kv {
-            // Two half-precision NaNs.
-            self.buffers.kv.iter().for_each(|pages| fill(pages, 0x7e00_7e00));
+            // Not a number in single precision, and twice in half precision.
+            self.buffers.kv.iter().for_each(|pages| fill(pages, 0x7fff_ffff));
         }
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::cpu::testing::{Random, assert_close};
+use ingot_ir::kv::KvType;
 
 struct Case {
     n_heads: usize,
@@ -28,7 +29,8 @@ impl Case {
         let max_pages = self.lens.iter().map(|l| l.1.div_ceil(16)).max().unwrap_or(0) + 2;
         let n_pages = 2 * max_pages * self.lens.len();
         let mut free: Vec<u32> = (0..n_pages as u32).collect();
-        let mut kv = vec![f32::NAN; n_pages * page_start(1, false, 0, n_kv_heads, head_dim)];
+        let layout = PageLayout { kv: KvType::F32, n_kv_heads, head_dim };
+        let mut kv = vec![f32::NAN.to_bits(); n_pages * layout.page_words()];
         let mut table = vec![u32::MAX; max_pages * (self.lens.len() + 1)];
         let q = random.normals(n_tokens * width);
         let mut words = vec![0u32; 16];
@@ -57,8 +59,8 @@ impl Case {
                 for j in 16 * ix..kv_len.min(16 * ix + 16) {
                     for h in 0..n_kv_heads {
                         for is_v in [false, true] {
-                            let at = page_start(page as usize, is_v, h, n_kv_heads, head_dim) + j % 16 * head_dim;
-                            kv[at..at + head_dim].copy_from_slice(row(is_v, j, h));
+                            let head = &mut kv[layout.head_at(page as usize, is_v, h)..][..layout.head_words()];
+                            layout.write(head, j % 16, row(is_v, j, h));
                         }
                     }
                 }
@@ -100,8 +102,7 @@ impl Case {
         let args = Attention {
             step: StepView::new(&words).expect("well formed"),
             n_heads,
-            n_kv_heads,
-            head_dim,
+            layout,
             scale: 0.3,
             q_tile,
             window: self.window,

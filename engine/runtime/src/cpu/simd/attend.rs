@@ -2,6 +2,8 @@
 
 use super::gemm::{self, PANEL};
 use super::{LANES, Op, Simd, math};
+use crate::cpu::pages::PageLayout;
+use ingot_ir::kv::KvType;
 
 /// Tokens of a page; one panel of the products below.
 const PAGE: usize = PANEL;
@@ -47,8 +49,12 @@ impl Rule {
     }
 }
 
-/// Values of scratch for `n_rows` rows: see the splits in [`Attend::run`].
-pub(crate) fn scratch_len(n_rows: usize, head_dim: usize) -> usize {
+/// Values of scratch for `n_rows` rows: see the splits in [`add_block`]; then a block's rows that do not lie in f32.
+pub(crate) fn scratch_len(n_rows: usize, pages: &PageLayout) -> usize {
+    own_len(n_rows, pages.head_dim) + if pages.kv == KvType::F32 { 0 } else { 2 * BLOCK * pages.head_dim }
+}
+
+fn own_len(n_rows: usize, head_dim: usize) -> usize {
     n_rows * BLOCK + head_dim * PAGE + PAGE * PANEL
 }
 
@@ -72,11 +78,10 @@ pub(crate) struct Attend<'a> {
     /// The sequence's page table, and which of its entries to go through.
     pub(crate) pages: &'a [u32],
     pub(crate) page_range: std::ops::Range<usize>,
-    /// The layer's pages; K of (page, this head) begins at `page * page_len + k_at`.
-    pub(crate) kv: &'a [f32],
-    pub(crate) page_len: usize,
-    pub(crate) k_at: usize,
-    pub(crate) v_at: usize,
+    /// The layer's pages, how they lie, and the kv head.
+    pub(crate) kv: &'a [u32],
+    pub(crate) layout: PageLayout,
+    pub(crate) head: usize,
     pub(crate) scratch: &'a mut [f32],
     /// [rows][`sums_stride`]
     pub(crate) sums: &'a mut [f32],
@@ -102,12 +107,15 @@ impl Op for Attend<'_> {
         let head_dim = self.rule.head_dim;
         assert!(self.q.len() >= (self.n_queries - 1) * self.q_stride + self.n_group * head_dim, "queries too short");
         assert!(self.sums.len() >= n_rows * sums_stride(head_dim), "memory for the sums too short");
-        assert!(self.scratch.len() >= scratch_len(n_rows, head_dim), "attention scratch too short");
+        assert!(self.scratch.len() >= scratch_len(n_rows, &self.layout), "attention scratch too short");
         let (max, denominator) = self.stats[..2 * n_rows].split_at_mut(n_rows);
         max.fill(f32::NEG_INFINITY);
         denominator.fill(0.0);
         self.sums[..n_rows * sums_stride(head_dim)].fill(0.0);
         let last_position = self.position + self.n_queries - 1;
+        let (own, wide) = std::mem::take(&mut self.scratch).split_at_mut(own_len(n_rows, head_dim));
+        self.scratch = own;
+        let wide = wide.as_mut_ptr();
         let none = Page { k: std::ptr::null(), v: std::ptr::null(), first: 0, n_valid: 0 };
         let mut block = [none; BLOCK_PAGES];
         let mut n_block = 0;
@@ -117,10 +125,22 @@ impl Op for Attend<'_> {
             if first >= self.kv_len || !self.rule.needs_page(self.position, last_position, first) {
                 continue;
             }
-            let page = &self.kv[self.pages[ix] as usize * self.page_len..][..self.page_len];
-            let k = page[self.k_at..][..PAGE * head_dim].as_ptr();
-            let v = page[self.v_at..][..PAGE * head_dim].as_ptr();
-            block[n_block] = Page { k, v, first, n_valid: PAGE.min(self.kv_len - first) };
+            let n_valid = PAGE.min(self.kv_len - first);
+            let [k, v] = [false, true].map(|is_v| {
+                let at = self.layout.head_at(self.pages[ix] as usize, is_v, self.head);
+                let rows = &self.kv[at..][..self.layout.head_words()];
+                if self.layout.kv == KvType::F32 {
+                    return bytemuck::cast_slice::<u32, f32>(rows).as_ptr();
+                }
+                // SAFETY: 2 * BLOCK_PAGES parts of PAGE * head_dim numbers, each lent once a block.
+                let wide = unsafe {
+                    let at = wide.add((2 * n_block + usize::from(is_v)) * PAGE * head_dim);
+                    std::slice::from_raw_parts_mut(at, PAGE * head_dim)
+                };
+                self.layout.read(rows, n_valid, wide);
+                wide.as_ptr()
+            });
+            block[n_block] = Page { k, v, first, n_valid };
             n_block += 1;
             if n_block == BLOCK_PAGES {
                 add_block(s, &mut self, &block, n_rows);
