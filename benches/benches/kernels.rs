@@ -1,5 +1,5 @@
 //! Steps of random models kernel by kernel, on the processor and on the first adapter: bytes a second of kernels that
-//! decode, operations a second of those that read a prompt.
+//! decode, operations a second of those that read a prompt, and the time that choosing a token takes.
 //!
 //! `cargo bench -p ingot-bench --bench kernels [-- FILTER]` measures two published shapes with fewer layers, in several
 //! formats; `cargo test --release` runs a small model once.
@@ -9,7 +9,8 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use ingot::ir::weight::{Format, ScaleType};
 use ingot::runtime::gpu::{DeviceKind, adapters};
 use ingot::{
-    AdjustTarget, Cache, DeviceChoice, LoadOptions, Model, Profile, ProfiledKernel, RandomShape, StepShape, Tiles,
+    AdjustTarget, Cache, DeviceChoice, LoadOptions, Model, Penalty, Profile, ProfiledKernel, RandomShape, Sampling,
+    StepShape, Tiles,
 };
 use std::time::Duration;
 
@@ -78,13 +79,15 @@ fn bench(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: String,
     model: &mut Model,
+    sampling: &Sampling,
     first: &Profile,
     of: impl Fn(&Profile) -> f64,
 ) {
     group.bench_function(name, |b| {
         b.iter_custom(|n| {
-            let mut again =
-                || model.profile(first.shape, n.clamp(1, MOST_PROFILES) as usize).expect("a step of the plan");
+            let mut again = || {
+                model.profile(first.shape, sampling, n.clamp(1, MOST_PROFILES) as usize).expect("a step of the plan")
+            };
             let seconds = if measuring() { of(&again()) } else { of(first) };
             assert!(seconds > 0.0, "a kernel takes time");
             Duration::from_secs_f64(seconds * n as f64)
@@ -97,6 +100,7 @@ fn each(kernel: &ProfiledKernel) -> f64 {
 }
 
 fn kernels(c: &mut Criterion) {
+    let greedy = Sampling::default();
     for (device, choice) in devices() {
         for shape in shapes() {
             let mut model = load(&shape, &choice);
@@ -109,8 +113,8 @@ fn kernels(c: &mut Criterion) {
                 group.sample_size(10).warm_up_time(Duration::from_millis(200));
                 group.measurement_time(Duration::from_millis(500));
                 group.throughput(Throughput::Elements(step.n_tokens.into()));
-                let first = model.profile(step, 1).expect("a step of the plan");
-                bench(&mut group, "step".into(), &mut model, &first, |profile| profile.step_s);
+                let first = model.profile(step, &greedy, 1).expect("a step of the plan");
+                bench(&mut group, "step".into(), &mut model, &greedy, &first, |profile| profile.step_s);
                 for kernel in first.by_kernel() {
                     let (bytes, flops) = (kernel.cost.bytes() / kernel.n as u64, kernel.cost.flops / kernel.n as u64);
                     let amount = if step.n_tokens > 1 && flops > 0 {
@@ -123,7 +127,8 @@ fn kernels(c: &mut Criterion) {
                         let kernels = profile.by_kernel();
                         kernels.iter().find(|found| found.kernel == kernel.kernel).map_or(0.0, each)
                     };
-                    bench(&mut group, format!("p{} {}", kernel.kernel, kernel.name), &mut model, &first, find);
+                    let name = format!("p{} {}", kernel.kernel, kernel.name);
+                    bench(&mut group, name, &mut model, &greedy, &first, find);
                 }
                 group.finish();
             }
@@ -131,5 +136,45 @@ fn kernels(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, kernels);
+/// Everything that chooses one token from large vocabularies on the adapter. Random weights leave flat rows, of which filters keep
+/// most tokens; a bias on some ids makes the others as unlikely as they are in a text.
+fn sampling(c: &mut Criterion) {
+    let plain = Sampling { temperature: 0.8, ..Sampling::default() };
+    let likely = (0..60).map(|ix| (ix * 61, 14.0 - ix as f32 / 8.0)).collect();
+    let peaked = Sampling { logit_bias: likely, ..plain.clone() };
+    let penalty = Penalty { strength: 1.1, window: 64 };
+    let samplings = [
+        ("greedy", Sampling::default()),
+        ("temperature", plain.clone()),
+        ("top-p 0.95, flat", Sampling { top_p: 0.95, ..plain.clone() }),
+        ("top-p 0.95, peaked", Sampling { top_p: 0.95, ..peaked.clone() }),
+        ("top-k 40", Sampling { top_k: 40, ..plain }),
+        ("penalty, top-p 0.95, min-p 0.05, top-k 40", {
+            Sampling { repetition: penalty, top_p: 0.95, min_p: 0.05, top_k: 40, ..peaked }
+        }),
+    ];
+    let sizes: &[u32] = if measuring() { &[128_256, 262_144] } else { &[4_100] };
+    for (device, choice) in devices().into_iter().filter(|(device, _)| *device == "gpu") {
+        for &n_vocab in sizes {
+            let small = RandomShape::named("smollm2-135m").expect("a known shape");
+            let shape = RandomShape { n_layers: 1, intermediate: 192, n_vocab, ..small };
+            let mut model = load(&shape, &choice);
+            let mut group = c.benchmark_group(format!("{device} choosing one of {n_vocab}"));
+            group.sample_size(10).warm_up_time(Duration::from_millis(200));
+            group.measurement_time(Duration::from_millis(500));
+            let step = StepShape { n_sequences: 1, n_tokens: 1, depth: 128 };
+            for (name, sampling) in &samplings {
+                let first = model.profile(step, sampling, 1).expect("a step of the plan");
+                let of = |profile: &Profile| {
+                    let kernels = profile.by_kernel();
+                    kernels.iter().filter(|kernel| kernel.name.starts_with("sample")).map(|kernel| kernel.time_s).sum()
+                };
+                bench(&mut group, (*name).into(), &mut model, sampling, &first, of);
+            }
+            group.finish();
+        }
+    }
+}
+
+criterion_group!(benches, kernels, sampling);
 criterion_main!(benches);

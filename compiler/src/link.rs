@@ -28,6 +28,7 @@ pub(crate) fn grid(spec: &KernelSpec, target: &TargetProfile) -> Result<GridRule
         shaders::GridUnit::Tokens => Some(Dim::Tokens),
         shaders::GridUnit::Rows => Some(Dim::Rows),
         shaders::GridUnit::Tiles => Some(Dim::Tiles),
+        shaders::GridUnit::Filtered => Some(Dim::Filtered),
         shaders::GridUnit::One => None,
     };
     Ok(GridRule { dim, divisor: rule.unit_div, times: rule.times })
@@ -100,8 +101,10 @@ fn template(template: Template) -> shaders::Template {
         Template::AttentionCombine => shaders::Template::AttentionCombine,
         Template::GatherRows => shaders::Template::GatherRows,
         Template::Map => shaders::Template::Map,
-        Template::ArgmaxPartial => shaders::Template::ArgmaxPartial,
-        Template::ArgmaxFinal => shaders::Template::ArgmaxFinal,
+        Template::SamplePartial => shaders::Template::SamplePartial,
+        Template::SampleBins => shaders::Template::SampleBins,
+        Template::SampleFilter => shaders::Template::SampleFilter,
+        Template::SampleFinal => shaders::Template::SampleFinal,
     }
 }
 

@@ -105,8 +105,7 @@ pub fn bucket_kernels(
     let groups = pass::group::run(graph, target, &bucket.bounds)?;
     let groups = pass::half_rows::run(graph, target, groups);
     let groups = pass::order::run(graph, groups);
-    let max_pages = options.max_context.div_ceil(target.page_tokens);
-    let kernels = select::run(graph, &groups, target, bucket, max_pages)?;
+    let kernels = select::run(graph, &groups, target, bucket, options.max_context)?;
     checked("select", kernels.verify())?;
     Ok(kernels)
 }
@@ -229,6 +228,7 @@ impl<'a> Assembler<'a> {
                 let binding = match operand.place {
                     Place::Step => Binding::Step,
                     Place::Sampled => Binding::Sampled,
+                    Place::Columns => Binding::Columns,
                     Place::Logits => Binding::Logits,
                     Place::Kv(layer) => Binding::Kv(layer),
                     Place::PageTable(group) => Binding::PageTable(group),

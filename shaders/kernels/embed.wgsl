@@ -1,12 +1,12 @@
 // embed: out[t, :] = W[id(t) - ROW_FIRST, :] for each token t with id in ROW_FIRST .. ROW_FIRST + ROW_COUNT.
 //
 // A table above the binding limit comes in several parts, a kernel each; rows of ids in other parts stay untouched.
-// An id with bit 31 set is a number of the table of sampled ids: the token that the previous step chose.
+// An id with bit 31 set is a row of the table of sampled ids: the token that the previous step chose.
 // One workgroup a token, four columns an invocation at a time. No workgroup memory.
 // Slots: weight.
 
 import package::lib::grid::linear_id;
-import package::lib::step::{step_n_tokens, step_token};
+import package::lib::step::{SAMPLED_WORDS, step_n_tokens, step_token};
 import package::slot::weight::weight_columns;
 
 @group(0) @binding(1) var<storage, read> sampled: array<u32>;
@@ -21,7 +21,7 @@ fn main(
     let token = linear_id(workgroup, n_workgroups);
     if token >= step_n_tokens() { return; }
     var id = step_token(token).x;
-    if (id >> 31u) == 1u { id = sampled[id & 0x7fffffffu]; }
+    if (id >> 31u) == 1u { id = sampled[(id & 0x7fffffffu) * SAMPLED_WORDS]; }
     if id < ROW_FIRST || id - ROW_FIRST >= ROW_COUNT { return; }
     for (var quad = thread; quad < (N_COLS + 3u) / 4u; quad += WG) {
         let values = weight_columns(id - ROW_FIRST, quad);

@@ -18,8 +18,17 @@ fn step_row(row: u32) -> u32 { return step_words[step_words[6] + row]; }
 // sequence, tile of its queries, part of its KV, number of parts
 fn step_tile(tile: u32) -> vec4<u32> { return step_quad(step_words[7] + 4u * tile); }
 
+// Choices in the table: those of the first rows.
+fn step_n_choices() -> u32 { return step_words[10]; }
+
+// A word of row `row`'s choice.
+fn step_choice(row: u32, word: u32) -> u32 { return step_words[step_words[9] + 24u * row + word]; }
+
 // Where KV group `group` keeps a token: page * 16 + offset.
 fn step_slot(group: u32, token: u32) -> u32 { return step_words[step_words[8] + group * step_words[0] + token]; }
+
+// Words that a row's choice leaves in `sampled`: its id and log-probability, then up to 20 pairs of ids and theirs.
+const SAMPLED_WORDS = 42u;
 
 // A word that is always 0, which no compiler can know: see lib/angle.
 fn step_zero() -> u32 { return step_words[15]; }

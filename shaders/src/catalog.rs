@@ -46,13 +46,15 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
         Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
-        Template::RmsNorm | Template::ArgmaxFinal => rule(rows, 1, 1),
+        Template::RmsNorm | Template::SampleFinal => rule(rows, 1, 1),
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
         Template::Matmul => rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N"))),
         Template::Map => {
             rule(rows, 1, (c.u32("N_COLS") / epilogue::columns_per_out(&spec.epilogue)).div_ceil(c.u32("WG")))
         }
-        Template::ArgmaxPartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
+        Template::SamplePartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
+        Template::SampleFilter => rule(GridUnit::Filtered, 1, 1),
+        Template::SampleBins => rule(GridUnit::Filtered, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
     })
 }
 
@@ -162,6 +164,10 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     if template == Template::RopeKv || spec.epilogue.contains(&EpilogueOp::RopeKv) {
         slots.insert("kv_store", source(&format!("slot/kv_store_{}.wgsl", kv_name(consts, false))));
     }
+    if template == Template::SampleFilter {
+        let whole = consts.u32("N").is_multiple_of(4);
+        slots.insert("logits", source(if whole { "slot/logits_vec4.wgsl" } else { "slot/logits_ragged.wgsl" }));
+    }
     Ok(slots)
 }
 
@@ -219,6 +225,8 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     list.push(match spec.template {
         Template::Embed => info(Role::Sampled, 0, 1, Read),
         Template::RopeKv | Template::Attention | Template::AttentionDecode => info(Role::Q, 0, 1, Read),
+        // Adjusted in place.
+        Template::SamplePartial => info(Role::X, 0, 1, ReadWrite),
         _ => info(Role::X, 0, 1, Read),
     });
     if spec.template == Template::RopeKv {
@@ -227,6 +235,9 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     match spec.template {
         template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
+        Template::SamplePartial => list.push(info(Role::Columns, 0, 2, Read)),
+        Template::SampleBins | Template::SampleFinal => list.push(info(Role::Parts, 0, 2, Read)),
+        Template::SampleFilter => list.extend([info(Role::Parts, 0, 2, Read), info(Role::Bins, 0, 3, Read)]),
         _ => {}
     }
     match spec.prologue {
@@ -241,6 +252,8 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         Template::Attention | Template::AttentionDecode => {
             list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)])
         }
+        Template::SamplePartial => list.push(info(Role::Bins, 2, 1, ReadWrite)),
+        Template::SampleFilter | Template::SampleFinal => list.push(info(Role::Columns, 2, 1, ReadWrite)),
         _ => {}
     }
     list
@@ -268,7 +281,10 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::AttentionCombine => 8 * c.u32("PARTS"),
         Template::RopeKv => 4 * c.u32("ROT_DIM") + if c.u32("KV_BITS") < 16 { 8 * c.u32("WG") } else { 0 },
         Template::RmsNorm => 4 * c.u32("WG"),
-        Template::ArgmaxPartial | Template::ArgmaxFinal => 8 * c.u32("WG"),
+        Template::SamplePartial => 8 * c.u32("BLOCK") + 16 * c.u32("WG"),
+        Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),
+        Template::SampleFilter => 12 * 256 + 44 * c.u32("WG") + 128,
+        Template::SampleFinal => 16 * c.u32("WG"),
         Template::Embed | Template::GatherRows | Template::Map => 0,
     }
 }

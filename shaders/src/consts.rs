@@ -59,6 +59,10 @@ const MAX_PARTS: u32 = 256;
 const WG: ConstRule = power("WG", 256, 32, 256);
 const OUT_STRIDE: ConstRule = rule("OUT_STRIDE", ConstDefault::Derived("the output's columns"), 1, MAX_SIZE);
 const OUT_AT: ConstRule = at("OUT_AT");
+/// Logits that one workgroup looks at.
+const BLOCK: ConstRule = power("BLOCK", 1024, 256, 1024);
+/// Tokens of a sequence's history.
+const RING: ConstRule = rule("RING", ConstDefault::Required, 1, 1 << 28);
 /// Bits of a number in pages: 32 and 16 are floats, 8 and 4 codes with scales.
 const KV_BITS: ConstRule = power("KV_BITS", 16, 4, 32);
 /// Codes in pages that share a scale.
@@ -208,8 +212,11 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
         }
         Template::GatherRows => const { &[size("N_COLS"), WG] },
         Template::Map => const { &[size("N_COLS"), OUT_STRIDE, OUT_AT, WG] },
-        Template::ArgmaxPartial => const { &[size("N"), rule("BLOCK", ConstDefault::U32(4096), 1, MAX_SIZE), WG] },
-        Template::ArgmaxFinal => const { &[size("N_PARTIAL"), WG] },
+        Template::SamplePartial => const { &[size("N"), BLOCK, RING, WG] },
+        Template::SampleBins => const { &[size("N"), BLOCK, WG] },
+        // An invocation a bin.
+        Template::SampleFilter => const { &[size("N"), BLOCK, RING, power("WG", 256, 256, 256)] },
+        Template::SampleFinal => const { &[size("N"), BLOCK, RING, WG] },
     }
 }
 

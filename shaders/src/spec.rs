@@ -43,10 +43,14 @@ named! {
         GatherRows "gather_rows",
         /// Element-wise ops.
         Map "map",
-        /// Greatest number of each block of a row.
-        ArgmaxPartial "argmax_partial",
-        /// Greatest of a row's blocks.
-        ArgmaxFinal "argmax_final",
+        /// Adjusts logits and finds the best of each block of a row.
+        SamplePartial "sample_partial",
+        /// How far a row's logits lie below its greatest.
+        SampleBins "sample_bins",
+        /// The id that the logits of a row choose that filters.
+        SampleFilter "sample_filter",
+        /// The id that another row's logits choose.
+        SampleFinal "sample_final",
     }
 }
 
@@ -121,6 +125,12 @@ named! {
         Kv "kv",
         /// A KV group's page table.
         PageTable "page_table",
+        /// Columns of sequences: lists and token history.
+        Columns "columns",
+        /// What blocks of logits come to.
+        Parts "parts",
+        /// Distances of logits, counted.
+        Bins "bins",
     }
 }
 
@@ -312,6 +322,8 @@ pub enum GridUnit {
     Rows,
     /// Attention tiles.
     Tiles,
+    /// Wanted rows up to the last that filters.
+    Filtered,
     /// Nothing of the step: the count is 1.
     One,
 }

@@ -121,13 +121,15 @@ fn specs() -> Vec<KernelSpec> {
                     .with("WG", wg);
                 spec.rows = *rows;
                 list.push(spec);
-                let mut spec = KernelSpec::new(Template::ArgmaxPartial, Tier::Plain)
-                    .with("N", n)
-                    .with("WG", wg)
-                    .with("BLOCK", 4096.min(n));
-                spec.rows = *rows;
-                list.push(spec);
-                list.push(KernelSpec::new(Template::ArgmaxFinal, Tier::Plain).with("N_PARTIAL", n).with("WG", wg));
+                let sample = |template| {
+                    let spec =
+                        KernelSpec::new(template, Tier::Plain).with("N", n + n % 3).with("BLOCK", 4 * wg.max(64));
+                    KernelSpec { rows: *rows, ..spec }
+                };
+                list.push(sample(Template::SamplePartial).with("WG", wg).with("RING", n));
+                list.push(sample(Template::SampleBins).with("WG", wg));
+                list.push(sample(Template::SampleFilter).with("RING", n));
+                list.push(sample(Template::SampleFinal).with("WG", wg).with("RING", n));
                 list.push(KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", n).with("WG", wg));
             }
         }

@@ -130,6 +130,7 @@ impl<'a> Interpreter<'a> {
             Dim::Rows => tables.rows.len(),
             Dim::Sequences => tables.sequences.len(),
             Dim::Tiles => tables.tiles.len(),
+            Dim::Filtered => tables.dims().filtered as usize,
         };
         let mut out = Matrix::zeros(n_rows, value.shape.n_cols as usize);
         match &value.op {

@@ -3,6 +3,7 @@
 use ingot_compiler::TargetProfile;
 use ingot_ir::graph::Graph;
 use ingot_ir::kv::KvType;
+use ingot_runtime::sample::{Random, Sampling, gumbel};
 
 /// Logits on the CPU against the reference. Both compute in f32; sums of a few thousand products taken in another order
 /// differ by some 1e-6 a layer, and a rotation at a late position by a few ulps of its angle.
@@ -28,6 +29,32 @@ pub const SMOLLM2_CPU_LOGPROB: f64 = 2e-3;
 
 /// The same on the GPU, absolute: KV and products in f16.
 pub const SMOLLM2_GPU_LOGPROB: f64 = 0.05;
+
+/// Draws on a GPU against the processor's.
+pub mod draw {
+    /// Of a number that a token is drawn by, `logit / temperature + noise`, absolute. WGSL allows `log` an error of 2^-21 near
+    /// 1 and of 3 ulps elsewhere, and noise is a logarithm of a logarithm, the inner one at least 0.06: 2^-21 / 0.06 + 3 ulps
+    /// of up to 22, some 1.5e-5. Ids whose numbers are closer are equally good.
+    pub const NOISE: f32 = 2e-5;
+
+    /// Of the same, relative to the logit over the temperature: two roundings of a product and a sum, of either side.
+    pub const TEMPERED: f32 = 4.0 * f32::EPSILON;
+
+    /// Of a log-probability, absolute up to 1 and relative beyond: sums of up to a quarter of a million numbers in f32.
+    pub const LOGPROB: f32 = 2e-5;
+}
+
+/// Whether a GPU's id and its logit are as good a choice as the processor's, but for rounding. Decisions of filters are not
+/// judged: tests keep them further from their thresholds than sums of masses err (1e-6 of the mass).
+pub fn is_as_good(sampling: &Sampling, position: u32, found: (u32, f32), expected: (u32, f32)) -> bool {
+    if sampling.temperature == 0.0 {
+        return found.0 == expected.0 || (found.1 - expected.1).abs() <= draw::TEMPERED * expected.1.abs();
+    }
+    let noise = Random::at(sampling.seed, position).noise;
+    let number = |(id, logit): (u32, f32)| logit / sampling.temperature + gumbel(noise, id);
+    let allowed = draw::NOISE + draw::TEMPERED * (expected.1 / sampling.temperature).abs();
+    found.0 == expected.0 || number(found) >= number(expected) - allowed
+}
 
 /// Arithmetic of a kernel's products.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,6 +3,8 @@
 
 #[path = "golden/fixtures.rs"]
 mod fixtures;
+#[path = "golden/sampler.rs"]
+mod sampler;
 #[path = "golden/smollm2.rs"]
 mod smollm2;
 #[path = "golden/support.rs"]

@@ -13,5 +13,7 @@ mod formats;
 mod rows;
 #[path = "kernels/sampled.rs"]
 mod sampled;
+#[path = "kernels/sampling.rs"]
+mod sampling;
 #[path = "kernels/support.rs"]
 mod support;

@@ -24,6 +24,8 @@ mod play_hub;
 mod prompt_cache;
 #[path = "serving/random.rs"]
 mod random;
+#[path = "serving/sampled.rs"]
+mod sampled;
 #[path = "serving/stranger.rs"]
 mod stranger;
 #[path = "serving/support.rs"]

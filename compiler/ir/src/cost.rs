@@ -92,7 +92,7 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
                 };
                 cost.kv_bytes += entry.saturating_mul(n_entries);
             }
-            Binding::Step | Binding::Sampled | Binding::PageTable(_) => {}
+            Binding::Step | Binding::Sampled | Binding::Columns | Binding::PageTable(_) => {}
         }
     }
     let number = |name: &str| u64::from(spec.u32(name).unwrap_or(0));

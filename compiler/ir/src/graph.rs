@@ -142,7 +142,8 @@ pub enum Op {
         /// `[tokens, n_cols]`.
         x: ValueId,
     },
-    /// The id of each row's greatest number, the lowest on a tie. The result's bits are the id.
+    /// The id of each row's greatest number, the lowest on a tie. The result's bits are the id. Where it is the choice of a
+    /// token, the step's table of choices may say otherwise ([`crate::step::Choice`]), of which a graph knows nothing.
     Argmax {
         /// Logits.
         x: ValueId,

@@ -62,10 +62,14 @@ named! {
         GatherRows "gather_rows",
         /// Element-wise ops that no other kernel took.
         Map "map",
-        /// Greatest number of each block of a row.
-        ArgmaxPartial "argmax_partial",
-        /// Greatest of a row's blocks.
-        ArgmaxFinal "argmax_final",
+        /// Adjusts logits and finds the best of each block of a row.
+        SamplePartial "sample_partial",
+        /// How far a row's logits lie below its greatest.
+        SampleBins "sample_bins",
+        /// The id that the logits of a row choose that filters.
+        SampleFilter "sample_filter",
+        /// The id that another row's logits choose.
+        SampleFinal "sample_final",
     }
 }
 
@@ -130,6 +134,12 @@ named! {
         Kv "kv",
         /// A KV group's page table.
         PageTable "page_table",
+        /// Columns of sequences: lists and token history.
+        Columns "columns",
+        /// What blocks of logits come to.
+        Parts "parts",
+        /// Distances of logits, counted.
+        Bins "bins",
     }
 }
 
@@ -142,6 +152,12 @@ named! {
         ReadWrite "read_write",
     }
 }
+
+/// Words that a block of logits comes to: the greatest, a sum, the best and its id.
+pub const PART_WORDS: u32 = 4;
+
+/// Words of a row's bins: counts, low and high words of the masses of 256.
+pub const BIN_WORDS: u32 = 768;
 
 /// The n-th epilogue operand's role.
 pub const EPILOGUE_ROLES: [Role; 3] = [Role::Operand0, Role::Operand1, Role::Operand2];
@@ -285,6 +301,8 @@ pub enum Place {
     Step,
     /// The sampled ids, which outlive a step.
     Sampled,
+    /// Columns of sequences, which outlive a step: lists and token history.
+    Columns,
     /// The logits, which the host may read.
     Logits,
     /// A slab.

@@ -78,14 +78,17 @@ pub(crate) fn parse_spec(line: &Line) -> Result<KernelSpec, IrError> {
     Ok(spec)
 }
 
+/// `tokens,sequences,rows,tiles`, and the filtered rows where they are not all.
 pub(crate) fn dims_text(dims: &Dims) -> String {
-    Dim::ALL.iter().map(|dim| dims.get(*dim).to_string()).collect::<Vec<_>>().join(",")
+    let n_told = if dims.filtered == dims.rows { 4 } else { 5 };
+    Dim::ALL[..n_told].iter().map(|dim| dims.get(*dim).to_string()).collect::<Vec<_>>().join(",")
 }
 
 pub(crate) fn parse_dims(line: &Line, text: &str) -> Result<Dims, IrError> {
     let numbers: Option<Vec<u32>> = text.split(',').map(|n| n.parse().ok()).collect();
     match numbers.as_deref() {
-        Some(&[tokens, sequences, rows, tiles]) => Ok(Dims { tokens, sequences, rows, tiles }),
+        Some(&[tokens, sequences, rows, tiles]) => Ok(Dims { tokens, sequences, rows, tiles, filtered: rows }),
+        Some(&[tokens, sequences, rows, tiles, filtered]) => Ok(Dims { tokens, sequences, rows, tiles, filtered }),
         _ => Err(line.error(format!("expected tokens,sequences,rows,tiles, found {text:?}"))),
     }
 }
@@ -116,6 +119,7 @@ impl fmt::Display for Place {
         match self {
             Self::Step => f.write_str("step"),
             Self::Sampled => f.write_str("sampled"),
+            Self::Columns => f.write_str("columns"),
             Self::Logits => f.write_str("logits"),
             Self::Slab(slab) => slab.fmt(f),
             Self::Weight(weight) => weight.fmt(f),
@@ -130,6 +134,7 @@ impl Place {
         match text {
             "step" => Some(Self::Step),
             "sampled" => Some(Self::Sampled),
+            "columns" => Some(Self::Columns),
             "logits" => Some(Self::Logits),
             _ => SlabId::parse(text)
                 .map(Self::Slab)

@@ -1,7 +1,7 @@
 //! Where a plan's bytes go, known before anything is allocated.
 
 use crate::plan::Plan;
-use crate::step::max_block_words;
+use crate::step::{SAMPLED_WORDS, max_block_words};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -36,7 +36,7 @@ pub struct MemoryTable {
     pub arena: u64,
     /// Logits of the rows that a step may want.
     pub logits: u64,
-    /// The step's tables, sampled ids and page tables.
+    /// The step's tables, sampled ids, page tables, and columns of sequences.
     pub step: u64,
     /// Buffers that results are read back through (GPU).
     pub staging: u64,
@@ -51,7 +51,11 @@ impl MemoryTable {
         let bounds = plan.max_bounds();
         let groups = || plan.kv.groups.ids();
         let tables = u64::from(max_batch) * u64::from(plan.max_pages()) * 4 * groups().len() as u64;
-        let rows = u64::from(bounds.rows) * 4;
+        let (rows, columns) = if plan.is_cpu {
+            (u64::from(bounds.rows) * 4, 0)
+        } else {
+            (u64::from(bounds.rows * SAMPLED_WORDS) * 4, u64::from(max_batch) * u64::from(plan.column_words()) * 4)
+        };
         Self {
             max_batch,
             context: (n_pages.iter().max().map_or(0, |n| u64::from(*n)) * u64::from(plan.page_tokens)
@@ -60,7 +64,7 @@ impl MemoryTable {
             kv: groups().zip(n_pages).map(|(group, n)| plan.page_bytes_all_layers(group) * u64::from(*n)).sum(),
             arena: plan.arenas.as_slice().iter().sum(),
             logits: plan.logits_bytes(),
-            step: max_block_words(&bounds, groups().len()) as u64 * 4 + rows + tables,
+            step: max_block_words(&bounds, groups().len()) as u64 * 4 + rows + tables + columns,
             staging: if plan.is_cpu { 0 } else { READ_BACKS * (plan.logits_bytes() + rows) },
         }
     }

@@ -5,7 +5,7 @@ use crate::handle::{Arena, handle};
 use crate::kernel::{Access, KernelSpec, Role};
 use crate::kv::{KvGroup, KvGroupId, KvLayerId, KvSpec, KvType, Window};
 use crate::size::{Dims, ExprId, ExprPool};
-use crate::step::StepTables;
+use crate::step::{LIST_WORDS, MAX_HISTORY, StepTables};
 use crate::weight::{Format, Layout, RotaryPairs};
 use serde::{Deserialize, Serialize};
 
@@ -122,8 +122,10 @@ pub struct PlanKernel {
 pub enum Binding {
     /// The step's tables.
     Step,
-    /// The sampled ids.
+    /// The sampled ids and what is told of them.
     Sampled,
+    /// Columns of sequences: lists and token history.
+    Columns,
     /// The logits.
     Logits,
     /// A part of a transient buffer.
@@ -239,6 +241,11 @@ pub struct Plan {
     pub operands: Vec<Bound>,
 }
 
+/// Tokens of a sequence's history on a GPU, of a context of so many tokens.
+pub fn history_tokens(max_context: u32) -> u32 {
+    max_context.clamp(1, MAX_HISTORY)
+}
+
 impl Plan {
     /// Entries of a page table's row.
     pub fn max_pages(&self) -> u32 {
@@ -310,6 +317,7 @@ impl Plan {
             sequences: max.sequences.max(v.bounds.sequences),
             rows: max.rows.max(v.bounds.rows),
             tiles: max.tiles.max(v.bounds.tiles),
+            filtered: max.filtered.max(v.bounds.filtered),
         })
     }
     /// Bytes of all weights in memory (on the CPU those of stored layout are the mapped file).
@@ -319,6 +327,14 @@ impl Plan {
     /// Bytes of all transient buffers, the logits included.
     pub fn transient_bytes(&self) -> u64 {
         self.arenas.as_slice().iter().sum::<u64>() + self.logits_bytes()
+    }
+    /// Tokens of a sequence's history on a GPU.
+    pub fn history_tokens(&self) -> u32 {
+        history_tokens(self.max_context)
+    }
+    /// Words of a sequence's columns on a GPU: lists and history.
+    pub fn column_words(&self) -> u32 {
+        LIST_WORDS + self.history_tokens()
     }
     /// Bytes of the logits buffer.
     pub fn logits_bytes(&self) -> u64 {

@@ -20,6 +20,7 @@ impl fmt::Display for Binding {
         match self {
             Self::Step => f.write_str("step"),
             Self::Sampled => f.write_str("sampled"),
+            Self::Columns => f.write_str("columns"),
             Self::Logits => f.write_str("logits"),
             Self::Arena { arena, offset, n_bytes } => write!(f, "{arena}@{offset}+{n_bytes}"),
             Self::Weight(blob) => blob.fmt(f),
@@ -34,6 +35,7 @@ impl Binding {
         match text {
             "step" => return Some(Self::Step),
             "sampled" => return Some(Self::Sampled),
+            "columns" => return Some(Self::Columns),
             "logits" => return Some(Self::Logits),
             _ => {}
         }

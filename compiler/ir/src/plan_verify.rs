@@ -2,7 +2,7 @@
 
 use crate::IrError;
 use crate::handle::Handle;
-use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
+use crate::kernel::{BIN_WORDS, EPILOGUE_ROLES, EpilogueOp, KernelSpec, PART_WORDS, Prologue, Role, Rows, Template};
 use crate::kv::PAGE_TOKENS;
 use crate::plan::{
     BINDING_ALIGN, Binding, Bound, DispatchId, MAX_BATCH, MAX_BYTES, MAX_CONTEXT, MAX_STEP, MAX_WORKGROUPS,
@@ -78,9 +78,12 @@ impl Plan {
 
     /// Checks that a step of the variant's tokens and sequences can be put together.
     fn verify_bounds(&self, variant: &Variant) -> Result<(), String> {
-        let Dims { tokens, sequences, rows, tiles } = variant.bounds;
+        let Dims { tokens, sequences, rows, tiles, filtered } = variant.bounds;
         if tokens == 0 || sequences == 0 || rows == 0 {
             return Err("is for steps of nothing".into());
+        }
+        if filtered > rows {
+            return Err(format!("is for {filtered} filtered rows of {rows}"));
         }
         // The last tile of each sequence may hold a single token.
         let most =
@@ -195,7 +198,7 @@ impl Plan {
                 return bad(format!("has two operands {}", operand.role));
             }
             let exists = match operand.binding {
-                Binding::Step | Binding::Sampled | Binding::Logits => true,
+                Binding::Step | Binding::Sampled | Binding::Columns | Binding::Logits => true,
                 Binding::Arena { arena, offset, n_bytes } => {
                     let size = self.arenas.get(arena).copied().unwrap_or(0);
                     let fits = offset.checked_add(n_bytes).is_some_and(|end| end <= size);
@@ -306,9 +309,11 @@ impl Plan {
             (Template::Matvec | Template::Matmul | Template::Map, Role::Operand0 | Role::Operand1 | Role::Operand2) => {
                 rows * n_out
             }
-            (Template::ArgmaxPartial, Role::X) => rows * n("N"),
-            (Template::ArgmaxPartial, Role::Out) => rows * n("N").div_ceil(n("BLOCK").max(1)) * 2,
-            (Template::ArgmaxFinal, Role::X) => rows * n("N_PARTIAL") * 2,
+            (template, Role::X) if samples(template) => rows * n("N"),
+            (Template::SamplePartial, Role::Out) | (_, Role::Parts) => {
+                rows * n("N").div_ceil(n("BLOCK").max(1)) * u128::from(PART_WORDS)
+            }
+            (Template::SampleBins, Role::Out) | (_, Role::Bins) => rows * u128::from(BIN_WORDS),
             _ => 0,
         };
         let bound = match operand.binding {
@@ -339,6 +344,10 @@ impl Plan {
                 } else {
                     Err(IrError::invalid(id, format!("{layer} does not fit operand {}", operand.role)))
                 };
+            }
+            Binding::Columns if n("RING") != u128::from(self.history_tokens()) => {
+                let why = format!("keeps {} tokens of a history, not {}", n("RING"), self.history_tokens());
+                return Err(IrError::invalid(id, why));
             }
             Binding::PageTable(_) if n("MAX_PAGES") != u128::from(self.max_pages()) => {
                 let why = format!("reads page tables of {} pages, not {}", n("MAX_PAGES"), self.max_pages());
@@ -404,6 +413,12 @@ impl Plan {
     }
 }
 
+/// Whether a template is one of those that choose tokens.
+fn samples(template: Template) -> bool {
+    use Template::{SampleBins, SampleFilter, SampleFinal, SamplePartial};
+    matches!(template, SamplePartial | SampleBins | SampleFilter | SampleFinal)
+}
+
 /// Whether an operand of a role may lie where it is bound.
 fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
     match role {
@@ -423,8 +438,11 @@ fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
             });
             suits && (is_vector || matches!(binding, Binding::Arena { .. } | Binding::Logits))
         }
-        Role::Out if kernel.template == Template::ArgmaxFinal => binding == Binding::Sampled,
-        Role::Normed | Role::Squares => matches!(binding, Binding::Arena { .. }),
+        Role::Out if matches!(kernel.template, Template::SampleFilter | Template::SampleFinal) => {
+            binding == Binding::Sampled
+        }
+        Role::Columns => binding == Binding::Columns,
+        Role::Normed | Role::Squares | Role::Parts | Role::Bins => matches!(binding, Binding::Arena { .. }),
         Role::X | Role::Q | Role::K | Role::V | Role::Out => {
             matches!(binding, Binding::Arena { .. } | Binding::Logits)
         }

@@ -16,11 +16,13 @@ pub enum Dim {
     Rows,
     /// Attention work items.
     Tiles,
+    /// Wanted rows up to the last whose choice looks at all of its logits. At most the rows.
+    Filtered,
 }
 
 impl Dim {
     /// Every dimension, in the order of [`Dims`].
-    pub const ALL: [Self; 4] = [Self::Tokens, Self::Sequences, Self::Rows, Self::Tiles];
+    pub const ALL: [Self; 5] = [Self::Tokens, Self::Sequences, Self::Rows, Self::Tiles, Self::Filtered];
     /// The name in text.
     pub fn name(self) -> &'static str {
         match self {
@@ -28,6 +30,7 @@ impl Dim {
             Self::Sequences => "sequences",
             Self::Rows => "rows",
             Self::Tiles => "tiles",
+            Self::Filtered => "filtered",
         }
     }
     /// Reads a name.
@@ -47,6 +50,8 @@ pub struct Dims {
     pub rows: u32,
     /// See [`Dim::Tiles`].
     pub tiles: u32,
+    /// See [`Dim::Filtered`].
+    pub filtered: u32,
 }
 
 impl Dims {
@@ -57,6 +62,7 @@ impl Dims {
             Dim::Sequences => self.sequences,
             Dim::Rows => self.rows,
             Dim::Tiles => self.tiles,
+            Dim::Filtered => self.filtered,
         }
     }
     /// Whether a step of these sizes fits the bounds.

@@ -67,7 +67,7 @@ impl KernelSpec {
         };
         let positive = |name: &str| need(name, "positive", |n| n > 0);
         let even = |name: &str| need(name, "even", |n| n.is_multiple_of(2));
-        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "N_PARTIAL"] {
+        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "RING"] {
             positive(name)?;
         }
         if self.epilogue.contains(&EpilogueOp::SiluMulPairs) {

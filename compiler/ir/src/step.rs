@@ -5,7 +5,7 @@
 //! The tables travel as one block of 32-bit words:
 //!
 //! ```text
-//! header (16 words) | tokens (4 words each) | sequences (4) | rows (1) | tiles (4) | slots (1 a token, a KV group)
+//! header (16 words) | tokens (4 words each) | sequences (4) | rows (1) | tiles (4) | choices (24) | slots (1 a token, a KV group)
 //! ```
 
 use crate::size::Dims;
@@ -16,6 +16,19 @@ pub const SAMPLED: u32 = 1 << 31;
 
 /// Words of the header.
 pub const HEADER_WORDS: usize = 16;
+
+/// Pairs of a best id and its log-probability that a GPU tells of a row, at most.
+pub const MAX_BEST: u32 = 20;
+
+/// Words that a row's choice leaves on a GPU: its id and log-probability, then [`MAX_BEST`] pairs.
+pub const SAMPLED_WORDS: u32 = 2 + 2 * MAX_BEST;
+
+/// Words of a sequence's lists on a GPU, before its token history: pairs of an id and its bias, ids that XTC spares,
+/// ids that may not come yet.
+pub const LIST_WORDS: u32 = 1024;
+
+/// Tokens of a sequence's history on a GPU, at most: a ring of the newest.
+pub const MAX_HISTORY: u32 = 1 << 16;
 
 /// The first words of a block: counts, and where each table begins (in words from the block's start).
 #[repr(C)]
@@ -39,8 +52,12 @@ pub struct Header {
     pub tiles_at: u32,
     /// Table of KV slots, `[group][token]`.
     pub slots_at: u32,
+    /// Table of [`Choice`], one a row.
+    pub choices_at: u32,
+    /// Choices: those of the first rows; the others take their greatest logit.
+    pub n_choices: u32,
     /// Zero.
-    pub reserved: [u32; 7],
+    pub reserved: [u32; 5],
 }
 
 /// One packed token.
@@ -85,8 +102,81 @@ pub struct Tile {
     pub n_splits: u32,
 }
 
+/// How a row's token is chosen on a GPU. The default takes the greatest logit. Order and meaning are those of the runtime's
+/// `sample`; a window of [`u32::MAX`] is the whole history, one of 0 is off.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Debug, Pod, Zeroable)]
+pub struct Choice {
+    /// Row of the sequence's columns (lists and history).
+    pub sequence: u32,
+    /// Position of the token: tokens before it.
+    pub position: u32,
+    /// [`Choice::FILTERS`] and the like.
+    pub flags: u32,
+    /// 0 takes the greatest.
+    pub inverse_temperature: f32,
+    /// What the noise of this position is made of.
+    pub noise: [u32; 2],
+    /// Mass that the most probable tokens have together; 0 is off.
+    pub top_p: f32,
+    /// How far below the greatest log-probability a token may be; negative is off.
+    pub farthest: f32,
+    /// Tokens that stay however far they are.
+    pub least_kept: u32,
+    /// Probability above which all tokens but the last go; negative where XTC is not applied this time.
+    pub xtc_threshold: f32,
+    /// Tokens that stay at most; 0 is off.
+    pub top_k: u32,
+    /// Best ids that are told, at most [`MAX_BEST`].
+    pub n_best: u32,
+    /// Factor of the repetition penalty.
+    pub repetition: f32,
+    /// Its window.
+    pub repetition_window: u32,
+    /// Subtracted from tokens that occur.
+    pub presence: f32,
+    /// In this window.
+    pub presence_window: u32,
+    /// Subtracted for every time that a token occurs.
+    pub frequency: f32,
+    /// In this window.
+    pub frequency_window: u32,
+    /// Pairs of the first list.
+    pub n_biases: u32,
+    /// Ids of the third list that may not be chosen now.
+    pub n_banned: u32,
+    /// Ids of the second list.
+    pub n_exempt: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+impl Choice {
+    /// Something of the row's order must be known: filters, or best ids to tell.
+    pub const FILTERS: u32 = 1;
+    /// Logits are adjusted before.
+    pub const ADJUSTS: u32 = 2;
+    /// The token joins the sequence's history.
+    pub const REMEMBERS: u32 = 4;
+    /// The log-probability is told.
+    pub const TELLS: u32 = 8;
+    /// Words in the block.
+    pub const WORDS: usize = size_of::<Self>() / 4;
+
+    /// Whether the row must be looked at as a whole.
+    pub fn filters(&self) -> bool {
+        self.flags & Self::FILTERS != 0
+    }
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self { farthest: -1.0, xtc_threshold: -1.0, ..Self::zeroed() }
+    }
+}
+
 /// The tables of one step. Cleared and refilled, so that a decode step allocates nothing.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct StepTables {
     /// Packed tokens.
     pub tokens: Vec<Token>,
@@ -96,6 +186,8 @@ pub struct StepTables {
     pub rows: Vec<u32>,
     /// Attention work.
     pub tiles: Vec<Tile>,
+    /// How the first rows' tokens are chosen; the others take their greatest logit.
+    pub choices: Vec<Choice>,
     /// KV slots `[group][token]`: `page * page_tokens + offset`.
     pub slots: Vec<u32>,
 }
@@ -107,7 +199,15 @@ impl StepTables {
         self.sequences.clear();
         self.rows.clear();
         self.tiles.clear();
+        self.choices.clear();
         self.slots.clear();
+    }
+
+    /// Says how a wanted row's token is chosen.
+    pub fn choose(&mut self, row: u32, choice: Choice) {
+        let n = self.choices.len().max(row as usize + 1);
+        self.choices.resize(n, Choice::default());
+        self.choices[row as usize] = choice;
     }
 
     /// Adds a sequence's next tokens at positions `n_cached ..`. `rows` come separately, tiles by [`Self::tile`].
@@ -138,6 +238,7 @@ impl StepTables {
             sequences: self.sequences.len() as u32,
             rows: self.rows.len() as u32,
             tiles: self.tiles.len() as u32,
+            filtered: self.choices.iter().rposition(Choice::filters).map_or(0, |row| row as u32 + 1),
         }
     }
 
@@ -148,7 +249,8 @@ impl StepTables {
         let seqs_at = tokens_at + 4 * self.tokens.len() as u32;
         let rows_at = seqs_at + 4 * self.sequences.len() as u32;
         let tiles_at = rows_at + self.rows.len() as u32;
-        let slots_at = tiles_at + 4 * self.tiles.len() as u32;
+        let choices_at = tiles_at + 4 * self.tiles.len() as u32;
+        let slots_at = choices_at + (Choice::WORDS * self.choices.len()) as u32;
         let header = Header {
             n_tokens: self.tokens.len() as u32,
             n_seqs: self.sequences.len() as u32,
@@ -159,13 +261,16 @@ impl StepTables {
             rows_at,
             tiles_at,
             slots_at,
-            reserved: [0; 7],
+            choices_at,
+            n_choices: self.choices.len() as u32,
+            reserved: [0; 5],
         };
         words.extend_from_slice(bytemuck::cast_slice(&[header]));
         words.extend_from_slice(bytemuck::cast_slice(&self.tokens));
         words.extend_from_slice(bytemuck::cast_slice(&self.sequences));
         words.extend_from_slice(&self.rows);
         words.extend_from_slice(bytemuck::cast_slice(&self.tiles));
+        words.extend_from_slice(bytemuck::cast_slice(&self.choices));
         words.extend_from_slice(&self.slots);
     }
 
@@ -190,6 +295,9 @@ impl StepTables {
         }
         if self.rows.iter().any(|&row| row >= next) || self.rows.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err("rows are not ascending token indexes".into());
+        }
+        if self.choices.len() > self.rows.len() {
+            return Err(format!("{} choices for {} rows", self.choices.len(), self.rows.len()));
         }
         if self.slots.len() != n_groups * self.tokens.len() {
             return Err(format!("{} slots for {n_groups} groups and {next} tokens", self.slots.len()));
@@ -218,6 +326,7 @@ pub fn max_block_words(bounds: &Dims, n_groups: usize) -> usize {
         + 4 * bounds.sequences as usize
         + bounds.rows as usize
         + 4 * bounds.tiles as usize
+        + Choice::WORDS * bounds.rows as usize
         + n_groups * bounds.tokens as usize
 }
 
@@ -234,6 +343,8 @@ pub struct StepView<'a> {
     pub rows: &'a [u32],
     /// Attention work.
     pub tiles: &'a [Tile],
+    /// How the first rows' tokens are chosen.
+    pub choices: &'a [Choice],
     /// KV slots `[group][token]`.
     pub slots: &'a [u32],
 }
@@ -252,6 +363,8 @@ impl<'a> StepView<'a> {
             sequences: bytemuck::try_cast_slice(table(header.seqs_at, header.n_seqs, 4)?).ok()?,
             rows: table(header.rows_at, header.n_rows, 1)?,
             tiles: bytemuck::try_cast_slice(table(header.tiles_at, header.n_tiles, 4)?).ok()?,
+            choices: bytemuck::try_cast_slice(table(header.choices_at, header.n_choices, Choice::WORDS as u32)?)
+                .ok()?,
             slots: words.get(header.slots_at as usize..)?,
         })
     }

@@ -41,7 +41,7 @@ pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32) -> Vec<Buck
         let parts = (SPLIT_TILES / n).min(max_context.div_ceil(PART_TOKENS)).max(1);
         let splits = target.splits_kv() && parts > 1 && max_context > UNSPLIT_KV;
         let bucket = |max_parts: u32, max_kv: u32| Bucket {
-            bounds: Dims { tokens: n, sequences: n, rows: n, tiles: n * max_parts },
+            bounds: Dims { tokens: n, sequences: n, rows: n, tiles: n * max_parts, filtered: n },
             all_rows: true,
             max_kv,
             max_parts,
@@ -53,7 +53,8 @@ pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32) -> Vec<Buck
         let sequences = max_batch.clamp(1, tokens);
         let tiles = tokens.div_ceil(target.prefill_q_tile) + sequences;
         let rows = target.max_rows.max(batch).min(tokens);
-        Bucket { bounds: Dims { tokens, sequences, rows, tiles }, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
+        let bounds = Dims { tokens, sequences, rows, tiles, filtered: rows };
+        Bucket { bounds, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
     };
     let (short, long) = (target.matvec_rows, target.prefill_tokens.max(batch));
     let mut buckets: Vec<Bucket> = sizes.flat_map(decode).collect();

@@ -1,4 +1,4 @@
-//! From groups to kernels: each group becomes one node of the kernel graph (an embedding one a part, an argmax two).
+//! From groups to kernels: each group becomes one node of the kernel graph (an embedding one a part, a choice of ids several).
 //! What differs by target (tile sizes, grids) comes from the target's table of tiles, else from the catalogue through
 //! [`crate::link`].
 
@@ -14,14 +14,16 @@ use builder::{Builder, Spot};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::{
-    Access, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, Place, Prologue, Role, Template,
+    Access, BIN_WORDS, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, PART_WORDS, Place,
+    Prologue, Role, Rows, Template,
 };
 use ingot_ir::kv::{KvLayerId, KvType};
+use ingot_ir::plan::history_tokens;
 use ingot_ir::size::Dim;
 use ingot_ir::weight::WeightId;
 
-/// Columns that one workgroup of the first argmax kernel compares.
-const ARGMAX_BLOCK: u32 = 1024;
+/// Logits that one workgroup of the first sampling kernels looks at.
+const SAMPLE_BLOCK: u32 = 1024;
 
 /// Makes the kernel graph of a bucket from groups in order.
 pub fn run(
@@ -29,8 +31,9 @@ pub fn run(
     groups: &[Group],
     target: &TargetProfile,
     bucket: &Bucket,
-    max_pages: u32,
+    max_context: u32,
 ) -> Result<KernelGraph, CompileError> {
+    let max_pages = max_context.div_ceil(target.page_tokens);
     parts_are_products(graph, groups)?;
     let mut builder = Builder::new(graph, target, bucket);
     for group in groups {
@@ -44,7 +47,7 @@ pub fn run(
             Kind::Attention => attention(&mut builder, group, max_pages)?,
             Kind::Gather => gather(&mut builder, group)?,
             Kind::Map { x, steps } => map(&mut builder, group, *x, steps)?,
-            Kind::Argmax => argmax(&mut builder, group)?,
+            Kind::Argmax => argmax(&mut builder, group, max_context)?,
         }
     }
     Ok(builder.finish())
@@ -398,20 +401,54 @@ fn map(b: &mut Builder<'_>, group: &Group, x: ValueId, steps: &[Step]) -> Result
     b.node(spec, operands, &group.members)
 }
 
-fn argmax(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+/// The choice of an id: the greatest, or what the step's table of choices says, of which the processor's kernels know nothing.
+fn argmax(b: &mut Builder<'_>, group: &Group, max_context: u32) -> Result<(), CompileError> {
     let result = group.result();
     let Op::Argmax { x } = b.graph.values[result].op else { unreachable!("an argmax group") };
     let n = b.cols(x);
-    let n_blocks = n.div_ceil(ARGMAX_BLOCK);
-    let input = b.whole(x, result)?;
-    let partial = b.scratch(result, n_blocks * 2);
-    let mut first = b.spec(Template::ArgmaxPartial, result);
-    first.set("N", Const::U32(n));
-    first.set("BLOCK", Const::U32(ARGMAX_BLOCK));
-    b.node(first, vec![STEP, read(Role::X, input), write(Role::Out, partial)], &group.members)?;
-    let mut last = b.spec(Template::ArgmaxFinal, result);
-    last.set("N_PARTIAL", Const::U32(n_blocks));
-    b.node(last, vec![STEP, read(Role::X, partial), write(Role::Out, Place::Sampled)], &group.members)
+    let logits = b.whole(x, result)?;
+    let parts = b.scratch(result, n.div_ceil(SAMPLE_BLOCK) * PART_WORDS);
+    let spec = |b: &Builder<'_>, template| {
+        let mut spec = b.spec(template, result);
+        // Where every token is wanted the two are the same, and variants share their kernels.
+        if b.bucket.all_rows && !b.target.is_cpu {
+            spec.rows = Rows::Wanted;
+        }
+        spec.set("N", Const::U32(n));
+        spec.set("BLOCK", Const::U32(SAMPLE_BLOCK));
+        spec
+    };
+    let (mut first, mut last) = (spec(b, Template::SamplePartial), spec(b, Template::SampleFinal));
+    if b.target.is_cpu {
+        b.node(first, vec![STEP, read(Role::X, logits), write(Role::Out, parts)], &group.members)?;
+        return b.node(last, vec![STEP, read(Role::Parts, parts), write(Role::Out, Place::Sampled)], &group.members);
+    }
+    let bins = b.scratch(result, BIN_WORDS);
+    let history = Const::U32(history_tokens(max_context));
+    first.set("RING", history);
+    last.set("RING", history);
+    let operands = vec![
+        STEP,
+        write(Role::X, logits),
+        read(Role::Columns, Place::Columns),
+        write(Role::Out, parts),
+        write(Role::Bins, bins),
+    ];
+    b.node(first, operands, &group.members)?;
+    let operands = vec![STEP, read(Role::X, logits), read(Role::Parts, parts), write(Role::Out, bins)];
+    b.node(spec(b, Template::SampleBins), operands, &group.members)?;
+    let mut operands = vec![
+        STEP,
+        read(Role::X, logits),
+        read(Role::Parts, parts),
+        write(Role::Out, Place::Sampled),
+        write(Role::Columns, Place::Columns),
+    ];
+    b.node(last, operands.clone(), &group.members)?;
+    operands.push(read(Role::Bins, bins));
+    let mut filter = spec(b, Template::SampleFilter);
+    filter.set("RING", history);
+    b.node(filter, operands, &group.members)
 }
 
 /// The number of workgroups as an expression.

@@ -7,7 +7,7 @@ use ingot_runtime::tick;
 use ingot_runtime::world::{Event, Request, RequestId, World};
 use std::time::{Duration, Instant};
 
-/// Sequences that are alike, with made-up prompts and greedy answers that never end early.
+/// Sequences that are alike, with made-up prompts and answers that never end early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Workload {
     /// Sequences at one time.
@@ -63,19 +63,19 @@ struct Sequence {
 }
 
 impl Model {
-    /// Runs a workload and times it.
+    /// Runs a workload, whose tokens are chosen as `sampling` says, and times it.
     ///
     /// # Errors
     /// Those of the runtime, e.g. a prompt that the context does not hold.
-    pub fn measure(&mut self, workload: Workload) -> Result<Measured, Error> {
-        let measured = self.timed(workload);
+    pub fn measure(&mut self, workload: Workload, sampling: &Sampling) -> Result<Measured, Error> {
+        let measured = self.timed(workload, sampling);
         if measured.is_err() {
             self.abandon();
         }
         measured
     }
 
-    fn timed(&mut self, workload: Workload) -> Result<Measured, Error> {
+    fn timed(&mut self, workload: Workload, sampling: &Sampling) -> Result<Measured, Error> {
         let Workload { n_sequences, n_prompt, n_gen } = workload;
         let n_vocab = self.world.plan.n_vocab;
         let n_prompt = n_prompt.max(1);
@@ -86,7 +86,7 @@ impl Model {
             let max_tokens = workload.context().saturating_sub(n_prompt).max(1);
             let request = Request {
                 prompt,
-                sampling: Sampling::default(),
+                sampling: sampling.clone(),
                 grammar: None,
                 stop_ids: Vec::new(),
                 max_tokens,

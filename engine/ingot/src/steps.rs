@@ -8,6 +8,8 @@ use ingot_ir::size::Dims;
 use ingot_ir::step::StepTables;
 use ingot_runtime::backend::{KernelTime, StepInput, StepOutput};
 use ingot_runtime::ceilings::Ceilings;
+use ingot_runtime::sample::{self, Room, Sampling};
+use ingot_runtime::world::World;
 
 /// A step: sequences that are alike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,14 +120,16 @@ impl Model {
         Ok(facts(plan, variant, &tables))
     }
 
-    /// Runs a step `repeats` times, and as often with its kernels timed one by one. The cache holds whatever it held:
-    /// times do not depend on it. The model must be idle.
+    /// Runs a step `repeats` times, and as often with its kernels timed one by one. A GPU chooses each sequence's token as
+    /// `sampling` says; what only the processor can choose is left out. The cache holds whatever it held: times do not
+    /// depend on it. The model must be idle.
     ///
     /// # Errors
     /// [`Error::BadStep`] if no step of the plan is like that; those of the device.
-    pub fn profile(&mut self, shape: StepShape, repeats: usize) -> Result<Profile, Error> {
+    pub fn profile(&mut self, shape: StepShape, sampling: &Sampling, repeats: usize) -> Result<Profile, Error> {
         let world = &mut self.world;
-        let (variant, tables) = tables(&world.plan, shape)?;
+        let (variant, mut tables) = tables(&world.plan, shape)?;
+        choose(world, &mut tables, shape, sampling);
         // The step writes where it likes.
         world.forget_prefixes();
         let pages_each = pages_each(&world.plan, shape);
@@ -156,6 +160,21 @@ impl Model {
         let launches = launches(&world.plan, variant, &tables, &runs);
         let facts = facts(&world.plan, variant, &tables);
         Ok(Profile { shape, facts, step_s: median(whole_s), launches })
+    }
+}
+
+/// Says how the step's tokens are chosen.
+fn choose(world: &mut World, tables: &mut StepTables, shape: StepShape, sampling: &Sampling) {
+    let World { plan, backend, words, .. } = world;
+    if sampling.is_greedy() || !backend.feeds_back() {
+        return;
+    }
+    let room = Room { n_vocab: plan.n_vocab, max_context: plan.max_context, history: plan.history_tokens() };
+    let Some(lists) = sample::lists(sampling, &[], room, words) else { return };
+    let position = shape.depth + shape.n_tokens;
+    for row in 0..shape.n_sequences {
+        backend.write_columns(row, 0, words);
+        tables.choose(row, sample::choice(sampling, lists, row, position, position));
     }
 }
 

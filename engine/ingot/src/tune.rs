@@ -280,7 +280,7 @@ impl Bench<'_> {
             Binding::Kv(layer) => {
                 plan.page_bytes(plan.kv.layers[layer].group) * u64::from(dims.tokens.div_ceil(plan.page_tokens))
             }
-            Binding::Step | Binding::Sampled | Binding::PageTable(_) => {
+            Binding::Step | Binding::Sampled | Binding::Columns | Binding::PageTable(_) => {
                 u64::from(dims.tokens.max(plan.max_pages())) * 4
             }
         }
@@ -304,7 +304,9 @@ impl Bench<'_> {
                 self.weights.fill(blob, &self.plan.weights[blob], 0, &mut bytes);
                 bytes
             }
-            (Binding::Kv(_) | Binding::Sampled | Binding::PageTable(_), _) | (_, Role::Out) => vec![0; n_bytes],
+            (Binding::Kv(_) | Binding::Sampled | Binding::Columns | Binding::PageTable(_), _) | (_, Role::Out) => {
+                vec![0; n_bytes]
+            }
             (_, Role::X) if spec.u32("X_HALF") == Some(1) => half_noise(n_bytes),
             // Sums of squares are not negative.
             (_, Role::Squares) => {

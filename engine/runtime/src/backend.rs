@@ -8,6 +8,7 @@ use crate::gpu::execute::GpuBackend;
 use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::plan::VariantId;
 use ingot_ir::size::Dims;
+use ingot_ir::step::SAMPLED_WORDS;
 
 /// One step to run.
 pub struct StepInput<'a> {
@@ -24,13 +25,32 @@ pub struct StepInput<'a> {
 /// What a finished step left.
 #[derive(Debug, Default)]
 pub struct StepOutput {
-    /// The greedy choice of each wanted row.
+    /// The choice of each wanted row: that of the step's table of choices on a GPU, else the greatest logit.
     pub sampled: Vec<u32>,
+    /// What a GPU tells of each wanted row's choice, [`SAMPLED_WORDS`] a row.
+    pub told: Vec<u32>,
     /// `[row][vocabulary]`, if wanted, else empty.
     pub logits: Vec<f32>,
     /// Time that the device took, where it can tell.
     pub device_ns: Option<u64>,
 }
+
+impl StepOutput {
+    /// The log-probability of a row's choice, and the best `n` ids and theirs in falling order, from the row's own part of
+    /// what was told.
+    pub fn logprobs(&self, row: usize, n: usize) -> (f32, Vec<(u32, f32)>) {
+        let words = self.told.chunks_exact(SAMPLED_WORDS as usize).nth(row).unwrap_or(&[]);
+        let logprob = |word: u32| match f32::from_bits(word) {
+            number if number < NEVER => f32::NEG_INFINITY,
+            number => number,
+        };
+        let best = words.iter().skip(2).zip(words.iter().skip(3)).step_by(2).take(n);
+        (words.get(1).map_or(0.0, |word| logprob(*word)), best.map(|(id, word)| (*id, logprob(*word))).collect())
+    }
+}
+
+/// Log-probabilities below it are those of tokens that may not come: kernels calculate with finite numbers.
+const NEVER: f32 = -1e37;
 
 /// When a dispatch of a profiled step ran, in nanoseconds after the first began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -95,6 +115,13 @@ impl Backend {
             Self::Gpu(gpu) => gpu.write_page(layer, page, words),
         }
     }
+    /// Writes words of a sequence's columns, from word `first`: see [`ingot_ir::step::LIST_WORDS`]. The processor has none.
+    pub fn write_columns(&mut self, row: u32, first: u32, words: &[u32]) {
+        match self {
+            Self::Cpu(_) => {}
+            Self::Gpu(gpu) => gpu.write_columns(row, first, words),
+        }
+    }
     /// Measures what the device can do at most, beside the loaded plan. Blocks; nothing may be in flight.
     pub fn ceilings(&self) -> Result<Ceilings, RuntimeError> {
         match self {
@@ -110,7 +137,8 @@ impl Backend {
             Self::Gpu(gpu) => gpu.profile(step),
         }
     }
-    /// Whether a step may take ids that the step before sampled, before they were read back.
+    /// Whether it chooses tokens by the step's table of choices, and a step may take ids that the step before chose, before
+    /// they were read back.
     pub fn feeds_back(&self) -> bool {
         matches!(self, Self::Gpu(_))
     }

@@ -43,6 +43,18 @@ pub enum RuntimeError {
         /// Largest binding.
         limit: Bytes,
     },
+    /// Columns of sequences that no binding of the device can hold.
+    #[error(
+        "what is kept of {n_sequences} sequences' tokens needs {needed}, but the device binds at most {limit}; lower --max-batch or --context"
+    )]
+    TooManySequences {
+        /// Bytes of all sequences.
+        needed: Bytes,
+        /// Sequences.
+        n_sequences: u32,
+        /// Largest binding.
+        limit: Bytes,
+    },
     /// A prompt without tokens.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,

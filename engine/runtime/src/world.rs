@@ -7,7 +7,7 @@ use crate::RuntimeError;
 use crate::account::Cached;
 use crate::backend::{Backend, StepOutput};
 use crate::kv::{PageList, PagePool, PrefixHash};
-use crate::sample::{Constraint, Grammar, Sampling, Scratch};
+use crate::sample::{Chooser, Constraint, Grammar, Sampling, Scratch};
 use ingot_ir::kv::{KvGroupId, Window};
 use ingot_ir::plan::Plan;
 use ingot_ir::step::StepTables;
@@ -162,6 +162,8 @@ pub struct Sequences {
     pub sampling: Vec<Sampling>,
     /// The form that the answer keeps; `None` if it has none.
     pub constraint: Vec<Option<Constraint>>,
+    /// Who chooses them.
+    pub chooser: Vec<Chooser>,
     /// Ids that end the answer.
     pub stop_ids: Vec<Vec<u32>>,
     /// Whether the prompt's logits are wanted.
@@ -193,6 +195,7 @@ impl Sequences {
             max_tokens: vec![0; n],
             sampling: vec![Sampling::default(); n],
             constraint: (0..n).map(|_| None).collect(),
+            chooser: vec![Chooser::Greedy; n],
             stop_ids: vec![Vec::new(); n],
             prompt_logits: vec![false; n],
             cache_prompt: vec![false; n],
@@ -201,10 +204,6 @@ impl Sequences {
             n_step: vec![0; n],
             sampled_row: vec![None; n],
         }
-    }
-    /// Whether the device's greedy choice is a row's next token.
-    pub fn is_greedy(&self, row: usize) -> bool {
-        self.sampling[row].is_greedy() && self.constraint[row].is_none()
     }
     /// Whether a row's next token cannot be chosen yet, since the tokens that fit are still being computed. Never blocks.
     pub fn waits_for_mask(&mut self, row: usize) -> bool {

@@ -14,6 +14,7 @@ fn one_token_then_a_prefill_chunk() {
                 sequences: 1,
                 rows: 1,
                 tiles: 1,
+                filtered: 1,
             },
             all_rows: true,
             max_kv: 4294967295,
@@ -25,6 +26,7 @@ fn one_token_then_a_prefill_chunk() {
                 sequences: 1,
                 rows: 8,
                 tiles: 2,
+                filtered: 8,
             },
             all_rows: false,
             max_kv: 4294967295,
@@ -36,6 +38,7 @@ fn one_token_then_a_prefill_chunk() {
                 sequences: 1,
                 rows: 64,
                 tiles: 5,
+                filtered: 64,
             },
             all_rows: false,
             max_kv: 4294967295,
@@ -51,7 +54,7 @@ fn buckets_grow_and_hold_a_sequence_at_least() {
         let target = TargetProfile::preset(name).expect("a preset");
         let buckets = run(&target, 1, 256);
         assert!(buckets.windows(2).all(|pair| pair[0].bounds.fits(&pair[1].bounds)), "{name}");
-        assert!(buckets[0].bounds.fits(&Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1 }), "{name}");
+        assert!(buckets[0].bounds.fits(&Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1, filtered: 1 }), "{name}");
         assert!(!buckets[1].all_rows, "{name}: a chunk of a prompt wants its last row");
     }
 }

@@ -40,8 +40,8 @@ fn the_plan_of_a_small_model() {
     p6 = matvec rows=tokens format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
     p7 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
     p8 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
-    p9 = argmax_partial rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
-    p10 = argmax_final rows=tokens N_PARTIAL=1 workgroup=1,1,1
+    p9 = sample_partial rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
+    p10 = sample_final rows=tokens BLOCK=1024 N=96 workgroup=1,1,1
     p11 = matvec rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=2 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
     p12 = attention rows=tokens HEAD_DIM=16 KEEP=0 KV_BITS=32 MAX_PAGES=16 N_HEADS=2 N_KV_HEADS=1 Q_TILE=2 SCALE=0.25f SOFTCAP=0.0f WINDOW=0 workgroup=1,1,1
     p13 = gather_rows rows=wanted N_COLS=32 workgroup=1,1,1
@@ -49,8 +49,8 @@ fn the_plan_of_a_small_model() {
     p15 = matvec rows=wanted format=bf16 prologue=rms_norm epilogue=silu_mul_pairs EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=32 workgroup=1,1,1
     p16 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=64 OUT_AT=0 OUT_STRIDE=96 workgroup=1,1,1
     p17 = matvec rows=wanted format=bf16 prologue=rms_norm EPS=1e-5f K=32 M_MAX=1 N=32 OUT_AT=64 OUT_STRIDE=96 workgroup=1,1,1
-    p18 = argmax_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
-    p19 = argmax_final rows=wanted N_PARTIAL=1 workgroup=1,1,1
+    p18 = sample_partial rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
+    p19 = sample_final rows=wanted BLOCK=1024 N=96 workgroup=1,1,1
     p20 = matmul rows=tokens format=bf16 prologue=rms_norm EPS=1e-5f K=32 N=64 OUT_AT=0 OUT_STRIDE=64 workgroup=1,1,1
     x0 = variant bounds=1,1,1,1 q_tile=1 all_rows=true
       d0 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@256+128 grid=1 origin=v0
@@ -63,8 +63,8 @@ fn the_plan_of_a_small_model() {
       d7 = dispatch p5 step<step x<a0@0+128 weight<b8 out>a0@256+128 grid=1 origin=v15,v16
       d8 = dispatch p7 step<step norm_weight<b9 x<a0@256+128 weight<b0 out>logits grid=1 origin=v17,v18
       d9 = dispatch p8 step<step norm_weight<b9 x<a0@256+128 weight<b1 out>logits grid=1 origin=v17,v19
-      d10 = dispatch p9 step<step x<logits out>a0@0+8 grid=1 origin=v21
-      d11 = dispatch p10 step<step x<a0@0+8 out>sampled grid=1 origin=v21
+      d10 = dispatch p9 step<step x<logits out>a0@0+16 grid=1 origin=v21
+      d11 = dispatch p10 step<step parts<a0@0+16 out>sampled grid=1 origin=v21
     x1 = variant bounds=2,1,2,2 q_tile=2
       d12 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@512+256 grid=1 origin=v0
       d13 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@512+256 grid=1 origin=v0
@@ -78,8 +78,8 @@ fn the_plan_of_a_small_model() {
       d21 = dispatch p14 step<step x<a0@256+256 weight<b8 out>a0@0+256 grid=1 origin=v17,v18
       d22 = dispatch p16 step<step norm_weight<b9 x<a0@0+256 weight<b0 out>logits grid=1 origin=v19,v20
       d23 = dispatch p17 step<step norm_weight<b9 x<a0@0+256 weight<b1 out>logits grid=1 origin=v19,v21
-      d24 = dispatch p18 step<step x<logits out>a0@0+16 grid=1 origin=v23
-      d25 = dispatch p19 step<step x<a0@0+16 out>sampled grid=1 origin=v23
+      d24 = dispatch p18 step<step x<logits out>a0@0+32 grid=1 origin=v23
+      d25 = dispatch p19 step<step parts<a0@0+32 out>sampled grid=1 origin=v23
     x2 = variant bounds=4,1,4,3 q_tile=2
       d26 = dispatch p0 step<step sampled<sampled weight<b0 out>a0@1024+512 grid=1 origin=v0
       d27 = dispatch p1 step<step sampled<sampled weight<b1 out>a0@1024+512 grid=1 origin=v0
@@ -93,8 +93,8 @@ fn the_plan_of_a_small_model() {
       d35 = dispatch p14 step<step x<a0@512+512 weight<b8 out>a0@0+512 grid=1 origin=v17,v18
       d36 = dispatch p16 step<step norm_weight<b9 x<a0@0+512 weight<b0 out>logits grid=1 origin=v19,v20
       d37 = dispatch p17 step<step norm_weight<b9 x<a0@0+512 weight<b1 out>logits grid=1 origin=v19,v21
-      d38 = dispatch p18 step<step x<logits out>a0@0+32 grid=1 origin=v23
-      d39 = dispatch p19 step<step x<a0@0+32 out>sampled grid=1 origin=v23
+      d38 = dispatch p18 step<step x<logits out>a0@0+64 grid=1 origin=v23
+      d39 = dispatch p19 step<step parts<a0@0+64 out>sampled grid=1 origin=v23
     "#);
 }
 

@@ -14,7 +14,7 @@ fn bucket(bounds: &Dims) -> Bucket {
 fn selected(graph: &Graph, bounds: &Dims) -> Result<KernelGraph, CompileError> {
     let target = TargetProfile::cpu();
     let groups = order::run(graph, group::run(graph, &target, bounds)?);
-    let kernels = select::run(graph, &groups, &target, &bucket(bounds), 16)?;
+    let kernels = select::run(graph, &groups, &target, &bucket(bounds), 256)?;
     kernels.verify().expect("select keeps the rules");
     Ok(kernels)
 }
@@ -68,13 +68,13 @@ fn a_split_head_writes_its_columns_of_the_logits() {
     insta::assert_snapshot!(selected(&graph, &DECODE).expect("there are kernels"), @r"
     kernels bucket=1,1,1,1
     s0 = slab v0 : tokens x 32
-    s1 = slab v4 : tokens x 2
+    s1 = slab v4 : tokens x 4
     k0 = embed step<step sampled<sampled weight<w1 out>s0 rows=tokens format=bf16 N_COLS=32 ROW_COUNT=8 ROW_FIRST=0 grid=1 origin=v0
     k1 = embed step<step sampled<sampled weight<w2 out>s0 rows=tokens format=bf16 N_COLS=32 ROW_COUNT=8 ROW_FIRST=8 grid=1 origin=v0
     k2 = matvec step<step x<s0 weight<w1 out>logits rows=tokens format=bf16 K=32 M_MAX=1 N=8 OUT_AT=0 OUT_STRIDE=16 grid=1 origin=v1
     k3 = matvec step<step x<s0 weight<w2 out>logits rows=tokens format=bf16 K=32 M_MAX=1 N=8 OUT_AT=8 OUT_STRIDE=16 grid=1 origin=v2
-    k4 = argmax_partial step<step x<logits out>s1 rows=tokens BLOCK=1024 N=16 grid=1 origin=v4
-    k5 = argmax_final step<step x<s1 out>sampled rows=tokens N_PARTIAL=1 grid=1 origin=v4
+    k4 = sample_partial step<step x<logits out>s1 rows=tokens BLOCK=1024 N=16 grid=1 origin=v4
+    k5 = sample_final step<step parts<s1 out>sampled rows=tokens BLOCK=1024 N=16 grid=1 origin=v4
     ");
 }
 

@@ -2,7 +2,7 @@
 
 use ingot_ir::kv::Window;
 use ingot_ir::size::Dims;
-use ingot_ir::step::{HEADER_WORDS, SAMPLED, StepTables, StepView, max_block_words};
+use ingot_ir::step::{Choice, HEADER_WORDS, SAMPLED, StepTables, StepView, max_block_words};
 use ingot_tests::random::{self, Batch};
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn the_block_is_as_documented() {
     let lines: Vec<String> = words.chunks(8).map(|words| format!("{words:?}")).collect();
     insta::assert_snapshot!(lines.join("\n"), @r"
     [4, 2, 2, 3, 16, 32, 40, 42]
-    [54, 0, 0, 0, 0, 0, 0, 0]
+    [54, 54, 0, 0, 0, 0, 0, 0]
     [5, 2, 0, 0, 6, 3, 0, 0]
     [7, 4, 0, 0, 2147483648, 9, 1, 0]
     [0, 3, 5, 1, 3, 1, 10, 0]
@@ -64,6 +64,7 @@ fn what_the_verifier_says() {
         say(|s| s.slots[0] = 16),
         say(|s| s.tiles[0].sequence = 2),
         say(|s| s.tiles[0].kv_split = 1),
+        say(|s| s.choose(2, Choice::default())),
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
     sequence 1: Sequence { q_start: 2, q_len: 1, kv_len: 10, page_row: 0 } does not continue at token 3
@@ -79,6 +80,7 @@ fn what_the_verifier_says() {
     KV slot 16 of group 0 is past its 16 slots
     a tile names no sequence of the step, or a part beyond its parts
     a tile names no sequence of the step, or a part beyond its parts
+    3 choices for 2 rows
     ");
 }
 
@@ -92,6 +94,19 @@ fn a_block_that_is_none_is_not_read() {
         broken[word] = value;
         assert!(StepView::read(&broken).is_none(), "word {word}");
     }
+}
+
+/// Rows that filter are looked at up to the last of them; those before it that do not cost a glance.
+#[test]
+fn steps_know_how_far_rows_filter() {
+    let mut step = two();
+    assert_eq!(step.dims().filtered, 0);
+    step.choose(1, Choice::default());
+    assert_eq!((step.choices.len(), step.dims().filtered), (2, 0));
+    step.choose(0, Choice { flags: Choice::FILTERS, ..Choice::default() });
+    assert_eq!(step.dims().filtered, 1);
+    step.choose(1, Choice { flags: Choice::FILTERS | Choice::TELLS, ..Choice::default() });
+    assert_eq!(step.dims().filtered, 2);
 }
 
 #[test]
@@ -109,6 +124,11 @@ proptest! {
     fn a_block_reads_back(batch in batch()) {
         let mut words = vec![7; 3];
         for step in &batch.steps {
+            let mut step = step.clone();
+            let n_choices = step.rows.len() / 2;
+            for row in (0..n_choices as u32).rev() {
+                step.choose(row, Choice { position: row, ..Choice::default() });
+            }
             step.verify(batch.page_tables.len(), &batch.n_slots()).map_err(TestCaseError::fail)?;
             step.write(&mut words);
             let view = StepView::read(&words).expect("a block");
@@ -117,10 +137,13 @@ proptest! {
             prop_assert_eq!(view.rows, &step.rows[..]);
             prop_assert_eq!(view.tiles, &step.tiles[..]);
             prop_assert_eq!(view.slots, &step.slots[..]);
+            prop_assert_eq!(view.choices, &step.choices[..]);
             for group in 0..batch.page_tables.len() {
                 prop_assert_eq!(view.group_slots(group).len(), step.tokens.len());
             }
-            prop_assert_eq!(words.len(), max_block_words(&step.dims(), batch.page_tables.len()));
+            // There is room for a choice a row.
+            let room = Choice::WORDS * (step.rows.len() - n_choices);
+            prop_assert_eq!(words.len() + room, max_block_words(&step.dims(), batch.page_tables.len()));
         }
     }
 
@@ -180,7 +203,7 @@ proptest! {
 
 #[test]
 fn sizes_are_compared_one_by_one() {
-    let bounds = Dims { tokens: 4, sequences: 2, rows: 1, tiles: 4 };
-    assert!(Dims { tokens: 4, sequences: 1, rows: 1, tiles: 1 }.fits(&bounds));
-    assert!(!Dims { tokens: 1, sequences: 3, rows: 1, tiles: 1 }.fits(&bounds));
+    let bounds = Dims { tokens: 4, sequences: 2, rows: 1, tiles: 4, filtered: 1 };
+    assert!(Dims { tokens: 4, sequences: 1, rows: 1, tiles: 1, filtered: 1 }.fits(&bounds));
+    assert!(!Dims { tokens: 1, sequences: 3, rows: 1, tiles: 1, filtered: 1 }.fits(&bounds));
 }

@@ -18,9 +18,9 @@ pub(crate) fn graph(text: &str) -> Graph {
     text.parse().unwrap_or_else(|error| panic!("{error} in\n{text}"))
 }
 
-/// A GPU-like target of small limits, so that small graphs meet them: a chunk's widest value is hardly within them.
+/// A GPU-like target of small limits, so that small graphs meet them: a chunk's bins of logits are hardly within them.
 pub(crate) fn small_gpu() -> TargetProfile {
-    TargetProfile { prefill_tokens: 4, matvec_rows: 2, prefill_q_tile: 2, ..TargetProfile::gpu("small", 4096, true) }
+    TargetProfile { prefill_tokens: 4, matvec_rows: 2, prefill_q_tile: 2, ..TargetProfile::gpu("small", 12_288, true) }
 }
 
 /// The CPU with a GPU's limits: kernels need no sources, so that it shows what the compiler itself does.
@@ -28,6 +28,7 @@ pub(crate) fn small_cpu() -> TargetProfile {
     TargetProfile {
         name: "small-cpu".into(),
         is_cpu: true,
+        max_binding_bytes: 4096,
         kv_type: TargetProfile::cpu().kv_type,
         declined: TargetProfile::cpu().declined,
         ..small_gpu()
@@ -57,9 +58,9 @@ pub(crate) fn targets() -> impl Strategy<Value = TargetProfile> {
 }
 
 /// One token.
-pub(crate) const DECODE: Dims = Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1 };
+pub(crate) const DECODE: Dims = Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1, filtered: 1 };
 /// A prefill chunk.
-pub(crate) const PREFILL: Dims = Dims { tokens: 64, sequences: 8, rows: 16, tiles: 12 };
+pub(crate) const PREFILL: Dims = Dims { tokens: 64, sequences: 8, rows: 16, tiles: 12, filtered: 16 };
 
 /// The kernels of one bucket, graph passes included.
 pub(crate) fn kernels(graph: &Graph, target: &TargetProfile, bounds: Dims, all_rows: bool) -> KernelGraph {

@@ -104,7 +104,7 @@ proptest! {
             });
         }
         let last = ids[ids.len() - 1];
-        let dims = Dims { tokens, sequences: 3, rows: 2, tiles };
+        let dims = Dims { tokens, sequences: 3, rows: 2, tiles, filtered: 1 };
         let mut other = ExprPool::default();
         let text = pool.show(last).to_string();
         let read = other.parse(&text).expect("its own text");

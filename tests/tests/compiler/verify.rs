@@ -401,7 +401,7 @@ fn plan_rules_for_strangers() {
     x0: is for steps of nothing
     x2: is for 0 tiles; 4 tokens of 1 sequences may need 2
     p2: attention runs over tokens, not wanted
-    p11: gather_rows runs over wanted, not tokens
+    p13: gather_rows runs over wanted, not tokens
     d4: operand out ends at column 1048640 of rows of 64
     d3: operand operand0 cannot be bound to that
     d1: operand operand0 cannot be bound to that
@@ -424,7 +424,7 @@ fn spec_rules() {
         said("attention", |s| s.epilogue.push(EpilogueOp::Silu)),
         said("rope_kv", |s| s.set("ROT_DIM", Const::U32(18))),
         said("rope_kv", |s| s.set("ROT_DIM", Const::U32(7))),
-        said("argmax_partial", |s| s.set("BLOCK", Const::U32(0))),
+        said("sample_partial", |s| s.set("BLOCK", Const::U32(0))),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::Silu; 9]),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::Add(3)]),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::SiluMulPairs; 2]),

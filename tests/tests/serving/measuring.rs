@@ -2,7 +2,7 @@
 //! that is looked at leaves nothing behind.
 
 use ingot::ir::weight::{Format, ScaleType};
-use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, StepShape, Tiles, Workload};
+use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Sampling, StepShape, Tiles, Workload};
 use ingot_tests::rig::{Device, gpus, turn};
 use ingot_tests::tolerance::{GPU_LOGITS, relative_l2};
 
@@ -57,7 +57,7 @@ fn made_up_weights_are_the_same_everywhere_and_profiles_change_no_answer() {
             StepShape { n_sequences: 1, n_tokens: 30, depth: 0 },
         ] {
             let facts = model.step_facts(step).expect("a step of the plan");
-            let profile = model.profile(step, 2).expect("a profile");
+            let profile = model.profile(step, &Sampling::default(), 2).expect("a profile");
             let ran = profile.launches.iter().filter(|launch| launch.time_s > 0.0).count();
             assert!(ran >= facts.n_dispatches, "{ran} of {} launches took time", facts.n_dispatches);
             assert_eq!(profile.launches.iter().map(|launch| launch.cost).sum::<ingot::Cost>(), facts.cost);
@@ -81,8 +81,10 @@ fn a_workload_counts_every_token_once() {
     for (choice, device) in choices() {
         let _turn = device.map(turn);
         let mut model = load(&choice, 2);
-        for (n_sequences, n_prompt) in [(1, 1), (2, 20)] {
-            let measured = model.measure(Workload { n_sequences, n_prompt, n_gen: 6 }).expect("a workload");
+        let drawn = Sampling { temperature: 0.8, top_p: 0.9, ..Sampling::default() };
+        for (n_sequences, n_prompt, sampling) in [(1, 1, Sampling::default()), (2, 20, drawn)] {
+            let workload = Workload { n_sequences, n_prompt, n_gen: 6 };
+            let measured = model.measure(workload, &sampling).expect("a workload");
             let n = (n_sequences * 6) as usize;
             // Sequences that wait for the last prompt go on meanwhile, so that some may be a token ahead at the end.
             assert!((n..n + 2 * n_sequences as usize).contains(&measured.n_decoded), "{measured:?}");
@@ -90,9 +92,13 @@ fn a_workload_counts_every_token_once() {
             assert!(measured.n_steps >= 6 && measured.decode > measured.gaps[0] && !measured.first_token.is_zero());
             assert!(measured.device.is_none_or(|device| !device.is_zero()));
         }
-        let none = model.measure(Workload { n_sequences: 1, n_prompt: 8, n_gen: 0 }).expect("a workload");
+        let none = model
+            .measure(Workload { n_sequences: 1, n_prompt: 8, n_gen: 0 }, &Sampling::default())
+            .expect("a workload");
         assert_eq!((none.n_decoded, none.gaps.len()), (0, 0));
-        let error = model.measure(Workload { n_sequences: 1, n_prompt: 500, n_gen: 1 }).expect_err("too long");
+        let error = model
+            .measure(Workload { n_sequences: 1, n_prompt: 500, n_gen: 1 }, &Sampling::default())
+            .expect_err("too long");
         assert!(error.to_string().contains("context holds 128"), "{error}");
         assert!(model.logits(&[1, 2]).is_ok(), "an error leaves the model usable");
     }

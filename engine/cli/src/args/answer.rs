@@ -58,7 +58,7 @@ pub(crate) struct SamplingArgs {
 
 impl SamplingArgs {
     /// The library's form; draws the seed if none was given.
-    fn sampling(&self) -> Sampling {
+    pub(crate) fn sampling(&self) -> Sampling {
         let penalty = |strength, window| Penalty { strength, window };
         Sampling {
             temperature: self.temp,

@@ -1,6 +1,6 @@
 //! `ingot bench`: prefill and decode speed, with what the plan costs a token and what the device could do at most.
 //!
-//! Prompts are made-up token ids; answers are greedy and never end early. A prefill of P tokens is timed from the
+//! Prompts are made-up token ids; answers never end early, and are greedy unless flags say otherwise. A prefill of P tokens is timed from the
 //! request to its first token, a decode of G tokens from the moment when every sequence has its first token.
 
 mod html;
@@ -8,11 +8,11 @@ mod peer;
 mod report;
 mod row;
 
-use crate::args::{self, DeviceArgs, PathArgs};
+use crate::args::{self, DeviceArgs, PathArgs, SamplingArgs};
 use crate::output;
 use anyhow::{Context, Result};
 use clap::Args;
-use ingot::{Bytes, Ceilings, Measured, Model, RandomShape, Workload};
+use ingot::{Bytes, Ceilings, Measured, Model, RandomShape, Sampling, Workload};
 use peer::{Against, Peer};
 use report::Report;
 use row::{Row, Spread, Theirs};
@@ -47,6 +47,8 @@ pub(crate) struct BenchArgs {
     /// What the other engine loads: a GGUF file for llama-bench, a folder for mlx [default for mlx: MODEL]
     #[arg(long, value_name = "PATH", requires = "against")]
     against_model: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object
@@ -97,8 +99,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if printed {
         output::println(&report.heading())?;
     }
+    let sampling = args.sampling.sampling();
     for test in tests {
-        let row = measure(&mut model, test, args.repeats, &ceilings, &peers)?;
+        let row = measure(&mut model, test, &sampling, args.repeats, &ceilings, &peers)?;
         if printed {
             output::println(&report::markdown(&row))?;
         }
@@ -147,14 +150,21 @@ impl Test {
     }
 }
 
-fn measure(model: &mut Model, test: Test, repeats: u32, ceilings: &Ceilings, peers: &[Peer]) -> Result<Row> {
+fn measure(
+    model: &mut Model,
+    test: Test,
+    sampling: &Sampling,
+    repeats: u32,
+    ceilings: &Ceilings,
+    peers: &[Peer],
+) -> Result<Row> {
     let workload = test.workload();
-    model.measure(workload)?;
+    model.measure(workload, sampling)?;
     let mut runs = Vec::with_capacity(repeats as usize);
     let mut theirs: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
     // In turn, so that a machine that slows down meanwhile favours none.
     for _ in 0..repeats {
-        runs.push(model.measure(workload)?);
+        runs.push(model.measure(workload, sampling)?);
         for (peer, speeds) in peers.iter().zip(&mut theirs) {
             speeds.extend(peer.speed(test)?);
         }

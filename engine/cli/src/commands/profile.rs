@@ -2,7 +2,7 @@
 
 mod trace;
 
-use crate::args::{self, DeviceArgs, PathArgs};
+use crate::args::{self, DeviceArgs, PathArgs, SamplingArgs};
 use crate::output;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -37,6 +37,8 @@ pub(crate) struct ProfileArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -52,7 +54,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<()> {
             (device.load(&folder)?, folder.display().to_string())
         }
     };
-    let profile = model.profile(shape, args.repeats as usize)?;
+    let profile = model.profile(shape, &args.sampling.sampling(), args.repeats as usize)?;
     let ceilings = model.ceilings()?;
     if let Some(path) = &args.trace {
         let trace = trace::of(&profile, &ceilings, &name, model.device());

@@ -21,7 +21,7 @@ use crate::backend::{MemoryUse, StepInput, StepOutput};
 use crate::budget;
 use crate::error::RuntimeError;
 use crate::world::Limits;
-use ingot_ir::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
+use ingot_ir::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, PART_WORDS, Prologue, Role, Rows, Template};
 use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::plan::{Binding, Bound, Dispatch, Plan};
 use ingot_ir::weight::{Format, Layout, ScaleType};
@@ -74,7 +74,7 @@ enum Work {
     Gather { x: Binding, n_cols: usize },
     Map { x: Binding, n_cols: usize },
     ArgmaxPartial { x: Binding, n: usize, block: usize },
-    ArgmaxFinal { x: Binding, n_blocks: usize },
+    ArgmaxFinal { parts: Binding, n_blocks: usize },
 }
 
 struct RopeNumbers {
@@ -437,11 +437,17 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
             let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
             (Work::Map { x: operand(Role::X)?, n_cols }, if pairs { n_cols / 2 } else { n_cols })
         }
-        Template::ArgmaxPartial => {
+        Template::SamplePartial => {
             let (width, block) = (n("N")?, n("BLOCK")?);
-            (Work::ArgmaxPartial { x: operand(Role::X)?, n: width, block }, width.div_ceil(block) * 2)
+            let stride = width.div_ceil(block) * PART_WORDS as usize;
+            (Work::ArgmaxPartial { x: operand(Role::X)?, n: width, block }, stride)
         }
-        Template::ArgmaxFinal => (Work::ArgmaxFinal { x: operand(Role::X)?, n_blocks: n("N_PARTIAL")? }, 1),
+        Template::SampleFinal => {
+            (Work::ArgmaxFinal { parts: operand(Role::Parts)?, n_blocks: n("N")?.div_ceil(n("BLOCK")?) }, 1)
+        }
+        Template::SampleBins | Template::SampleFilter => {
+            return Err(RuntimeError::Cpu("it chooses by more than the greatest elsewhere".into()));
+        }
     };
     let tail = spec.epilogue.iter().map(|op| tail(spec, *op, &operand)).collect::<Result<_, _>>()?;
     Ok(Launch { work, rows: spec.rows, tail, out: operand(Role::Out)?, stride })
@@ -589,8 +595,8 @@ fn run(
         Work::Gather { x, n_cols } => gather_rows(read(*x), step.rows(), *n_cols, out),
         Work::Map { x, n_cols } => map(pool, scratch, Some(read(*x)), n_rows, *n_cols, epilogue, out),
         Work::ArgmaxPartial { x, n, block } => argmax_partial(pool, read(*x), n_rows, *n, *block, out),
-        Work::ArgmaxFinal { x, n_blocks } => {
-            argmax_final(read(*x), n_rows, *n_blocks, &mut sampled);
+        Work::ArgmaxFinal { parts, n_blocks } => {
+            argmax_final(read(*parts), n_rows, *n_blocks, &mut sampled);
         }
     }
     match launch.work {

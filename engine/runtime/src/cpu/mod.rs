@@ -5,7 +5,7 @@
 //! | [`linear`] | matvec, matmul (any number of rows, rms_norm prologue, epilogue) |
 //! | [`norm`], [`embed`], [`gather`], [`map`] | rms_norm, embed, gather_rows, map |
 //! | [`rope_kv`], [`attention`] | rope_kv, attention over paged KV |
-//! | [`sample`] | argmax_partial, argmax_final |
+//! | [`sample`] | sample_partial, sample_final: the greatest logit |
 //! | [`execute`] | a plan's steps: load, look up once, run |
 //!
 //! Activations are f32, keys and values what the plan says ([`pages`]), weights stay in their stored type ([`weight`]), arithmetic is f32 with vectors of eight

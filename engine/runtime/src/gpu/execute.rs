@@ -23,9 +23,12 @@ use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::memory::Bytes;
 use ingot_ir::plan::{Binding, BlobId, Bound, PipelineId, Plan, PlanWeight, Segment};
 use ingot_ir::size::{Dims, ExprId, ExprPool};
-use ingot_ir::step::max_block_words;
+use ingot_ir::step::{SAMPLED_WORDS, max_block_words};
 use std::collections::VecDeque;
 use std::time::Duration;
+
+/// Bytes that a row's choice leaves.
+const SAMPLED_BYTES: u64 = SAMPLED_WORDS as u64 * 4;
 
 /// Workgroups a dimension; more are folded into the second.
 const MAX_GROUPS: u32 = 65_535;
@@ -85,11 +88,13 @@ pub struct GpuBackend {
     max_pages: u32,
     /// Bytes of a page, by layer.
     page_bytes: Vec<u64>,
+    column_words: u32,
 }
 
 struct Buffers {
     step: GpuBuffer,
     sampled: GpuBuffer,
+    columns: GpuBuffer,
     logits: GpuBuffer,
     arenas: Vec<GpuBuffer>,
     weights: Vec<GpuBuffer>,
@@ -102,6 +107,7 @@ impl Buffers {
         match binding {
             Binding::Step => &self.step,
             Binding::Sampled => &self.sampled,
+            Binding::Columns => &self.columns,
             Binding::Logits => &self.logits,
             Binding::Arena { arena, .. } => &self.arenas[arena.0 as usize],
             Binding::Weight(blob) => &self.weights[blob.0 as usize],
@@ -172,10 +178,16 @@ impl GpuBackend {
         let storage = |what: &str, n_bytes: u64| memory.allocate(what, n_bytes.max(16).next_multiple_of(16), STORAGE);
         let bounds = plan.max_bounds();
         let block_bytes = max_block_words(&bounds, plan.kv.groups.len()) as u64 * 4;
+        let column_bytes = u64::from(max_sequences) * u64::from(plan.column_words()) * 4;
+        if column_bytes > info.max_binding_bytes {
+            let (needed, limit) = (Bytes(column_bytes), Bytes(info.max_binding_bytes));
+            return Err(RuntimeError::TooManySequences { needed, n_sequences: max_sequences, limit });
+        }
         let layers = plan.kv.layers.iter();
         let buffers = Buffers {
             step: storage("step tables", block_bytes)?,
-            sampled: storage("sampled ids", u64::from(bounds.rows) * 4)?,
+            sampled: storage("sampled ids", u64::from(bounds.rows) * SAMPLED_BYTES)?,
+            columns: storage("columns of sequences", column_bytes)?,
             logits: storage("logits", plan.logits_bytes())?,
             arenas: plan.arenas.iter().map(|(id, n)| storage(&id.to_string(), *n)).collect::<Result<_, _>>()?,
             weights,
@@ -192,7 +204,7 @@ impl GpuBackend {
         let pipelines = create_pipelines(&gpu, plan, options.trusted, options.n_threads, options.pipeline_cache)?;
         let launches = bind(&gpu, plan, &pipelines, &buffers)?;
         let timer = Timer::new(&gpu, &memory, 1)?;
-        let slot_bytes = u64::from(bounds.rows) * 4 + plan.logits_bytes() + 256;
+        let slot_bytes = u64::from(bounds.rows) * SAMPLED_BYTES + plan.logits_bytes() + 256;
         let readback = ReadBack::new(&memory, slot_bytes, MAX_IN_FLIGHT + 1)?;
         gpu.check()?;
         let spans = plan.variants.as_slice().iter().map(|v| (v.first as usize, v.n_dispatches as usize)).collect();
@@ -201,6 +213,7 @@ impl GpuBackend {
             n_vocab: plan.n_vocab,
             max_pages: plan.max_pages(),
             page_bytes: plan.kv.layers.as_slice().iter().map(|layer| plan.page_bytes(layer.group)).collect(),
+            column_words: plan.column_words(),
             pending: VecDeque::with_capacity(MAX_IN_FLIGHT),
             bytes: Vec::new(),
             spans_ns: Vec::new(),
@@ -253,8 +266,8 @@ impl GpuBackend {
             encode(&mut pass, &self.launches[first..first + n], &self.pipelines, &self.exprs, &step.dims);
         }
         let n_rows = step.dims.rows;
-        let ids_bytes = u64::from(n_rows) * 4;
-        let logits_bytes = ids_bytes * u64::from(self.n_vocab);
+        let ids_bytes = u64::from(n_rows) * SAMPLED_BYTES;
+        let logits_bytes = u64::from(n_rows) * u64::from(self.n_vocab) * 4;
         let mut parts = [(self.buffers.sampled.raw(), 0, 0); 3];
         let mut n_parts = 0;
         let mut add = |part| {
@@ -283,9 +296,11 @@ impl GpuBackend {
             return Ok(false);
         }
         let Some(pending) = self.pending.pop_front() else { return Ok(false) };
-        let (ids, rest) = self.bytes.split_at(pending.n_rows as usize * 4);
+        let (told, rest) = self.bytes.split_at(pending.n_rows as usize * SAMPLED_BYTES as usize);
+        out.told.clear();
+        out.told.extend(told.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         out.sampled.clear();
-        out.sampled.extend(ids.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        out.sampled.extend(out.told.chunks_exact(SAMPLED_WORDS as usize).map(|row| row[0]));
         let n_logits = if pending.with_logits { pending.n_rows as usize * self.n_vocab as usize } else { 0 };
         let (logits, rest) = rest.split_at(n_logits * 4);
         out.logits.clear();
@@ -311,6 +326,12 @@ impl GpuBackend {
         let at = (u64::from(row) * u64::from(self.max_pages) + u64::from(first)) * 4;
         let table = self.buffers.page_tables[group.0 as usize].raw();
         self.gpu.queue().write_buffer(table, at, bytemuck::cast_slice(pages));
+    }
+
+    /// Writes words of a sequence's columns, from word `first`.
+    pub fn write_columns(&mut self, row: u32, first: u32, words: &[u32]) {
+        let at = (u64::from(row) * u64::from(self.column_words) + u64::from(first)) * 4;
+        self.gpu.queue().write_buffer(self.buffers.columns.raw(), at, bytemuck::cast_slice(words));
     }
 
     /// Fills transient buffers and logits with NaN, and the pages of keys and values unless `keep_kv`. For tests: a

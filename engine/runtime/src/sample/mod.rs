@@ -1,11 +1,14 @@
-//! How the next token is chosen. Plain greedy choices are made on the device; what follows here is for the rest.
+//! How the next token is chosen. A GPU does it itself, told by [`choice`]; what follows here is for the processor, and for what
+//! a GPU has no room for.
 //!
 //! A [`Constraint`] drops the tokens that an answer's form forbids, before all else. Then order and meaning are mlx-lm's. The logits pass the [`processors`]: bias, then penalties of what the sequence holds. The
 //! log-probabilities of the result are those that are told. At temperature 0 the greatest wins; else the [`filters`] drop
-//! tokens (top-p, min-p, XTC, top-k, all untempered), and the token is drawn from `softmax(logprobs / temperature)`.
+//! tokens (top-p, min-p, XTC, top-k, all untempered), and the token is drawn from `softmax(logits / temperature)`: each id has
+//! noise that seed, position and id determine ([`gumbel`]), and the greatest sum wins.
 
 mod adjust;
 mod constraint;
+mod device;
 mod filters;
 mod processors;
 mod random;
@@ -13,9 +16,10 @@ mod sampling;
 
 pub use adjust::{Adjust, AdjustLogits};
 pub use constraint::{Constraint, Grammar};
+pub use device::{Chooser, Lists, Room, choice, lists, remembers, ring};
 pub use filters::filter;
 pub use processors::process;
-pub use random::Random;
+pub use random::{Random, gumbel};
 pub use sampling::{Penalty, Sampling};
 
 /// Memory that sampling reuses, so that a decode step allocates nothing once it has grown.
@@ -53,13 +57,10 @@ pub fn sample(logits: &[f32], sampling: &Sampling, history: &History<'_>, scratc
     if sampling.temperature == 0.0 {
         return argmax(logprobs);
     }
-    let mut random = Random::at(sampling.seed, history.tokens.len() as u32);
+    let random = Random::at(sampling.seed, history.tokens.len() as u32);
     filtered.clone_from(logprobs);
-    // A coin is tossed only where it matters, so that a seed draws the same numbers without XTC.
-    let tosses = sampling.xtc_probability > 0.0;
-    let excludes = tosses && random.unit() <= f64::from(sampling.xtc_probability);
-    filter(filtered, sampling, excludes, order);
-    draw(filtered, sampling.temperature, &mut random)
+    filter(filtered, sampling, device::excludes(sampling, &random), order);
+    random::draw(processed, 1.0 / sampling.temperature, random.noise, |id| filtered[id] > f32::NEG_INFINITY)
 }
 
 /// The log-probability of the token that [`sample`] has just chosen, and the best ids with theirs, in falling order.
@@ -88,27 +89,6 @@ pub fn log_softmax(logits: &[f32], out: &mut Vec<f32>) {
     let log_sum = max + sum.ln() as f32;
     out.clear();
     out.extend(logits.iter().map(|logit| logit - log_sum));
-}
-
-/// One draw from `softmax(logprobs / temperature)`.
-fn draw(logprobs: &[f32], temperature: f32, random: &mut Random) -> u32 {
-    let inverse = 1.0 / f64::from(temperature);
-    let max = logprobs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |logprob: f32| (f64::from(logprob - max) * inverse).exp();
-    let total: f64 = logprobs.iter().map(|logprob| weight(*logprob)).sum();
-    let mut rest = random.unit() * total;
-    let mut last = argmax(logprobs);
-    for (ix, logprob) in logprobs.iter().enumerate() {
-        let weight = weight(*logprob);
-        if weight > 0.0 {
-            last = ix as u32;
-            rest -= weight;
-            if rest < 0.0 {
-                break;
-            }
-        }
-    }
-    last
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
-//! Gives waiting requests a sequence row, first come, first served.
+//! Gives waiting requests a sequence row, first come, first served, and tells the device how their tokens are chosen.
 
+use crate::backend::Backend;
 use crate::kv::PrefixHash;
-use crate::sample::Constraint;
-use crate::world::{Event, FinishReason, State, World};
+use crate::sample::{self, Chooser, Constraint, Room};
+use crate::world::{Event, FinishReason, Request, State, World};
+use ingot_ir::plan::Plan;
+use ingot_ir::step::LIST_WORDS;
 
 /// Runs the system.
 pub fn admit(world: &mut World) {
-    let World { waiting, cancelled, sequences, events, .. } = world;
+    let World { plan, backend, waiting, cancelled, sequences, words, events, .. } = world;
     for request in cancelled.drain(..) {
         if let Some(at) = waiting.iter().position(|(id, _)| *id == request) {
             waiting.remove(at);
@@ -19,6 +22,7 @@ pub fn admit(world: &mut World) {
     }
     while let Some(row) = sequences.state.iter().position(|state| *state == State::Free) {
         let Some((id, request)) = waiting.pop_front() else { break };
+        sequences.chooser[row] = chooser(plan, backend, row as u32, &request, words);
         sequences.request[row] = id;
         sequences.state[row] = State::Prefill;
         sequences.n_prompt[row] = request.prompt.len() as u32;
@@ -39,4 +43,28 @@ pub fn admit(world: &mut World) {
         sequences.n_step[row] = 0;
         sequences.n_pages_written[row].fill(0);
     }
+}
+
+/// Who chooses a request's tokens. Where it is the device, its columns of lists and history are written.
+fn chooser(plan: &Plan, backend: &mut Backend, row: u32, request: &Request, words: &mut Vec<u32>) -> Chooser {
+    let Request { prompt, sampling, grammar, stop_ids, prompt_logits, .. } = request;
+    if sampling.is_greedy() && grammar.is_none() {
+        return Chooser::Greedy;
+    }
+    // A program's own change of logits and the form of an answer are the processor's. A device adjusts logits in place, and
+    // who wants them wants them as they were.
+    let is_told = sampling.adjust.is_none() && grammar.is_none();
+    if !backend.feeds_back() || *prompt_logits || !is_told {
+        return Chooser::Host;
+    }
+    let history = plan.history_tokens();
+    let room = Room { n_vocab: plan.n_vocab, max_context: plan.max_context, history };
+    let Some(lists) = sample::lists(sampling, stop_ids, room, words) else { return Chooser::Host };
+    backend.write_columns(row, 0, words);
+    if sample::remembers(sampling) {
+        for (at, tokens) in sample::ring(prompt, history) {
+            backend.write_columns(row, LIST_WORDS + at, tokens);
+        }
+    }
+    Chooser::Device(lists)
 }

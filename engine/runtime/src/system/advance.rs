@@ -1,6 +1,6 @@
 //! Hands a finished step's results to its sequences: chooses tokens, appends them, checks stop rules.
 
-use crate::sample::{History, Scratch, argmax, logprobs, sample};
+use crate::sample::{Chooser, History, Scratch, argmax, logprobs, sample};
 use crate::world::{Event, FinishReason, Sequences, State, World};
 
 /// Runs the system on [`World::output`], the result of the oldest step in flight.
@@ -31,11 +31,19 @@ pub fn advance(world: &mut World) {
             continue;
         }
         let last = (first_row + n_rows - 1) as usize;
-        let chosen = if sequences.is_greedy(row) {
-            Ok((output.sampled[last], false))
-        } else {
-            let logits = &mut output.logits[last * n_vocab..(last + 1) * n_vocab];
-            fitting(sequences, row, logits, scratch, events)
+        let chosen = match sequences.chooser[row] {
+            Chooser::Greedy => Ok((output.sampled[last], false)),
+            Chooser::Device(_) => {
+                if let Some(n_best) = sequences.sampling[row].n_logprobs {
+                    let (logprob, best) = output.logprobs(last, n_best.min(plan.n_vocab) as usize);
+                    events.push(Event::Logprobs { request, logprob, best });
+                }
+                Ok((output.sampled[last], false))
+            }
+            Chooser::Host => {
+                let logits = &mut output.logits[last * n_vocab..(last + 1) * n_vocab];
+                fitting(sequences, row, logits, scratch, events)
+            }
         };
         let (id, is_complete) = match chosen {
             Ok(chosen) => chosen,

@@ -1,5 +1,6 @@
 //! Packs the scheduled tokens into the step's tables.
 
+use crate::sample::{Chooser, choice};
 use crate::world::{InFlight, World};
 use ingot_ir::step::SAMPLED;
 
@@ -34,6 +35,12 @@ pub fn pack_batch(world: &mut World) {
             step.rows.extend(first_token..first_token + n);
         } else {
             step.rows.push(first_token + n - 1);
+        }
+        let samples = start + n >= sequences.n_prompt[row] && sequences.max_tokens[row] > 0;
+        if let (Chooser::Device(lists), true) = (sequences.chooser[row], samples) {
+            let (sampling, n_prompt) = (&sequences.sampling[row], sequences.n_prompt[row]);
+            let choice = choice(sampling, lists, row as u32, start + n, n_prompt);
+            step.choose(step.rows.len() as u32 - 1, choice);
         }
         record.sequences.push(row);
         record.spans.push((n, first_row, step.rows.len() as u32 - first_row));

@@ -3,6 +3,7 @@
 
 use super::allocate_pages::is_short;
 use crate::backend::MAX_IN_FLIGHT;
+use crate::sample::Chooser;
 use crate::world::{State, World};
 
 /// Whether another step could be packed now. A sequence that waits for pages is not ready: whoever asks may as well
@@ -24,11 +25,13 @@ fn ready(world: &World, row: usize) -> u32 {
     match sequences.state[row] {
         State::Prefill => (known - scheduled).min(world.max_chunk),
         State::Decode if known > scheduled => 1,
-        // The next token is being sampled. It can be fed on the device if the device's choice is the answer, and if the
-        // answer may have a token more than those known and in flight.
+        // The next token is being chosen. It can be fed on the device if the device chooses, and if the answer may have a
+        // token more than those known and in flight.
         State::Decode => {
             let answered = known - sequences.n_prompt[row] + sequences.n_in_flight[row];
-            let feeds = world.backend.feeds_back() && sequences.is_greedy(row) && sequences.sampled_row[row].is_some();
+            let feeds = world.backend.feeds_back()
+                && sequences.chooser[row] != Chooser::Host
+                && sequences.sampled_row[row].is_some();
             let room = answered < sequences.max_tokens[row] && scheduled < world.plan.max_context;
             u32::from(feeds && room)
         }

@@ -2,6 +2,7 @@
 
 use crate::RuntimeError;
 use crate::backend::StepInput;
+use crate::sample::Chooser;
 use crate::world::{Sequences, State, World};
 
 /// Runs the system. If the step cannot be started its tokens count as not scheduled, so that an error leaves the world
@@ -31,7 +32,7 @@ fn start(world: &mut World) -> Result<(), RuntimeError> {
     let samples =
         |sequences: &Sequences, row: usize, n: u32| ends_prompt(sequences, row, n) && sequences.max_tokens[row] > 0;
     let want_logits = spans().any(|(&row, span)| {
-        sequences.prompt_logits[row] || (samples(sequences, row, span.0) && !sequences.is_greedy(row))
+        sequences.prompt_logits[row] || (samples(sequences, row, span.0) && sequences.chooser[row] == Chooser::Host)
     });
     let input = StepInput { variant, dims: world.step.dims(), words: &world.words, want_logits };
     let started = std::time::Instant::now();
