@@ -2,11 +2,13 @@
 //! [`weights::WeightTable`], an op graph and text tools. No GPU, no compiler passes.
 //!
 //! Read in this order: [`formats`] (bytes), [`config`] (what the model is), [`weights`] (both together), [`arch`] with
-//! its `blocks` (the op graph), [`model`] (all of it from a folder), [`text`] (text to ids and back).
+//! its `blocks` (the op graph), [`model`] (all of it from a folder), [`text`] (text to ids and back), [`mod@convert`] (a
+//! folder in another form).
 
 pub mod arch;
 mod blocks;
 pub mod config;
+pub mod convert;
 pub mod error;
 pub mod files;
 pub mod formats;

@@ -82,7 +82,7 @@ impl DeviceArgs {
 /// A checkpoint.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, an artifact (.ingot), or the name of a shipped model [default: ingot-tales-14m]
+    /// Folder of a checkpoint, a GGUF file, an artifact (.ingot), or the name of a shipped model [default: ingot-tales-14m]
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 }

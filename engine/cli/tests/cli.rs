@@ -4,6 +4,8 @@
 
 #[path = "cli/answers.rs"]
 mod answers;
+#[path = "cli/convert.rs"]
+mod convert;
 
 use safetensors::SafeTensors;
 use serde_json::Value;

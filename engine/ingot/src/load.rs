@@ -13,6 +13,7 @@ use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_models::Files;
 use ingot_models::formats::checkpoint::Checkpoint;
+use ingot_models::formats::gguf::is_gguf;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::backend::Backend;
@@ -72,16 +73,16 @@ struct Prepared {
 }
 
 impl Model {
-    /// Loads a checkpoint folder (Hugging Face or MLX layout) or an artifact (`.ingot`).
+    /// Loads a checkpoint folder (Hugging Face or MLX layout), a GGUF file or an artifact (`.ingot`).
     ///
     /// # Errors
     /// Those of the checkpoint or artifact, of the compiler, and of the device.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self, Error> {
-        // Any file is taken for an artifact, so that its error says what it is not.
-        if path.is_file() {
+        // Any other file is taken for an artifact, so that its error says what it is not.
+        if path.is_file() && !is_gguf(path) {
             Self::load_artifact(path, options)
         } else {
-            Self::load_lowered(Lowered::folder(path)?, options)
+            Self::load_lowered(Lowered::checkpoint(path)?, options)
         }
     }
 

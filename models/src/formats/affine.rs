@@ -92,7 +92,7 @@ impl AffineView<'_> {
 }
 
 /// Element `ix` of a row's bit stream.
-fn code_at(row: &[u8], bits: u32, ix: usize) -> u32 {
+pub(crate) fn code_at(row: &[u8], bits: u32, ix: usize) -> u32 {
     let bit = ix * bits as usize;
     let (byte, shift) = (bit / 8, bit % 8);
     let low = u32::from(row[byte]);
@@ -100,7 +100,7 @@ fn code_at(row: &[u8], bits: u32, ix: usize) -> u32 {
     ((low | high << 8) >> shift) & ((1 << bits) - 1)
 }
 
-fn scale_at(scale_type: ScaleType, bytes: &[u8], ix: usize) -> f32 {
+pub(crate) fn scale_at(scale_type: ScaleType, bytes: &[u8], ix: usize) -> f32 {
     let two = || [bytes[2 * ix], bytes[2 * ix + 1]];
     match scale_type {
         ScaleType::F16 => half::f16::from_le_bytes(two()).to_f32(),
@@ -196,7 +196,7 @@ fn scale_and_bias(values: &[f32], bits: u32) -> (f32, f32) {
     if steps == 0.0 { (scale, 0.0) } else { (edge / steps, edge) }
 }
 
-fn push_scale(scale_type: ScaleType, out: &mut Vec<u8>, value: f32) {
+pub(crate) fn push_scale(scale_type: ScaleType, out: &mut Vec<u8>, value: f32) {
     match scale_type {
         ScaleType::F16 => out.extend_from_slice(&half::f16::from_f32(value).to_le_bytes()),
         ScaleType::Bf16 => out.extend_from_slice(&half::bf16::from_f32(value).to_le_bytes()),

@@ -351,6 +351,20 @@ pub fn write(
     mut fill: impl FnMut(usize, &mut [u8]),
 ) -> Result<()> {
     let io = |error| Error::io(path, error);
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
+    file.write_all(&header(metadata, tensors)).map_err(io)?;
+    let mut bytes = Vec::new();
+    for (ix, tensor) in tensors.iter().enumerate() {
+        bytes.clear();
+        bytes.resize(tensor.n_bytes(), 0);
+        fill(ix, &mut bytes);
+        file.write_all(&bytes).map_err(io)?;
+    }
+    file.flush().map_err(io)
+}
+
+/// What stands before the data: the header's length, and the header with spaces up to a multiple of 8.
+pub(crate) fn header(metadata: &BTreeMap<String, String>, tensors: &[TensorDecl]) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), serde_json::json!(metadata));
@@ -365,15 +379,7 @@ pub fn write(
     }
     let mut header = serde_json::Value::Object(header).to_string();
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-    file.write_all(header.as_bytes()).map_err(io)?;
-    let mut bytes = Vec::new();
-    for (ix, tensor) in tensors.iter().enumerate() {
-        bytes.clear();
-        bytes.resize(tensor.n_bytes(), 0);
-        fill(ix, &mut bytes);
-        file.write_all(&bytes).map_err(io)?;
-    }
-    file.flush().map_err(io)
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes
 }

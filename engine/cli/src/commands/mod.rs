@@ -12,3 +12,6 @@ pub(crate) mod cache;
 pub(crate) mod tune;
 pub(crate) mod profile;
 pub(crate) mod doctor;
+pub(crate) mod convert;
+pub(crate) mod perplexity;
+pub(crate) mod compare;

@@ -53,6 +53,8 @@ fn every_format_at_every_number_of_rows() {
         let shapes: &[(usize, usize)] = match format {
             Format::Float(_) => &[(1, 2), (37, 66), (33, 576)],
             Format::Affine { .. } => &[(37, 128), (20, 640)],
+            Format::SmallFloat(_) => &[(37, 96), (20, 640)],
+            Format::K(_) => &[(37, 256), (5, 768)],
         };
         for &(n, k) in shapes {
             for n_rows in [1, 2, 5, 13, 17, 130] {
@@ -189,7 +191,9 @@ fn rounded_activations_of_merged_and_paired_rows() {
                 let dot = |ix: usize, row: usize| -> f64 {
                     let row = &dense[ix][row * k..][..k];
                     match weights[ix].format {
-                        Format::Float(_) => row.iter().zip(&normed).map(|(w, &x)| w * f64::from(x)).sum(),
+                        Format::Float(_) | Format::SmallFloat(_) | Format::K(_) => {
+                            row.iter().zip(&normed).map(|(w, &x)| w * f64::from(x)).sum()
+                        }
                         Format::Affine { .. } => row.iter().zip(&seen).map(|(w, x)| w * x).sum(),
                     }
                 };
@@ -211,8 +215,14 @@ fn rounded_activations_of_merged_and_paired_rows() {
 #[test]
 fn nothing_to_do_and_misfits() {
     let bytes = [0u8; 8];
-    let segment =
-        [Segment { n_rows: 1, format: Format::Float(FloatType::F32), codes: &bytes, scales: &[], biases: &[] }];
+    let segment = [Segment {
+        n_rows: 1,
+        format: Format::Float(FloatType::F32),
+        codes: &bytes,
+        scales: &[],
+        biases: &[],
+        factors: &[],
+    }];
     let run = |rows, out: &mut [f32]| {
         let weight = Weight::new(2, &segment, false).expect("well formed");
         let (x, out_stride) = (&[1.0, 1.0][..], 1);
