@@ -65,8 +65,7 @@ impl Matrix<'_> {
             Self::K(view) => view.dequantize_row(row, out),
             Self::Dense { stored, n_cols, bytes, .. } => {
                 let row_bytes = n_cols * stored.n_bytes();
-                let values = stored.to_f32s(&bytes[row * row_bytes..][..row_bytes]);
-                out.copy_from_slice(&values.expect("a dense matrix holds floats"));
+                stored.read_f32s(&bytes[row * row_bytes..][..row_bytes], out);
             }
         }
     }

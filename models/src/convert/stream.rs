@@ -120,7 +120,9 @@ impl Item<'_> {
             Kind::Keep { matrix, float } => keep(matrix, *float, first, end),
             Kind::Quantize { matrix, float, quant } => {
                 let mut numbers = numbers(matrix, first, end);
-                round(&mut numbers, *float);
+                if !matches!(matrix, Matrix::Dense { stored, .. } if stored == float) {
+                    round(&mut numbers, *float);
+                }
                 let n_rows = end - first;
                 match *quant {
                     Quant::Affine(shape) => {

@@ -161,8 +161,9 @@ fn weight_files(folder: &Path) -> Result<Vec<String>> {
         others.sort_unstable();
         others.truncate(4);
         let found = if others.is_empty() { String::new() } else { format!(" (found {})", others.join(", ")) };
-        let what =
-            format!("no model*.safetensors in this folder{found}; convert or fetch the checkpoint as safetensors");
+        let what = format!(
+            "no model*.safetensors in this folder{found}; fetch the checkpoint as safetensors, or name a .gguf file itself"
+        );
         return Err(Error::Missing { path: folder.to_path_buf(), what });
     }
     names.sort_unstable();

@@ -201,11 +201,13 @@ impl SmallFloatMatrix {
             };
             scales.push(byte);
             let scale = mode.scale(byte);
-            for (ix, value) in values.iter().enumerate() {
-                let scaled = if scale == 0.0 { 0.0 } else { value / scale };
-                match bits {
-                    8 => codes[ix] = to_e4m3(scaled),
-                    _ => codes[ix / 2] |= to_e2m1(scaled) << (4 * (ix % 2)),
+            let divisor = if scale == 0.0 { f32::INFINITY } else { scale };
+            match bits {
+                8 => values.iter().zip(codes).for_each(|(value, code)| *code = to_e4m3(value / divisor)),
+                _ => {
+                    for ([low, high], code) in values.as_chunks::<2>().0.iter().zip(codes) {
+                        *code = to_e2m1(low / divisor) | to_e2m1(high / divisor) << 4;
+                    }
                 }
             }
         }
@@ -231,18 +233,20 @@ fn to_e8m0(value: f32) -> u8 {
 fn to_e2m1(value: f32) -> u8 {
     // Where the next larger code begins.
     const BOUNDS: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
-    let size = BOUNDS.iter().filter(|bound| value.abs() > **bound).count() as u8;
-    if value < 0.0 && size > 0 { size | 8 } else { size }
+    let size = value.abs();
+    let code = BOUNDS.iter().fold(0, |code, bound| code + u8::from(size > *bound));
+    code | if value < 0.0 && code > 0 { 8 } else { 0 }
 }
 
 /// The nearest e4m3 number, of two the even one; at most 448.
 fn to_e4m3(value: f32) -> u8 {
     let size = value.abs().min(E4M3_MAX);
-    // Below 2^-6 steps are 2^-9, above an eighth of the power of two.
-    let exponent = ((size.to_bits() >> 23) as i32 - 127).max(-6);
-    let steps = (size / 2f32.powi(exponent - 3)).round_ties_even() as u32;
-    // Eight steps make the next exponent, so carries come out right.
-    let code = steps + 8 * (exponent + 6) as u32;
+    // Below 2^-6 numbers are multiples of 2^-9: above 2^23 floats are whole numbers, so the sum is rounded to one.
+    let small = (size * 512.0 + 8_388_608.0).to_bits() & 0xff;
+    // Above, the fraction is rounded to three bits; a carry makes the next exponent. Exponents begin at -6, not -126.
+    let bits = size.to_bits();
+    let large = ((bits + 0x7_ffff + (bits >> 20 & 1)) >> 20).wrapping_sub(120 << 3);
+    let code = if size < 0.015_625 { small } else { large };
     code as u8 | if value.is_sign_negative() { 0x80 } else { 0 }
 }
 

@@ -5,7 +5,7 @@ use ingot_ir::weight::{Format, ScaleType};
 use ingot_models::Model;
 use ingot_models::convert::{ConvertOptions, convert};
 use ingot_models::formats::affine::{AffineView, QuantShape};
-use ingot_models::formats::gguf::blocks::{Stored, format_of, take_apart};
+use ingot_models::formats::gguf::blocks::{Apart, Stored, format_of};
 use ingot_models::formats::gguf::{Gguf, check_header};
 use ingot_models::formats::k_blocks::KView;
 use ingot_models::formats::safetensors::Safetensors;
@@ -18,7 +18,8 @@ use std::path::Path;
 /// The numbers of blocks, by way of what they become.
 fn numbers(stored: Stored, bytes: &[u8]) -> Vec<f32> {
     let format = format_of(stored, bytes).expect("blocks");
-    let apart = take_apart(stored, format, bytes);
+    let mut apart = Apart::default();
+    apart.push(stored, format, bytes);
     let n_cols = bytes.len() / stored.block_bytes() * stored.block_len();
     let row = format.row_parts(n_cols as u32);
     let sizes = [row.values, row.scales, row.biases];

@@ -91,8 +91,8 @@ fn tensor(random: &mut Random, format: Format, n: usize, is_norm: bool) -> Tenso
 
 /// Codes of GGUF's blocks: numbers around zero, up to about a quarter.
 fn k_blocks(random: &mut Random, k: KFormat, n: usize) -> Tensor {
-    let mut tensor = Tensor::default();
-    tensor.values = (0..n * k.bits() as usize / 8).map(|_| random.below(256) as u8).collect();
+    let values = (0..n * k.bits() as usize / 8).map(|_| random.below(256) as u8).collect();
+    let mut tensor = Tensor { values, ..Tensor::default() };
     let power = match k {
         KFormat::Iq4Nl => -9,
         KFormat::Iq4Xs => -12,

@@ -195,9 +195,9 @@ impl Segment<'_> {
     #[inline]
     #[must_use]
     pub fn factor(&self, row: usize) -> f32 {
-        let n = self.factors.len() / 4;
-        // The global scale's unit: the largest e4m3 number times the largest e2m1 number.
-        if n == 0 { 1.0 } else { FloatType::F32.read(self.factors, row / (self.n_rows / n)) / (448.0 * 6.0) }
+        // The global scale's unit is the largest e4m3 number times the largest e2m1 number.
+        let factor = |n_part_rows| FloatType::F32.read(self.factors, row / n_part_rows) / (448.0 * 6.0);
+        self.n_rows.checked_div(self.factors.len() / 4).map_or(1.0, factor)
     }
 }
 
@@ -277,7 +277,7 @@ impl<'a> Weight<'a> {
             }
             let (scale_bytes, bias_bytes) = segment.format.scale_bytes(n_cols);
             let n_factors = segment.factors.len() / 4;
-            if !segment.factors.is_empty() && !(n_factors > 0 && segment.n_rows.is_multiple_of(n_factors)) {
+            if !(segment.factors.is_empty() || n_factors > 0 && segment.n_rows.is_multiple_of(n_factors)) {
                 let (found, needed) = (segment.factors.len(), 4);
                 return Err(WeightError::Size { segment: ix, part: "factors", found, needed });
             }

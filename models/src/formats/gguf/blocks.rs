@@ -168,40 +168,32 @@ pub fn format_of(stored: Stored, bytes: &[u8]) -> Option<Format> {
     Some(Format::Affine { bits, group: 32, scales })
 }
 
-/// Takes whole rows apart. `format` is that of [`format_of`] for the whole tensor.
-///
-/// # Panics
-/// If the bytes are no whole blocks.
-pub fn take_apart(stored: Stored, format: Format, bytes: &[u8]) -> Apart {
-    assert!(bytes.len().is_multiple_of(stored.block_bytes()), "bytes are whole blocks");
-    let mut apart = Apart::default();
-    let n_blocks = bytes.len() / stored.block_bytes();
-    apart.values.reserve(n_blocks * stored.block_len() * stored.bits() / 8);
-    let mut codes = [0; 256];
-    for block in bytes.chunks_exact(stored.block_bytes()) {
+impl Apart {
+    /// Takes whole rows apart and appends them. `format` is that of [`format_of`] for the whole tensor.
+    ///
+    /// # Panics
+    /// If the bytes are no whole blocks.
+    pub fn push(&mut self, stored: Stored, format: Format, bytes: &[u8]) {
+        assert!(bytes.len().is_multiple_of(stored.block_bytes()), "bytes are whole blocks");
+        let mut codes = [0; 256];
         let codes = &mut codes[..stored.block_len()];
-        read_codes(stored, block, codes);
-        push_codes(codes, stored.bits(), &mut apart.values);
-        read_scales(stored, format, block, &mut apart);
+        for block in bytes.chunks_exact(stored.block_bytes()) {
+            read_codes(stored, block, codes);
+            push_codes(codes, stored.bits(), &mut self.values);
+            read_scales(stored, format, block, self);
+        }
     }
-    apart
 }
 
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Appends codes to a little-endian bit stream. They fill whole bytes.
+/// Appends codes, a multiple of eight, to a little-endian bit stream.
 fn push_codes(codes: &[u8], bits: usize, out: &mut Vec<u8>) {
-    let (mut word, mut n) = (0u32, 0);
-    for code in codes {
-        word |= u32::from(*code) << n;
-        n += bits;
-        while n >= 8 {
-            out.push(word as u8);
-            word >>= 8;
-            n -= 8;
-        }
+    for eight in codes.as_chunks::<8>().0 {
+        let word = eight.iter().rev().fold(0u64, |word, code| word << bits | u64::from(*code));
+        out.extend_from_slice(&word.to_le_bytes()[..bits]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! GGUF, versions 2 and 3: `GGUF`, version, counts, metadata, a table of tensors, then their data.
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 //!
-//! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what the tensors and
+//! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors and
 //! settings are called elsewhere), `text` (the tokenizer), [`open()`] (all of it as a checkpoint).
 
 pub mod blocks;
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 const MAGIC: [u8; 4] = *b"GGUF";
 /// Dimensions of a tensor.
 const MAX_DIMS: u32 = 4;
-/// Bytes that an element of an array, and a string, has at least: a count above what is left of the file is nonsense.
+/// Arrays within arrays.
 const MAX_NESTING: u32 = 4;
 
 /// Whether a file begins as a GGUF file.
@@ -62,10 +62,7 @@ impl Gguf {
     /// What is wrong with the file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
-        // SAFETY: the map is read-only and private to this value. The file must not be shortened while it is mapped;
-        // that holds for every program that maps its weights, and cannot be checked from here.
-        #[allow(unsafe_code)]
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| Error::io(path, error))?;
+        let map = super::safetensors::map(path, &file)?;
         let (metadata, tensors) = Header::read(&map)
             .map_err(|what| Error::malformed(path, format!("{what}; the file is damaged, fetch it again")))?;
         Ok(Self { path: path.to_path_buf(), map, metadata, tensors })

@@ -142,12 +142,8 @@ fn apart<'a>(
         .into_par_iter()
         .map(|first| {
             let mut all = blocks::Apart::default();
-            for row in first..(first + chunk_rows).min(n_rows) {
-                let row = blocks::take_apart(stored, format, source(row));
-                all.values.extend(row.values);
-                all.scales.extend(row.scales);
-                all.biases.extend(row.biases);
-            }
+            let end = (first + chunk_rows).min(n_rows);
+            (first..end).for_each(|row| all.push(stored, format, source(row)));
             all
         })
         .collect();
