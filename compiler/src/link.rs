@@ -8,7 +8,7 @@ use crate::target::TargetProfile;
 use ingot_ir::kernel::{Access, Const, EpilogueOp, KernelSpec, Prologue, Role, Rows, Template};
 use ingot_ir::plan::{PlanKernel, Slot};
 use ingot_ir::size::Dim;
-use ingot_ir::weight::{Format, ScaleType};
+use ingot_ir::weight::{Format, KFormat, ScaleType};
 use ingot_shaders as shaders;
 
 /// Workgroups of a kernel: `ceil(dim / divisor) * times`; `dim` is 1 if absent.
@@ -121,6 +121,18 @@ fn weight_format(format: Format) -> shaders::WeightFormat {
             };
             shaders::WeightFormat::Affine { bits, group, scales }
         }
+        Format::Mxfp4 => shaders::WeightFormat::Mxfp4,
+        Format::Mxfp8 => shaders::WeightFormat::Mxfp8,
+        Format::Nvfp4 { global } => shaders::WeightFormat::Nvfp4 { global },
+        Format::K(k) => shaders::WeightFormat::K(match k {
+            KFormat::Q2K => shaders::KFormat::Q2K,
+            KFormat::Q3K => shaders::KFormat::Q3K,
+            KFormat::Q4K => shaders::KFormat::Q4K,
+            KFormat::Q5K => shaders::KFormat::Q5K,
+            KFormat::Q6K => shaders::KFormat::Q6K,
+            KFormat::Iq4Nl => shaders::KFormat::Iq4Nl,
+            KFormat::Iq4Xs => shaders::KFormat::Iq4Xs,
+        }),
     }
 }
 

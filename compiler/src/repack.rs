@@ -3,17 +3,19 @@
 //! It streams: any byte range of a packed weight can be made alone, so that an upload needs no second copy.
 
 use ingot_ir::plan::PlanWeight;
-use ingot_ir::weight::{Format, Layout, scales_at_bytes};
+use ingot_ir::weight::{Format, Layout, factors_at_bytes, scales_at_bytes};
 
 /// A checkpoint tensor's bytes. Rows are contiguous in each part.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct TensorBytes<'a> {
     /// Numbers, or codes of a quantized tensor.
     pub values: &'a [u8],
     /// Scales of a quantized tensor, else empty.
     pub scales: &'a [u8],
-    /// Biases of a quantized tensor, else empty.
+    /// Biases of an affine tensor, else empty.
     pub biases: &'a [u8],
+    /// The global scale of a tensor whose format has one: an f32 for all rows, or one for each equal part of them.
+    pub global: &'a [u8],
 }
 
 /// Fills `out` with bytes `offset ..` of a weight in its layout. `tensor` finds a segment's bytes by name.
@@ -61,28 +63,31 @@ pub fn check<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Option<TensorByte
         // In another order a run of rows comes from anywhere within its heads.
         let end = u64::from(segment.first_row) + u64::from(segment.n_rows);
         let rows = segment.order.map_or(end, |order| end.next_multiple_of(u64::from(order.head_dim.max(1))));
-        let (n_codes, n_scales) = row_parts(weight.format, weight.n_cols);
-        let needs =
-            [("values", found.values, n_codes), ("scales", found.scales, n_scales), ("biases", found.biases, n_scales)];
+        let parts = weight.format.row_parts(weight.n_cols);
+        let needs = [
+            ("values", found.values, parts.values),
+            ("scales", found.scales, parts.scales),
+            ("biases", found.biases, parts.biases),
+        ];
         for (part, bytes, row_bytes) in needs {
             let needed = rows.checked_mul(row_bytes).ok_or_else(|| format!("tensor `{name}` is absurdly large"))?;
             if (bytes.len() as u64) < needed {
                 return Err(format!("tensor `{name}` has {} bytes of {part}, {needed} are needed", bytes.len()));
             }
         }
+        let n_tensor_rows = (found.values.len() as u64).checked_div(parts.values).unwrap_or(0);
+        if weight.format.has_global() && !global_fits(found.global, n_tensor_rows) {
+            let n = found.global.len();
+            return Err(format!("tensor `{name}` has {n} bytes of global scales for {n_tensor_rows} rows"));
+        }
     }
     Ok(())
 }
 
-/// Bytes of a row's values or codes, and of its scales, which are as many as those of its biases.
-fn row_parts(format: Format, n_cols: u32) -> (u64, u64) {
-    let n_cols_wide = u64::from(n_cols);
-    match format {
-        Format::Affine { bits, group, scales } => {
-            (n_cols_wide * u64::from(bits) / 8, n_cols_wide / u64::from(group) * scales.n_bytes())
-        }
-        format => (format.row_bytes(n_cols), 0),
-    }
+/// Whether global scales are one f32, or one for each equal part of a tensor's rows.
+fn global_fits(global: &[u8], n_tensor_rows: u64) -> bool {
+    let n = global.len() as u64 / 4;
+    n > 0 && global.len().is_multiple_of(4) && n_tensor_rows.is_multiple_of(n)
 }
 
 fn widen(format: Format, values: &[u8], ix: usize) -> f32 {
@@ -91,7 +96,7 @@ fn widen(format: Format, values: &[u8], ix: usize) -> f32 {
         Format::F32 => f32::from_le_bytes([values[ix * 4], values[ix * 4 + 1], values[ix * 4 + 2], values[ix * 4 + 3]]),
         Format::Bf16 => f32::from_bits(u32::from(half(ix * 2)) << 16),
         Format::F16 => f16_to_f32(half(ix * 2)),
-        Format::Affine { .. } => unreachable!("vectors are not quantized"),
+        _ => unreachable!("vectors are not quantized"),
     }
 }
 
@@ -130,9 +135,9 @@ fn row_source(weight: &PlanWeight, row: u32) -> (usize, u32) {
 
 fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
     let parts: Vec<TensorBytes<'a>> = weight.segments.iter().map(|segment| tensor(&segment.tensor)).collect();
-    let (code_bytes, scale_bytes) = row_parts(weight.format, weight.n_cols);
+    let row_parts = weight.format.row_parts(weight.n_cols);
     // Scales and biases lie side by side.
-    let scale_bytes = 2 * scale_bytes;
+    let (code_bytes, scale_bytes) = (row_parts.values, row_parts.scales + row_parts.biases);
     let codes_end = u64::from(weight.n_rows) * code_bytes;
     let scales_at = scales_at_bytes(weight.format, weight.n_rows, weight.n_cols);
     let scales_end = scales_at + u64::from(weight.n_rows) * scale_bytes;
@@ -149,25 +154,53 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
             out[at..at + len].copy_from_slice(&stored[within..within + len]);
         }
     });
-    // Scales and biases side by side, so that one load brings both.
-    let Format::Affine { scales, .. } = weight.format else { return };
-    let step = scales.n_bytes() as usize;
-    let mut pair_row = vec![0u8; scale_bytes as usize];
+    let scales_out = (offset.max(scales_at) - offset) as usize;
+    if let Format::Affine { scales, .. } = weight.format {
+        // Scales and biases side by side, so that one load brings both.
+        let step = scales.n_bytes() as usize;
+        let half = row_parts.scales as usize;
+        let mut pair_row = vec![0u8; 2 * half];
+        for_rows(offset.max(scales_at), end.min(scales_end), scales_at, scale_bytes, |row, within, at, len| {
+            let (segment, source) = row_source(weight, row);
+            let from = source as usize * half;
+            let part = &parts[segment];
+            let row_of = |bytes: &'a [u8]| bytes[from..from + half].chunks_exact(step);
+            for (pair, (scale, bias)) in
+                pair_row.chunks_exact_mut(2 * step).zip(row_of(part.scales).zip(row_of(part.biases)))
+            {
+                pair[..step].copy_from_slice(scale);
+                pair[step..].copy_from_slice(bias);
+            }
+            let at = at + scales_out;
+            out[at..at + len].copy_from_slice(&pair_row[within..within + len]);
+        });
+        return;
+    }
     for_rows(offset.max(scales_at), end.min(scales_end), scales_at, scale_bytes, |row, within, at, len| {
         let (segment, source) = row_source(weight, row);
-        let from = source as usize * (scale_bytes as usize / 2);
-        let part = &parts[segment];
-        let half = scale_bytes as usize / 2;
-        let row_of = |bytes: &'a [u8]| bytes[from..from + half].chunks_exact(step);
-        for (pair, (scale, bias)) in
-            pair_row.chunks_exact_mut(2 * step).zip(row_of(part.scales).zip(row_of(part.biases)))
-        {
-            pair[..step].copy_from_slice(scale);
-            pair[step..].copy_from_slice(bias);
-        }
-        let at = at + (offset.max(scales_at) - offset) as usize;
-        out[at..at + len].copy_from_slice(&pair_row[within..within + len]);
+        let stored = &parts[segment].scales[source as usize * scale_bytes as usize..][..scale_bytes as usize];
+        let at = at + scales_out;
+        out[at..at + len].copy_from_slice(&stored[within..within + len]);
     });
+    if weight.format.has_global() {
+        let factors_at = factors_at_bytes(weight.format, weight.n_rows, weight.n_cols);
+        let factors_end = factors_at + 4 * u64::from(weight.n_rows);
+        let factors_out = (offset.max(factors_at) - offset) as usize;
+        for_rows(offset.max(factors_at), end.min(factors_end), factors_at, 4, |row, within, at, len| {
+            let (segment, source) = row_source(weight, row);
+            let factor = global_factor(&parts[segment], source as usize, code_bytes as usize).to_le_bytes();
+            let at = at + factors_out;
+            out[at..at + len].copy_from_slice(&factor[within..within + len]);
+        });
+    }
+}
+
+/// What a row's scales are multiplied with: its global scale by the product of the largest e4m3 and e2m1 numbers.
+fn global_factor(tensor: &TensorBytes<'_>, row: usize, row_bytes: usize) -> f32 {
+    let n_rows = tensor.values.len() / row_bytes;
+    let ix = row / (n_rows / (tensor.global.len() / 4));
+    let bytes = &tensor.global[4 * ix..][..4];
+    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) / (448.0 * 6.0)
 }
 
 /// Bytes of a block of 4-bit codes: 32 columns, the load of one lane.

@@ -59,11 +59,11 @@ impl<'a> Lowering<'a> {
         let format = self.weights.matrix(path, n_rows as usize, n_cols as usize)?.format();
         if !format.takes_cols(n_cols) {
             let what = format!(
-                "{n_cols} columns stored as {format} are not supported; f16 and bf16 need an even number, and codes 2 to 6 or 8 bits"
+                "{n_cols} columns stored as {format} are not supported; f16 and bf16 need an even number, and codes whole groups"
             );
             return Err(Error::tensor(self.weights.checkpoint().folder(), format!("{path}.weight"), what));
         }
-        for ending in ["weight", "scales", "biases"] {
+        for ending in ["weight", "scales", "biases", "global_scale"] {
             self.unused.remove(format!("{path}.{ending}").as_str());
         }
         Ok(self.weight(n_rows, n_cols, format, Layout::Unassigned, Source::Tensor(path.to_owned())))

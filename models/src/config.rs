@@ -15,7 +15,7 @@ use ingot_ir::kv::Window;
 use serde_json::Value;
 use std::path::Path;
 
-pub use quant::{LayerQuant, QuantMap};
+pub use quant::{LayerQuant, Quant, QuantMap};
 pub use rope::{RopeScaling, RopeSpec};
 
 /// A model family, built by the file of that name in `arch/`.
@@ -106,14 +106,18 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// Reads `config.json` and, if there is one, `generation_config.json` of a checkpoint folder.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let files = Files::folder(folder);
+        Self::of(&Files::folder(folder))
+    }
+
+    /// The same of files wherever they are.
+    pub fn of(files: &Files) -> Result<Self> {
+        let path = files.path("config.json");
         let Some(config) = files.json("config.json")? else {
             let what = "no such file; a checkpoint folder needs config.json beside its weights";
             return Err(Error::Missing { path, what: what.into() });
         };
         let mut spec = Self::parse(&path, &config)?;
-        let path = folder.join("generation_config.json");
+        let path = files.path("generation_config.json");
         if let Some(config) = files.json("generation_config.json")? {
             spec.eos_ids.extend(Fields::root(&path, &config)?.ids("eos_token_id")?);
             spec.eos_ids.sort_unstable();

@@ -19,6 +19,12 @@ pub enum Error {
         /// What is expected there and where to get it.
         what: String,
     },
+    /// Something stands where a new folder is to be written.
+    #[error("{}: exists already; remove it or name another folder", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The system refused to read or write.
     #[error("{}: {source}", path.display())]
     Io {

@@ -48,6 +48,14 @@ impl Files {
         }
         Ok(found)
     }
+    /// A JSON file, `null` if there is none.
+    pub(crate) fn json_or_null(&self, name: &str) -> Result<Value> {
+        Ok(self.json(name)?.unwrap_or(Value::Null))
+    }
+    /// The folder, if they are in one.
+    pub(crate) fn in_folder(&self) -> Option<&Path> {
+        self.held.is_none().then_some(&self.place)
+    }
     /// A file's path, for messages.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.join(name)

@@ -4,8 +4,10 @@ use crate::config::{LayerQuant, QuantMap};
 use crate::error::{Error, Result};
 use crate::formats::affine::{AffineView, QuantShape};
 use crate::formats::checkpoint::Checkpoint;
+use crate::formats::k_blocks::KView;
 use crate::formats::safetensors::{StoredType, TensorView};
-use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight};
+use crate::formats::small_float::{SmallFloat, SmallFloatView};
+use ingot_ir::weight::{Format, KFormat, Layout, ScaleType, Source, Weight};
 
 /// A matrix `[n_rows, n_cols]` as it lies in the files. The slices need not be aligned.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,10 @@ pub enum Matrix<'a> {
     },
     /// MLX's affine format.
     Affine(AffineView<'a>),
+    /// MLX's modes mxfp4, mxfp8 and nvfp4.
+    SmallFloat(SmallFloatView<'a>),
+    /// GGUF's block formats, taken apart.
+    K(KView<'a>),
 }
 
 impl Matrix<'_> {
@@ -35,6 +41,8 @@ impl Matrix<'_> {
             Self::Affine(view) => {
                 Format::Affine { bits: view.shape.bits as u8, group: view.shape.group as u16, scales: view.scale_type }
             }
+            Self::SmallFloat(view) => view.format(),
+            Self::K(view) => Format::K(view.format),
         }
     }
     /// `[n_rows, n_cols]`.
@@ -42,6 +50,8 @@ impl Matrix<'_> {
         match self {
             Self::Dense { n_rows, n_cols, .. } => [*n_rows, *n_cols],
             Self::Affine(view) => [view.n_rows, view.n_cols],
+            Self::SmallFloat(view) => [view.n_rows, view.n_cols],
+            Self::K(view) => [view.n_rows, view.n_cols],
         }
     }
     /// Widens one row to f32.
@@ -51,10 +61,11 @@ impl Matrix<'_> {
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         match self {
             Self::Affine(view) => view.dequantize_row(row, out),
+            Self::SmallFloat(view) => view.dequantize_row(row, out),
+            Self::K(view) => view.dequantize_row(row, out),
             Self::Dense { stored, n_cols, bytes, .. } => {
                 let row_bytes = n_cols * stored.n_bytes();
-                let values = stored.to_f32s(&bytes[row * row_bytes..][..row_bytes]);
-                out.copy_from_slice(&values.expect("a dense matrix holds floats"));
+                stored.read_f32s(&bytes[row * row_bytes..][..row_bytes], out);
             }
         }
     }
@@ -91,15 +102,21 @@ impl<'a> WeightTable<'a> {
     }
 
     /// The matrix of the linear layer (`[out, in]`) or embedding (`[vocabulary, width]`) at a module's path. As in
-    /// mlx-lm a module is quantized if `path.scales` exists and the configuration does not say `false`; its width and
-    /// group are inferred from the shapes.
+    /// mlx-lm a module is quantized if `path.scales` exists and the configuration does not say `false`; its mode, width
+    /// and group are inferred from the types and shapes.
     pub fn matrix(&self, path: &str, n_rows: usize, n_cols: usize) -> Result<Matrix<'a>> {
+        if let Some(k) = self.checkpoint.k_format(path) {
+            return self.k_blocks(path, k, n_rows, n_cols).map(Matrix::K);
+        }
         let setting = self.quantization.and_then(|map| map.overrides.get(path));
         let scales_name = format!("{path}.scales");
         match (setting, self.checkpoint.get(&scales_name)) {
             (Some(LayerQuant::Float), _) | (None, None) => self.dense(path, n_rows, n_cols),
+            (_, Some(scales)) if scales.stored == StoredType::U8 => {
+                self.small_float(path, n_rows, n_cols, scales).map(Matrix::SmallFloat)
+            }
             (_, Some(scales)) => self.affine(path, n_rows, n_cols, scales).map(Matrix::Affine),
-            (Some(LayerQuant::Affine(_)), None) => Err(Error::MissingTensor {
+            (Some(LayerQuant::Quantized(_)), None) => Err(Error::MissingTensor {
                 path: self.checkpoint.folder().to_path_buf(),
                 tensor: scales_name,
                 hint: format!(", but config.json says that `{path}` is quantized; fetch the checkpoint again"),
@@ -144,7 +161,7 @@ impl<'a> WeightTable<'a> {
     }
 
     fn affine(&self, path: &str, n_rows: usize, n_cols: usize, scales: TensorView<'a>) -> Result<AffineView<'a>> {
-        let codes = self.checkpoint.require(&format!("{path}.weight"))?;
+        let codes = self.codes(path)?;
         let wrong = |tensor: &TensorView<'_>, what: String| {
             Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what)
         };
@@ -152,19 +169,13 @@ impl<'a> WeightTable<'a> {
             StoredType::F16 => ScaleType::F16,
             StoredType::Bf16 => ScaleType::Bf16,
             StoredType::F32 => ScaleType::F32,
-            StoredType::U8 => {
+            other => {
                 return Err(wrong(
                     &scales,
-                    "scales of U8 belong to mxfp4, mxfp8 or nvfp4; only affine quantization is supported".into(),
+                    format!("scales are {other}; they must be F16, BF16 or F32, or U8 (mxfp4, mxfp8, nvfp4)"),
                 ));
             }
-            other => {
-                return Err(wrong(&scales, format!("scales are {other}; they must be F16, BF16 or F32")));
-            }
         };
-        if codes.stored != StoredType::U32 {
-            return Err(wrong(&codes, format!("has scales, so it must hold codes as U32, but is {}", codes.stored)));
-        }
         let ([_, n_words], [_, n_groups]) = (self.rows_of(&codes, n_rows)?, self.rows_of(&scales, n_rows)?);
         let shape = QuantShape::infer(n_cols, n_words, n_groups)
             .map_err(|what| wrong(&codes, format!("{what} (weight {:?}, scales {:?})", codes.shape, scales.shape)))?;
@@ -182,6 +193,57 @@ impl<'a> WeightTable<'a> {
             scales: scales.bytes,
             biases: biases.bytes,
         })
+    }
+
+    fn small_float(
+        &self,
+        path: &str,
+        n_rows: usize,
+        n_cols: usize,
+        scales: TensorView<'a>,
+    ) -> Result<SmallFloatView<'a>> {
+        let codes = self.codes(path)?;
+        let wrong = |tensor: &TensorView<'_>, what: String| {
+            Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what)
+        };
+        let ([_, n_words], [_, n_groups]) = (self.rows_of(&codes, n_rows)?, self.rows_of(&scales, n_rows)?);
+        let mode = SmallFloat::infer(n_cols, n_words, n_groups)
+            .map_err(|what| wrong(&codes, format!("{what} (weight {:?}, scales {:?})", codes.shape, scales.shape)))?;
+        let global = self.checkpoint.get(&format!("{path}.global_scale"));
+        if let Some(global) = &global {
+            if mode != SmallFloat::Nvfp4 {
+                return Err(wrong(global, format!("goes with nvfp4, but `{path}` is {}", mode.name())));
+            }
+            if global.stored != StoredType::F32 || global.bytes.len() != 4 {
+                let what = format!("is {} {:?}; expected one F32", global.stored, global.shape);
+                return Err(wrong(global, what));
+            }
+        }
+        let global = global.map(|tensor| tensor.bytes);
+        Ok(SmallFloatView { mode, n_rows, n_cols, codes: codes.bytes, scales: scales.bytes, global })
+    }
+
+    fn k_blocks(&self, path: &str, k: KFormat, n_rows: usize, n_cols: usize) -> Result<KView<'a>> {
+        let (codes, headers) = (self.codes(path)?, self.checkpoint.require(&format!("{path}.scales"))?);
+        let row = Format::K(k).row_parts(n_cols as u32);
+        let (n_words, n_header_bytes) = (row.values as usize / 4, row.scales as usize);
+        if !n_cols.is_multiple_of(k.block() as usize) {
+            let what = format!("{n_cols} columns are no whole blocks of {}", k.name());
+            return Err(Error::tensor(self.checkpoint.folder(), codes.name, what));
+        }
+        self.check_shape(&codes, &[n_rows, n_words])?;
+        self.check_shape(&headers, &[n_rows, n_header_bytes])?;
+        Ok(KView { format: k, n_rows, n_cols, codes: codes.bytes, headers: headers.bytes })
+    }
+
+    /// The codes of the quantized matrix at a module's path.
+    fn codes(&self, path: &str) -> Result<TensorView<'a>> {
+        let codes = self.checkpoint.require(&format!("{path}.weight"))?;
+        if codes.stored == StoredType::U32 {
+            return Ok(codes);
+        }
+        let what = format!("has scales, so it must hold codes as U32, but is {}", codes.stored);
+        Err(Error::tensor(self.checkpoint.place_of(codes.name), codes.name, what))
     }
 
     /// The shape of a tensor that must be a matrix with `n_rows` rows.

@@ -1,13 +1,13 @@
-// Affine quantization, W_BITS a code (2, 3, 5, 6 or 8) and W_GROUP columns a group: w = code * scale + bias.
+// Affine quantization, W_BITS a code (1 to 6, or 8) and W_GROUP columns a group: w = code * scale + bias, where a code may
+// stand for a number of a table.
 // Codes are one little-endian bit stream a row, so 32 columns are W_BITS words. Interface: slot/weight_f32.
 
 import package::lib::weight::weight_word;
+import package::slot::codes::codes;
 import package::slot::scale::scale_bias;
 
 const BLOCK = 8u;
 const ROW_WORDS = W_COLS / 32u * W_BITS;
-const CODE_SHIFTS = vec4<u32>(0u, W_BITS, 2u * W_BITS, 3u * W_BITS);
-const CODE_MASK = (1u << W_BITS) - 1u;
 
 struct Block { windows: vec2<u32>, scale: vec2<f32> }
 
@@ -33,5 +33,3 @@ fn window(row: u32, quad: u32) -> u32 {
     if bit % 32u + 4u * W_BITS > 32u { bits |= weight_word(at + 1u) << (32u - bit % 32u); }
     return bits;
 }
-
-fn codes(bits: u32) -> vec4<f32> { return vec4<f32>((vec4<u32>(bits) >> CODE_SHIFTS) & vec4<u32>(CODE_MASK)); }

@@ -5,8 +5,8 @@ use crate::epilogue;
 use crate::files::file;
 use crate::link::{LinkError, Modules, Source, join};
 use crate::spec::{
-    Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows, ScaleType,
-    Template, Tier, WeightFormat,
+    Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KFormat, KernelSpec, LinkedKernel, Prologue, Role, Rows,
+    ScaleType, Template, Tier, WeightFormat,
 };
 use crate::{cluster, unit_half};
 use std::collections::BTreeMap;
@@ -199,7 +199,26 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
                 ScaleType::F32 => (weight, None, Some("scale_f32")),
             }
         }
+        WeightFormat::Mxfp4 => ("weight_fp4", None, Some("scale_e8m0")),
+        WeightFormat::Mxfp8 => ("weight_fp8", None, Some("scale_e8m0")),
+        WeightFormat::Nvfp4 { global: false } => ("weight_fp4", None, Some("scale_e4m3")),
+        WeightFormat::Nvfp4 { global: true } => ("weight_fp4", None, Some("scale_e4m3_rows")),
+        WeightFormat::K(k) => {
+            let scale = match k {
+                KFormat::Q2K => "scale_q2_k",
+                KFormat::Q4K | KFormat::Q5K => "scale_q4_k",
+                KFormat::Q3K | KFormat::Q6K => "scale_q6_k",
+                KFormat::Iq4Nl => "scale_iq4_nl",
+                KFormat::Iq4Xs => "scale_iq4_xs",
+            };
+            ("weight_affine", None, Some(scale))
+        }
     };
+    let codes = match format {
+        WeightFormat::K(KFormat::Iq4Nl | KFormat::Iq4Xs) => "codes_table",
+        _ => "codes_unsigned",
+    };
+    slots.insert("codes", source(&format!("slot/{codes}.wgsl")));
     for (slot, provider) in [("weight", Some(weight)), ("half", half), ("scale", scale)] {
         if let Some(provider) = provider {
             slots.insert(slot, source(&format!("slot/{provider}.wgsl")));

@@ -1,7 +1,7 @@
 //! Each template's numbers: names, ranges, defaults, and how they must fit together.
 
 use crate::link::LinkError;
-use crate::spec::{Const, EpilogueOp, KernelSpec, Prologue, Template, Tier, WeightFormat};
+use crate::spec::{Const, EpilogueOp, KFormat, KernelSpec, Prologue, Template, Tier, WeightFormat};
 use std::fmt::Write;
 
 /// What a constant is when a spec does not set it.
@@ -472,19 +472,55 @@ pub(crate) fn add_weight(spec: &KernelSpec, consts: &mut Consts) -> Result<Weigh
             }
         }
         WeightFormat::Affine { bits, group, .. } => {
-            if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
-                return Err(bad("bits must be 2, 3, 4, 5, 6 or 8".into()));
+            if !matches!(bits, 1..=6 | 8) {
+                return Err(bad("bits must be 1, 2, 3, 4, 5, 6 or 8".into()));
             }
             if !matches!(group, 32 | 64 | 128) || cols % u32::from(group) != 0 {
                 return Err(bad(format!("{cols} columns; groups must be 32, 64 or 128 and divide the columns")));
             }
-            let codes = u64::from(rows) * u64::from(cols / 32) * u64::from(bits);
-            let scales_at =
-                u32::try_from(codes.next_multiple_of(4)).map_err(|_| bad("codes exceed 2^32 words".into()))?;
-            consts.add("W_BITS", bits.into());
-            consts.add("W_GROUP", group.into());
-            consts.add("W_SCALES_AT", scales_at);
+            add_codes(consts, rows, cols, bits.into(), group.into()).map_err(bad)?;
+        }
+        WeightFormat::Mxfp4 | WeightFormat::Mxfp8 | WeightFormat::Nvfp4 { .. } => {
+            let (bits, group) = match format {
+                WeightFormat::Mxfp4 => (4, 32),
+                WeightFormat::Mxfp8 => (8, 32),
+                _ => (4, 16),
+            };
+            if cols % group != 0 {
+                return Err(bad(format!("{cols} columns; groups of {group} must divide the columns")));
+            }
+            let scales_at = add_codes(consts, rows, cols, bits, group).map_err(bad)?;
+            if format == (WeightFormat::Nvfp4 { global: true }) {
+                let scale_words = (u64::from(rows) * u64::from(cols / group)).div_ceil(4).next_multiple_of(4);
+                let at = u32::try_from(u64::from(scales_at) + scale_words);
+                consts.add("W_FACTORS_AT", at.map_err(|_| bad("scales exceed 2^32 words".into()))?);
+            }
+        }
+        WeightFormat::K(k) => {
+            let (bits, group, block) = match k {
+                KFormat::Q2K => (2, 16, 256),
+                KFormat::Q3K => (3, 16, 256),
+                KFormat::Q4K => (4, 32, 256),
+                KFormat::Q5K => (5, 32, 256),
+                KFormat::Q6K => (6, 16, 256),
+                KFormat::Iq4Nl => (4, 32, 32),
+                KFormat::Iq4Xs => (4, 32, 256),
+            };
+            if cols % block != 0 {
+                return Err(bad(format!("{cols} columns; blocks of {block} must divide the columns")));
+            }
+            add_codes(consts, rows, cols, bits, group).map_err(bad)?;
         }
     }
     Ok(format)
+}
+
+/// Adds the numbers of codes with scales. Gives the scales' first word.
+fn add_codes(consts: &mut Consts, rows: u32, cols: u32, bits: u32, group: u32) -> Result<u32, String> {
+    let codes = u64::from(rows) * (u64::from(cols) * u64::from(bits) / 32);
+    let scales_at = u32::try_from(codes.next_multiple_of(4)).map_err(|_| "codes exceed 2^32 words".to_string())?;
+    consts.add("W_BITS", bits);
+    consts.add("W_GROUP", group);
+    consts.add("W_SCALES_AT", scales_at);
+    Ok(scales_at)
 }

@@ -26,6 +26,6 @@ pub use catalog::{grid, link};
 pub use consts::{ConstDefault, ConstRule, ROPE_KV_RULES, const_rules, const_value};
 pub use link::{Consumer, LinkError, wgsl_for};
 pub use spec::{
-    Access, BindingInfo, Const, EpilogueOp, GridRule, GridUnit, KernelSpec, LinkedKernel, Prologue, Role, Rows,
-    ScaleType, Template, Tier, WeightFormat,
+    Access, BindingInfo, Const, EpilogueOp, GridRule, GridUnit, KFormat, KernelSpec, LinkedKernel, Prologue, Role,
+    Rows, ScaleType, Template, Tier, WeightFormat,
 };

@@ -156,6 +156,26 @@ named! {
     }
 }
 
+named! {
+    /// GGUF's block formats, taken apart: codes, then from a multiple of 16 bytes each block's header.
+    KFormat {
+        /// 2 bits, groups of 16.
+        Q2K "q2_k",
+        /// 3 bits, groups of 16.
+        Q3K "q3_k",
+        /// 4 bits, groups of 32.
+        Q4K "q4_k",
+        /// 5 bits, groups of 32.
+        Q5K "q5_k",
+        /// 6 bits, groups of 16.
+        Q6K "q6_k",
+        /// 4 bits into a table, groups of 32, a header for each.
+        Iq4Nl "iq4_nl",
+        /// 4 bits into a table, groups of 32.
+        Iq4Xs "iq4_xs",
+    }
+}
+
 /// How a weight's numbers lie in its buffer of 32-bit words, row by row; see the providers `slot/weight_*.wgsl`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum WeightFormat {
@@ -167,13 +187,24 @@ pub enum WeightFormat {
     Bf16,
     /// Affine quantization: codes, then from a multiple of 16 bytes a scale and bias for each `group` columns.
     Affine {
-        /// Bits a code: 2, 3, 4, 5, 6 or 8.
+        /// Bits a code: 1, 2, 3, 4, 5, 6 or 8.
         bits: u8,
         /// Columns a group: 32, 64 or 128.
         group: u16,
         /// Type of scale and bias.
         scales: ScaleType,
     },
+    /// e2m1 codes, then from a multiple of 16 bytes an e8m0 scale for 32 columns.
+    Mxfp4,
+    /// e4m3 codes, then from a multiple of 16 bytes an e8m0 scale for 32 columns.
+    Mxfp8,
+    /// e2m1 codes, then from a multiple of 16 bytes an e4m3 scale for 16 columns.
+    Nvfp4 {
+        /// Whether an f32 factor a row follows, from a multiple of 16 bytes.
+        global: bool,
+    },
+    /// Codes with headers; see the providers `slot/scale_*.wgsl`.
+    K(KFormat),
 }
 
 impl fmt::Display for WeightFormat {
@@ -184,6 +215,10 @@ impl fmt::Display for WeightFormat {
             Self::F16 => f.write_str("f16"),
             Self::Bf16 => f.write_str("bf16"),
             Self::Affine { bits, group, scales } => write!(f, "affine{bits}g{group}_{scales}"),
+            Self::Mxfp4 => f.write_str("mxfp4"),
+            Self::Mxfp8 => f.write_str("mxfp8"),
+            Self::Nvfp4 { global } => f.write_str(if *global { "nvfp4_global" } else { "nvfp4" }),
+            Self::K(k) => f.write_str(k.name()),
         }
     }
 }

@@ -5,8 +5,8 @@ use ingot_shaders::limits::{Limits, Uses, check_uses, needs_cooperative, uses};
 use ingot_shaders::lint::{Lint, lint, lint_linked};
 use ingot_shaders::reflect::{parse, reflect};
 use ingot_shaders::{
-    Consumer, EpilogueOp, KernelSpec, LinkError, Prologue, Rows, ScaleType, Template, Tier, WeightFormat, backend,
-    grid, link, wgsl_for,
+    Consumer, EpilogueOp, KFormat, KernelSpec, LinkError, Prologue, Rows, ScaleType, Template, Tier, WeightFormat,
+    backend, grid, link, wgsl_for,
 };
 use std::process::Command;
 
@@ -14,7 +14,10 @@ const TIERS: [Tier; 2] = [Tier::Plain, Tier::Subgroups];
 
 fn formats() -> Vec<WeightFormat> {
     let mut list = vec![WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16];
-    for bits in [2, 3, 4, 5, 6, 8] {
+    list.extend([WeightFormat::Mxfp4, WeightFormat::Mxfp8]);
+    list.extend([false, true].map(|global| WeightFormat::Nvfp4 { global }));
+    list.extend(KFormat::ALL.iter().map(|k| WeightFormat::K(*k)));
+    for bits in [1, 2, 3, 4, 5, 6, 8] {
         for group in [32, 64, 128] {
             list.extend(ScaleType::ALL.iter().map(|scales| WeightFormat::Affine { bits, group, scales: *scales }));
         }
@@ -28,6 +31,10 @@ fn takes(format: WeightFormat, cols: u32) -> bool {
         WeightFormat::F32 => true,
         WeightFormat::F16 | WeightFormat::Bf16 => cols.is_multiple_of(2),
         WeightFormat::Affine { group, .. } => cols.is_multiple_of(u32::from(group)),
+        WeightFormat::Mxfp4 | WeightFormat::Mxfp8 => cols.is_multiple_of(32),
+        WeightFormat::Nvfp4 { .. } => cols.is_multiple_of(16),
+        WeightFormat::K(KFormat::Iq4Nl) => cols.is_multiple_of(32),
+        WeightFormat::K(_) => cols.is_multiple_of(256),
     }
 }
 

@@ -7,7 +7,7 @@ use ingot_ir::plan::Plan;
 use ingot_runtime::account::Account;
 use ingot_runtime::backend::Backend;
 use ingot_runtime::cpu::Activations;
-use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions, WeightSource};
+use ingot_runtime::cpu::execute::{CpuBackend, CpuOptions, StoredTensor, WeightSource};
 use ingot_runtime::sample::Sampling;
 use ingot_runtime::tick::tick;
 use ingot_runtime::world::{Limits, Request, World};
@@ -26,7 +26,11 @@ const MANY_TICKS: usize = 64;
 pub fn run(plan: Plan, stored: &Arc<StoredTensors>) -> Result<u64, String> {
     plan.verify().map_err(|error| error.to_string())?;
     let find = |name: &str| {
-        stored.tensor(name).map(|t| repack::TensorBytes { values: t.codes, scales: t.scales, biases: t.biases })
+        fn bytes(t: StoredTensor<'_>) -> repack::TensorBytes<'_> {
+            let StoredTensor { codes: values, scales, biases, global } = t;
+            repack::TensorBytes { values, scales, biases, global }
+        }
+        stored.tensor(name).map(bytes)
     };
     plan.weights.as_slice().iter().try_for_each(|weight| repack::check(weight, &find))?;
     let limits = Limits::uniform(&plan, 1, plan.max_pages());

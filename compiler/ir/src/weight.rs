@@ -32,13 +32,114 @@ pub enum Format {
     Bf16,
     /// MLX's affine quantization: `w = code * scale + bias`, one scale and bias for `group` columns.
     Affine {
-        /// Bits a code: 2, 3, 4, 5, 6 or 8.
+        /// Bits a code: 1, 2, 3, 4, 5, 6 or 8.
         bits: u8,
         /// Columns a group: 32, 64 or 128.
         group: u16,
         /// Type of scale and bias.
         scales: ScaleType,
     },
+    /// OCP microscaling: codes are e2m1 floats of 4 bits, with one power of two (e8m0, a byte) for 32 columns.
+    Mxfp4,
+    /// OCP microscaling: codes are e4m3 floats of 8 bits, with one power of two (e8m0, a byte) for 32 columns.
+    Mxfp8,
+    /// NVIDIA's format: codes are e2m1 floats of 4 bits, with one e4m3 float for 16 columns.
+    Nvfp4 {
+        /// Whether the tensor (of experts: each one's rows) has an f32 besides, the scales' factor times 448 * 6.
+        global: bool,
+    },
+    /// Block formats of GGUF, taken apart.
+    K(KFormat),
+}
+
+/// Block formats of GGUF that the affine form cannot hold, taken apart without loss: a row's codes are one little-endian
+/// bit stream, as in the affine form, and each block's scales are a header of bytes. A number is `code * scale + bias`,
+/// or `TABLE[code] * scale`; a group has one scale and bias, made of the header's small integers times its one or two f16
+/// numbers. Headers, `d` and `m` being those numbers:
+///
+/// - q2_k: 16 bytes of scale (low half) and minimum (high half), d, m: `scale * d`, bias `-minimum * m`
+/// - q4_k, q5_k: 8 bytes of scales, 8 bytes of minima, d, m: the same
+/// - q3_k, q6_k: 16 signed bytes of scales, d, two zero bytes: `scale * d`, bias `-2^(bits - 1) * scale * d`
+/// - iq4_xs: 8 signed bytes of scales, d, two zero bytes: `scale * d`
+/// - iq4_nl: d
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum KFormat {
+    /// 2 bits, groups of 16.
+    Q2K,
+    /// 3 bits, groups of 16.
+    Q3K,
+    /// 4 bits, groups of 32.
+    Q4K,
+    /// 5 bits, groups of 32.
+    Q5K,
+    /// 6 bits, groups of 16.
+    Q6K,
+    /// 4 bits into a table, groups of 32.
+    Iq4Nl,
+    /// 4 bits into a table, groups of 32.
+    Iq4Xs,
+}
+
+impl KFormat {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::Q2K, Self::Q3K, Self::Q4K, Self::Q5K, Self::Q6K, Self::Iq4Nl, Self::Iq4Xs];
+
+    /// llama.cpp's name, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q2K => "q2_k",
+            Self::Q3K => "q3_k",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
+            Self::Iq4Nl => "iq4_nl",
+            Self::Iq4Xs => "iq4_xs",
+        }
+    }
+    /// Bits a code.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Q2K => 2,
+            Self::Q3K => 3,
+            Self::Q4K | Self::Iq4Nl | Self::Iq4Xs => 4,
+            Self::Q5K => 5,
+            Self::Q6K => 6,
+        }
+    }
+    /// Columns a scale.
+    pub fn group(self) -> u32 {
+        match self {
+            Self::Q2K | Self::Q3K | Self::Q6K => 16,
+            Self::Q4K | Self::Q5K | Self::Iq4Nl | Self::Iq4Xs => 32,
+        }
+    }
+    /// Columns a block.
+    pub fn block(self) -> u32 {
+        if self == Self::Iq4Nl { 32 } else { 256 }
+    }
+    /// Bytes of a block's header.
+    pub fn header_bytes(self) -> u32 {
+        match self {
+            Self::Iq4Nl => 2,
+            Self::Iq4Xs => 12,
+            _ => 20,
+        }
+    }
+    /// Whether codes are places in the table.
+    pub fn has_table(self) -> bool {
+        matches!(self, Self::Iq4Nl | Self::Iq4Xs)
+    }
+}
+
+/// Bytes of a stored row, by the tensors that they lie in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RowParts {
+    /// Numbers or codes.
+    pub values: u64,
+    /// Scales of a quantized row.
+    pub scales: u64,
+    /// Biases of an affine row.
+    pub biases: u64,
 }
 
 impl ScaleType {
@@ -61,14 +162,33 @@ impl ScaleType {
 impl Format {
     /// Bytes of one row of `n_cols` numbers, scales included.
     pub fn row_bytes(self, n_cols: u32) -> u64 {
+        let parts = self.row_parts(n_cols);
+        parts.values + parts.scales + parts.biases
+    }
+    /// Bytes of one row of `n_cols` numbers in each of the tensors that a checkpoint stores it in.
+    pub fn row_parts(self, n_cols: u32) -> RowParts {
         let n = u64::from(n_cols);
+        let parts = |values, scales, biases| RowParts { values, scales, biases };
         match self {
-            Self::F32 => n * 4,
-            Self::F16 | Self::Bf16 => n * 2,
+            Self::F32 => parts(n * 4, 0, 0),
+            Self::F16 | Self::Bf16 => parts(n * 2, 0, 0),
             Self::Affine { bits, group, scales } => {
-                n * u64::from(bits) / 8 + n / u64::from(group) * 2 * scales.n_bytes()
+                let scale_bytes = n / u64::from(group) * scales.n_bytes();
+                parts(n * u64::from(bits) / 8, scale_bytes, scale_bytes)
             }
+            Self::Mxfp4 => parts(n / 2, n / 32, 0),
+            Self::Mxfp8 => parts(n, n / 32, 0),
+            Self::Nvfp4 { .. } => parts(n / 2, n / 16, 0),
+            Self::K(k) => parts(n * u64::from(k.bits()) / 8, n / u64::from(k.block()) * u64::from(k.header_bytes()), 0),
         }
+    }
+    /// Whether numbers are codes with scales.
+    pub fn is_quantized(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+    /// Whether rows have a factor besides their scales.
+    pub fn has_global(self) -> bool {
+        self == Self::Nvfp4 { global: true }
     }
     /// Whether a row of `n_cols` can be stored in this format.
     pub fn takes_cols(self, n_cols: u32) -> bool {
@@ -76,10 +196,11 @@ impl Format {
             Self::F32 => true,
             Self::F16 | Self::Bf16 => n_cols.is_multiple_of(2),
             Self::Affine { bits, group, .. } => {
-                matches!(bits, 2 | 3 | 4 | 5 | 6 | 8)
-                    && matches!(group, 32 | 64 | 128)
-                    && n_cols.is_multiple_of(u32::from(group))
+                matches!(bits, 1..=6 | 8) && matches!(group, 32 | 64 | 128) && n_cols.is_multiple_of(u32::from(group))
             }
+            Self::Mxfp4 | Self::Mxfp8 => n_cols.is_multiple_of(32),
+            Self::Nvfp4 { .. } => n_cols.is_multiple_of(16),
+            Self::K(k) => n_cols.is_multiple_of(k.block()),
         }
     }
     /// Reads what `Display` prints.
@@ -88,7 +209,14 @@ impl Format {
             "f32" => return Some(Self::F32),
             "f16" => return Some(Self::F16),
             "bf16" => return Some(Self::Bf16),
+            "mxfp4" => return Some(Self::Mxfp4),
+            "mxfp8" => return Some(Self::Mxfp8),
+            "nvfp4" => return Some(Self::Nvfp4 { global: false }),
+            "nvfp4_global" => return Some(Self::Nvfp4 { global: true }),
             _ => {}
+        }
+        if let Some(k) = KFormat::ALL.into_iter().find(|k| k.name() == text) {
+            return Some(Self::K(k));
         }
         let (bits, rest) = text.strip_prefix("affine")?.split_once('g')?;
         let (group, scales) = rest.split_once('_')?;
@@ -107,6 +235,10 @@ impl fmt::Display for Format {
             Self::F16 => f.write_str("f16"),
             Self::Bf16 => f.write_str("bf16"),
             Self::Affine { bits, group, scales } => write!(f, "affine{bits}g{group}_{}", scales.name()),
+            Self::Mxfp4 => f.write_str("mxfp4"),
+            Self::Mxfp8 => f.write_str("mxfp8"),
+            Self::Nvfp4 { global } => f.write_str(if *global { "nvfp4_global" } else { "nvfp4" }),
+            Self::K(k) => f.write_str(k.name()),
         }
     }
 }
@@ -118,7 +250,8 @@ pub enum Layout {
     Unassigned,
     /// As the checkpoint stores it; the CPU reads the mapped file.
     Stored,
-    /// One buffer of 32-bit words: the rows' codes or values, then (at a multiple of 16 bytes) the rows' scales and biases.
+    /// One buffer of 32-bit words: the rows' codes or values, then (at a multiple of 16 bytes) the rows' scales and biases,
+    /// then (likewise) a factor a row, if the format has them.
     Packed,
     /// Values widened to f32, e.g. norm weights, biases, rotary frequencies.
     Vector,
@@ -170,7 +303,7 @@ impl RotaryPairs {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Source {
     /// A tensor of the checkpoint. For matrices the module's path (`model.layers.0.self_attn.q_proj`, whose
-    /// tensors are `.weight` and perhaps `.scales` and `.biases`), for vectors the tensor's full name.
+    /// tensors are `.weight` and perhaps `.scales`, `.biases` and `.global_scale`), for vectors the tensor's full name.
     Tensor(String),
     /// Numbers made by the model builder, e.g. rotary frequencies.
     Inline(Vec<f32>),
@@ -224,7 +357,7 @@ pub const MAX_NUMBERS: u64 = 1 << 56;
 /// [`packed_bytes`] of numbers from a stranger: `None` if the format is none, cannot store such rows, or has no size.
 pub fn checked_bytes(format: Format, layout: Layout, n_rows: u32, n_cols: u32) -> Option<u64> {
     let stored = matches!(layout, Layout::Stored | Layout::Packed);
-    let widened = layout == Layout::Vector && !matches!(format, Format::Affine { .. });
+    let widened = layout == Layout::Vector && !format.is_quantized();
     let fits = if stored { format.takes_cols(n_cols) } else { widened };
     let small = u64::from(n_rows) * u64::from(n_cols) <= MAX_NUMBERS;
     (fits && small && n_rows > 0 && n_cols > 0).then(|| packed_bytes(format, layout, n_rows, n_cols))
@@ -235,23 +368,21 @@ pub fn packed_bytes(format: Format, layout: Layout, n_rows: u32, n_cols: u32) ->
     let rows = u64::from(n_rows);
     match (layout, format) {
         (Layout::Vector, _) => rows * u64::from(n_cols) * 4,
-        (Layout::Packed, Format::Affine { .. }) => {
-            let scales_at = scales_at_bytes(format, n_rows, n_cols);
-            scales_at + (rows * format.row_bytes(n_cols) - code_bytes(format, n_rows, n_cols)).next_multiple_of(16)
+        (Layout::Packed, _) => {
+            let factors = if format.has_global() { rows * 4 } else { 0 };
+            factors_at_bytes(format, n_rows, n_cols) + factors.next_multiple_of(16)
         }
-        (Layout::Packed, _) => (rows * format.row_bytes(n_cols)).next_multiple_of(16),
         _ => rows * format.row_bytes(n_cols),
-    }
-}
-
-fn code_bytes(format: Format, n_rows: u32, n_cols: u32) -> u64 {
-    match format {
-        Format::Affine { bits, .. } => u64::from(n_rows) * (u64::from(n_cols) * u64::from(bits) / 8),
-        _ => u64::from(n_rows) * format.row_bytes(n_cols),
     }
 }
 
 /// Where the scales begin in [`Layout::Packed`], in bytes: after the codes, at a multiple of 16.
 pub fn scales_at_bytes(format: Format, n_rows: u32, n_cols: u32) -> u64 {
-    code_bytes(format, n_rows, n_cols).next_multiple_of(16)
+    (u64::from(n_rows) * format.row_parts(n_cols).values).next_multiple_of(16)
+}
+
+/// Where the rows' factors begin in [`Layout::Packed`], in bytes: after the scales, at a multiple of 16.
+pub fn factors_at_bytes(format: Format, n_rows: u32, n_cols: u32) -> u64 {
+    let parts = format.row_parts(n_cols);
+    scales_at_bytes(format, n_rows, n_cols) + (u64::from(n_rows) * (parts.scales + parts.biases)).next_multiple_of(16)
 }

@@ -192,10 +192,11 @@ impl Artifact {
         let part =
             |ending: &str| self.tensors.get(&format!("weights/{name}{ending}")).map(|range| &self.map[range.clone()]);
         if let Some(values) = part("") {
-            return Some(TensorBytes { values, scales: &[], biases: &[] });
+            return Some(TensorBytes { values, ..TensorBytes::default() });
         }
-        let (scales, biases) = (part(".scales").unwrap_or(&[]), part(".biases").unwrap_or(&[]));
-        Some(TensorBytes { values: part(".weight")?, scales, biases })
+        let or_none = |ending: &str| part(ending).unwrap_or(&[]);
+        let (scales, biases, global) = (or_none(".scales"), or_none(".biases"), or_none(".global_scale"));
+        Some(TensorBytes { values: part(".weight")?, scales, biases, global })
     }
     /// The checkpoint's small files: name and bytes.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {

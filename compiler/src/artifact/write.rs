@@ -180,7 +180,7 @@ fn stored_items<'a>(plan: &'a Plan, tensors: Tensors<'a>) -> BTreeMap<String, It
     for weight in plan.weights.as_slice() {
         let n_cols = u64::from(weight.n_cols);
         for segment in &weight.segments {
-            let TensorBytes { values, scales, biases } = tensors(&segment.tensor);
+            let TensorBytes { values, scales, biases, global } = tensors(&segment.tensor);
             let mut add = |ending: &str, dtype: &'static str, row_bytes: u64, element: u64, bytes: &'a [u8]| {
                 if bytes.is_empty() {
                     return;
@@ -208,6 +208,12 @@ fn stored_items<'a>(plan: &'a Plan, tensors: Tensors<'a>) -> BTreeMap<String, It
                     add(".weight", "U32", n_cols * u64::from(bits) / 8, 4, values);
                     add(".scales", dtype, row_bytes, kind.n_bytes(), scales);
                     add(".biases", dtype, row_bytes, kind.n_bytes(), biases);
+                }
+                quantized => {
+                    let parts = quantized.row_parts(weight.n_cols);
+                    add(".weight", "U32", parts.values, 4, values);
+                    add(".scales", "U8", parts.scales, 1, scales);
+                    add(".global_scale", "F32", 4, 4, global);
                 }
             }
         }

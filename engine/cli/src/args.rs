@@ -100,8 +100,8 @@ pub(crate) struct HubArgs {
 /// A checkpoint.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, an artifact (.ingot), a model of the hub as owner/name[@revision], or the name of a shipped
-    /// model [default: ingot-tales-14m]
+    /// Folder of a checkpoint, a GGUF file, an artifact (.ingot), a model of the hub as owner/name[@revision], or the name of
+    /// a shipped model [default: ingot-tales-14m]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     #[command(flatten)]

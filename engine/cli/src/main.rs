@@ -51,6 +51,12 @@ enum Command {
     Doctor(commands::doctor::DoctorArgs),
     /// Time every kernel of a step
     Profile(commands::profile::ProfileArgs),
+    /// Write a checkpoint in MLX's layout: cast, quantized or dequantized
+    Convert(commands::convert::ConvertArgs),
+    /// How well a model predicts a text
+    Perplexity(commands::perplexity::PerplexityArgs),
+    /// How far the predictions of two models of one vocabulary are apart
+    Compare(commands::compare::CompareArgs),
     /// Measure prefill and decode speed
     Bench(commands::bench::BenchArgs),
     /// Print a shell's completions of this program
@@ -76,6 +82,9 @@ fn main() -> ExitCode {
         Command::Tune(args) => commands::tune::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Profile(args) => commands::profile::run(&args),
+        Command::Convert(args) => commands::convert::run(&args, started),
+        Command::Perplexity(args) => commands::perplexity::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Completions(args) => commands::completions::completions(&args, Cli::command()),
         Command::Man(args) => commands::completions::man(&args, Cli::command()),

@@ -10,6 +10,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A bar on standard error, if that is a terminal.
 pub(crate) fn bar(verb: &'static str) -> Option<Progress> {
+    bar_of(verb, "{bytes}/{total_bytes} ({bytes_per_sec}, {eta} left)")
+}
+
+/// The same for work that is counted in something else than bytes.
+pub(crate) fn count(verb: &'static str) -> Option<Progress> {
+    bar_of(verb, "{pos}/{len} ({eta} left)")
+}
+
+fn bar_of(verb: &'static str, numbers: &'static str) -> Option<Progress> {
     if !std::io::stderr().is_terminal() {
         return None;
     }
@@ -19,15 +28,14 @@ pub(crate) fn bar(verb: &'static str) -> Option<Progress> {
         if started.elapsed() < PATIENCE {
             return;
         }
-        let bar = shown.get_or_insert_with(|| new_bar(verb, started));
+        let bar = shown.get_or_insert_with(|| new_bar(verb, numbers, started));
         bar.set_length(total);
         bar.set_position(done);
     }))
 }
 
-fn new_bar(verb: &str, started: Instant) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template(&format!("{verb} {{wide_bar}} {{bytes}}/{{total_bytes}} ({{bytes_per_sec}})"));
+fn new_bar(verb: &str, numbers: &str, started: Instant) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{verb} {{wide_bar}} {numbers}"));
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     // The closure is dropped when loading ends, however it ends, and the line goes with it.
     let bar = ProgressBar::new(0).with_elapsed(started.elapsed()).with_finish(ProgressFinish::AndClear);

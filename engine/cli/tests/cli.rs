@@ -4,6 +4,8 @@
 
 #[path = "cli/answers.rs"]
 mod answers;
+#[path = "cli/convert.rs"]
+mod convert;
 #[path = "cli/forms.rs"]
 mod forms;
 #[path = "cli/hub.rs"]

@@ -54,7 +54,7 @@ pub struct CompileOptions<'a> {
 /// # Errors
 /// The checkpoint's, the compiler's, and those of writing `out`.
 pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
-    compile_lowered(&Lowered::folder(folder)?.limited(options.max_kv_size)?, out, options)
+    compile_lowered(&Lowered::checkpoint(folder)?.limited(options.max_kv_size)?, out, options)
 }
 
 /// Compiles a model of a known shape with random weights.

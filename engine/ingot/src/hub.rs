@@ -9,8 +9,8 @@ pub use ingot_models::hub::*;
 
 /// The name on the hub that a path stands for: `owner/name` or `owner/name@revision`, where nothing of that path exists.
 pub fn id_of(path: &Path) -> Option<ModelId> {
-    let is_artifact = path.extension().is_some_and(|end| end == "ingot");
-    if is_artifact || path.exists() { None } else { path.to_str()?.parse().ok() }
+    let is_file = path.extension().is_some_and(|end| end == "ingot" || end == "gguf");
+    if is_file || path.exists() { None } else { path.to_str()?.parse().ok() }
 }
 
 /// The path of a model: as it is if it exists, else the folder in the hub's cache, into which the model is fetched first.

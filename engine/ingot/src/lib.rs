@@ -39,6 +39,7 @@ mod conversation;
 mod prompt_cache;
 mod steps;
 mod measure;
+mod quality;
 mod doctor;
 
 pub use cache::{Cache, CacheEntry};
@@ -51,6 +52,7 @@ pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
 pub use ingot_ir::cost::Cost;
 pub use ingot_ir::memory::{Bytes, MemoryTable};
+pub use ingot_models::convert::{ConvertOptions, Converted, Recipe, convert};
 pub use ingot_models::text::chat_template::ChatOptions;
 pub use ingot_models::text::grammar::Grammar;
 /// ```
@@ -91,6 +93,7 @@ pub use language::Language;
 pub use load::{AdjustTarget, LoadOptions, Progress};
 pub use measure::{Measured, Workload};
 pub use model::{Model, PlanFacts};
+pub use quality::{Comparison, Mean, Position, Windows, compare};
 pub use random::RandomShape;
 pub use steps::{Profile, ProfiledKernel, ProfiledLaunch, StepFacts, StepShape};
 pub use stream::Stream;

@@ -16,6 +16,7 @@ use ingot_ir::kv::KvType;
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_models::Files;
 use ingot_models::formats::checkpoint::Checkpoint;
+use ingot_models::formats::gguf::is_gguf;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::account::Account;
@@ -107,18 +108,18 @@ struct Prepared {
 }
 
 impl Model {
-    /// Loads a checkpoint folder (Hugging Face or MLX layout), an artifact (`.ingot`), or a model of a hub
+    /// Loads a checkpoint folder (Hugging Face or MLX layout), a GGUF file, an artifact (`.ingot`), or a model of a hub
     /// (`owner/name[@revision]`), which is fetched into the hub's cache first.
     ///
     /// # Errors
     /// Those of the hub, the checkpoint or artifact, of the compiler, and of the device.
     pub fn load(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
         let path = &hub::locate(path, options.hub.as_ref(), options.progress.as_mut())?;
-        // Any file is taken for an artifact, so that its error says what it is not.
-        if path.is_file() {
+        // Any other file is taken for an artifact, so that its error says what it is not.
+        if path.is_file() && !is_gguf(path) {
             Self::load_artifact(path, options)
         } else {
-            Self::load_lowered(Lowered::folder(path)?, options)
+            Self::load_lowered(Lowered::checkpoint(path)?, options)
         }
     }
 

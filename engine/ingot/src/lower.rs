@@ -35,12 +35,12 @@ pub(crate) struct Lowered {
 }
 
 impl Lowered {
-    /// The checkpoint in a folder: Hugging Face or MLX layout.
-    pub(crate) fn folder(folder: &Path) -> Result<Self, Error> {
-        let opened = ingot_models::Model::open(folder)?;
+    /// A checkpoint: a folder in Hugging Face or MLX layout, or a GGUF file.
+    pub(crate) fn checkpoint(path: &Path) -> Result<Self, Error> {
+        let opened = ingot_models::Model::open(path)?;
         let graph = opened.graph()?;
         let (eos_ids, max_positions) = (opened.spec.eos_ids, opened.spec.max_position_embeddings);
-        let (weights, files) = (Weights::Checkpoint(opened.checkpoint), Some(Files::folder(folder)));
+        let (weights, files) = (Weights::Checkpoint(opened.checkpoint), Some(opened.files));
         Ok(Self { graph, weights, files, eos_ids, max_positions, is_limited: false })
     }
 
@@ -78,6 +78,9 @@ impl Lowered {
     /// The files of the weights, with their hashes.
     pub(crate) fn sources(&self) -> Result<Vec<SourceFile>, Error> {
         let Weights::Checkpoint(checkpoint) = &self.weights else { return Ok(Vec::new()) };
+        if checkpoint.files().is_empty() {
+            return Err(Error::NotMapped { path: checkpoint.folder().to_path_buf() });
+        }
         let source = |path: &Path| -> std::io::Result<SourceFile> {
             let path: PathBuf = std::fs::canonicalize(path)?;
             Ok(SourceFile { n_bytes: std::fs::metadata(&path)?.len(), blake3: hash_file(&path)?, path })

@@ -101,14 +101,21 @@ impl Model {
 
     /// Logits of every prompt token, `[token][vocabulary]`, and the vocabulary's size.
     pub fn logits(&mut self, prompt: &[u32]) -> Result<(Vec<f32>, usize), Error> {
-        let all = self.prompt_logits(prompt);
-        if all.is_err() {
-            self.abandon();
-        }
-        Ok((all?, self.world.plan.n_vocab as usize))
+        let mut all = Vec::new();
+        self.each_logits(prompt, |logits| all.extend_from_slice(logits))?;
+        Ok((all, self.world.plan.n_vocab as usize))
     }
 
-    fn prompt_logits(&mut self, prompt: &[u32]) -> Result<Vec<f32>, Error> {
+    /// As [`Model::logits`], a few tokens' rows at a time: `each` gets them in order.
+    pub(crate) fn each_logits(&mut self, prompt: &[u32], each: impl FnMut(&[f32])) -> Result<(), Error> {
+        let done = self.prompt_logits(prompt, each);
+        if done.is_err() {
+            self.abandon();
+        }
+        done
+    }
+
+    fn prompt_logits(&mut self, prompt: &[u32], mut each: impl FnMut(&[f32])) -> Result<(), Error> {
         let request = Request {
             prompt: prompt.to_vec(),
             sampling: Sampling::default(),
@@ -119,16 +126,15 @@ impl Model {
             cache_prompt: false,
         };
         self.world.submit(request)?;
-        let mut all = Vec::new();
         while !self.world.is_idle() {
             tick::run(&mut self.world)?;
             for event in self.world.events.drain(..) {
                 if let Event::Logits { logits, .. } = event {
-                    all.extend(logits);
+                    each(&logits);
                 }
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Ends what an error left behind, so that the next request finds nothing of it.

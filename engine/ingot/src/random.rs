@@ -257,6 +257,7 @@ impl RandomWeights {
             values: &block[place.values_at..][..place.n_values],
             scales: &self.scales[place.scales_at..][..place.n_scales],
             biases: &self.biases[place.scales_at..][..place.n_scales],
+            global: &[],
         })
     }
 }

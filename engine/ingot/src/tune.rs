@@ -98,7 +98,7 @@ pub struct Tuned {
 /// # Errors
 /// [`Error::NotTunable`] for the processor; those of the checkpoint, the compiler and the device.
 pub fn tune(folder: &Path, options: TuneOptions<'_>) -> Result<Tuned, Error> {
-    tune_lowered(&Lowered::folder(folder)?, options)
+    tune_lowered(&Lowered::checkpoint(folder)?, options)
 }
 
 /// Measures the products of a known shape.

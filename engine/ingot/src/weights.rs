@@ -32,11 +32,12 @@ impl Weights {
             Self::Made(made) => return made.find(name),
         };
         if let Some(tensor) = checkpoint.get(name) {
-            return Some(TensorBytes { values: tensor.bytes, scales: &[], biases: &[] });
+            return Some(TensorBytes { values: tensor.bytes, ..TensorBytes::default() });
         }
         let part = |ending: &str| checkpoint.get(&format!("{name}.{ending}")).map(|tensor| tensor.bytes);
-        let values = part("weight")?;
-        Some(TensorBytes { values, scales: part("scales").unwrap_or(&[]), biases: part("biases").unwrap_or(&[]) })
+        let or_none = |ending: &str| part(ending).unwrap_or(&[]);
+        let (scales, biases, global) = (or_none("scales"), or_none("biases"), or_none("global_scale"));
+        Some(TensorBytes { values: part("weight")?, scales, biases, global })
     }
 
     /// A tensor that was checked to be there.
@@ -69,8 +70,8 @@ impl Weights {
 
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
-        let TensorBytes { values, scales, biases } = self.find(name)?;
-        Some(StoredTensor { codes: values, scales, biases })
+        let TensorBytes { values, scales, biases, global } = self.find(name)?;
+        Some(StoredTensor { codes: values, scales, biases, global })
     }
     fn vector(&self, weight: &PlanWeight) -> Vec<f32> {
         repack::vector(weight, &|name| self.tensor_bytes(name))

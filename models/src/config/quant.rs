@@ -3,25 +3,66 @@
 use super::fields::Fields;
 use crate::error::{Error, Result};
 use crate::formats::affine::{BITS, GROUPS, QuantShape};
+use crate::formats::small_float::SmallFloat;
 use serde_json::Value;
 use std::collections::BTreeMap;
+
+/// How a module is quantized.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Quant {
+    /// `w = code * scale + bias`.
+    Affine(QuantShape),
+    /// Codes and scales are small floats.
+    SmallFloat(SmallFloat),
+}
 
 /// What the configuration says of one module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LayerQuant {
     /// Kept as floating-point numbers.
     Float,
-    /// Quantized; the shapes in the file decide width and group all the same.
-    Affine(QuantShape),
+    /// Quantized; types and shapes in the file decide how all the same.
+    Quantized(Quant),
 }
 
 /// MLX's quantization settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct QuantMap {
-    /// For modules that are not named. Not trusted: the shapes in the file decide.
-    pub default: QuantShape,
+    /// For modules that are not named. Not trusted: types and shapes in the file decide.
+    pub default: Quant,
     /// By module path.
     pub overrides: BTreeMap<String, LayerQuant>,
+}
+
+impl Quant {
+    /// MLX's default of a mode: 4 bits in groups of 64, or what the mode fixes. `None` if there is no such mode.
+    pub fn of_mode(mode: &str) -> Option<Self> {
+        match mode {
+            "affine" => Some(Self::Affine(QuantShape { bits: 4, group: 64 })),
+            other => SmallFloat::parse(other).map(Self::SmallFloat),
+        }
+    }
+    /// The mode's name.
+    pub fn mode(self) -> &'static str {
+        match self {
+            Self::Affine(_) => "affine",
+            Self::SmallFloat(mode) => mode.name(),
+        }
+    }
+    /// Bits a code.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Affine(shape) => shape.bits,
+            Self::SmallFloat(mode) => mode.bits(),
+        }
+    }
+    /// Columns a scale.
+    pub fn group(self) -> u32 {
+        match self {
+            Self::Affine(shape) => shape.group,
+            Self::SmallFloat(mode) => mode.group(),
+        }
+    }
 }
 
 /// Reads `quantization`, else `quantization_config` if it is MLX's.
@@ -34,53 +75,48 @@ pub(super) fn quantization(fields: &Fields<'_>) -> Result<Option<QuantMap>> {
         },
     };
     if let Some(method) = object.opt_str("quant_method")? {
-        let what =
-            format!("quantization method `{method}` is not supported; MLX's affine format and f32, f16 and bf16 are");
+        let what = format!("quantization method `{method}` is not supported; MLX's modes and f32, f16 and bf16 are");
         return Err(Error::Unsupported { path: fields.path().to_path_buf(), what });
     }
-    check_mode(&object)?;
-    let default = quant_shape(&object)?;
+    let default = quant(&object, true)?;
     let mut overrides = BTreeMap::new();
     for (path, value) in object.iter() {
-        let quant = match value {
+        let setting = match value {
             Value::Bool(false) => LayerQuant::Float,
-            Value::Bool(true) if path != "global_scale" => LayerQuant::Affine(default),
+            Value::Bool(true) if path != "global_scale" => LayerQuant::Quantized(default),
             Value::Object(_) => {
                 let Some(layer) = object.child(path)? else {
                     continue;
                 };
-                check_mode(&layer)?;
-                LayerQuant::Affine(layer_shape(&layer)?)
+                LayerQuant::Quantized(quant(&layer, false)?)
             }
             _ => continue,
         };
-        overrides.insert(path.to_owned(), quant);
+        overrides.insert(path.to_owned(), setting);
     }
     Ok(Some(QuantMap { default, overrides }))
 }
 
-/// An absent mode is affine, in a module's object even where the file's own mode is another.
-fn check_mode(object: &Fields<'_>) -> Result<()> {
-    match object.opt_str("mode")? {
-        None | Some("affine") => Ok(()),
-        Some(_) => Err(object.wrong("mode", "`affine`, the only supported mode")),
-    }
-}
-
-fn quant_shape(object: &Fields<'_>) -> Result<QuantShape> {
-    let pick = |name: &str, allowed: &[u32]| {
-        let number = object.opt_u32(name, 0..=u32::MAX)?.filter(|n| allowed.contains(n));
-        number.ok_or_else(|| object.wrong(name, format!("one of {allowed:?}")))
-    };
-    Ok(QuantShape { bits: pick("bits", &BITS)?, group: pick("group_size", &GROUPS)? })
-}
-
-/// A module's object replaces the file's defaults as a whole; what it lacks is MLX's default of 4 bits, group 64.
-fn layer_shape(layer: &Fields<'_>) -> Result<QuantShape> {
-    let pick = |name: &str, allowed: &[u32], default: u32| match layer.opt_u32(name, 0..=u32::MAX)? {
-        None => Ok(default),
+/// One object's setting. An absent mode is affine, in a module's object even where the file's own mode is another: the
+/// object replaces the file's defaults as a whole, and what it lacks is the mode's default. The file's own object must
+/// say width and group of the affine mode.
+fn quant(object: &Fields<'_>, must_say: bool) -> Result<Quant> {
+    let mode = object.opt_str("mode")?.unwrap_or("affine");
+    let default = Quant::of_mode(mode).ok_or_else(|| object.wrong("mode", "affine, mxfp4, mxfp8 or nvfp4"))?;
+    let pick = |name: &str, allowed: &[u32], default: u32| match object.opt_u32(name, 0..=u32::MAX)? {
+        None if !must_say => Ok(default),
         Some(n) if allowed.contains(&n) => Ok(n),
-        Some(_) => Err(layer.wrong(name, format!("one of {allowed:?}"))),
+        _ => Err(object.wrong(name, format!("one of {allowed:?}"))),
     };
-    Ok(QuantShape { bits: pick("bits", &BITS, 4)?, group: pick("group_size", &GROUPS, 64)? })
+    match default {
+        Quant::Affine(shape) => Ok(Quant::Affine(QuantShape {
+            bits: pick("bits", &BITS, shape.bits)?,
+            group: pick("group_size", &GROUPS, shape.group)?,
+        })),
+        Quant::SmallFloat(mode) => {
+            pick("bits", &[mode.bits()], mode.bits())?;
+            pick("group_size", &[mode.group()], mode.group())?;
+            Ok(default)
+        }
+    }
 }

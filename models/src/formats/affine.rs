@@ -92,7 +92,7 @@ impl AffineView<'_> {
 }
 
 /// Element `ix` of a row's bit stream.
-fn code_at(row: &[u8], bits: u32, ix: usize) -> u32 {
+pub(crate) fn code_at(row: &[u8], bits: u32, ix: usize) -> u32 {
     let bit = ix * bits as usize;
     let (byte, shift) = (bit / 8, bit % 8);
     let low = u32::from(row[byte]);
@@ -100,7 +100,7 @@ fn code_at(row: &[u8], bits: u32, ix: usize) -> u32 {
     ((low | high << 8) >> shift) & ((1 << bits) - 1)
 }
 
-fn scale_at(scale_type: ScaleType, bytes: &[u8], ix: usize) -> f32 {
+pub(crate) fn scale_at(scale_type: ScaleType, bytes: &[u8], ix: usize) -> f32 {
     let two = || [bytes[2 * ix], bytes[2 * ix + 1]];
     match scale_type {
         ScaleType::F16 => half::f16::from_le_bytes(two()).to_f32(),
@@ -156,14 +156,17 @@ impl AffineMatrix {
             let group_bytes = shape.code_row_bytes(group);
             let codes = &mut out.codes[ix * group_bytes..][..group_bytes];
             let max = ((1u32 << shape.bits) - 1) as f32;
-            for (i, value) in values.iter().enumerate() {
-                let code = ((value - bias) / scale).round_ties_even().clamp(0.0, max) as u32;
-                let bit = i * shape.bits as usize;
-                let wide = (code << (bit % 8)).to_le_bytes();
-                codes[bit / 8] |= wide[0];
-                if wide[1] != 0 {
-                    codes[bit / 8 + 1] |= wide[1];
+            let bits = shape.bits as usize;
+            let eights = values.as_chunks::<8>().0.iter().zip(codes.chunks_exact_mut(bits));
+            for (values, codes) in eights {
+                let mut eight = [0u32; 8];
+                for (code, value) in eight.iter_mut().zip(values) {
+                    // Above 2^23 floats are whole numbers, so the sum is rounded to one, ties to even.
+                    let in_range = ((value - bias) / scale).max(0.0).min(max);
+                    *code = (in_range + 8_388_608.0).to_bits() & 0xff;
                 }
+                let word = eight.iter().rev().fold(0u64, |word, code| word << bits | u64::from(*code));
+                codes.copy_from_slice(&word.to_le_bytes()[..bits]);
             }
         }
         out
@@ -185,8 +188,15 @@ impl AffineMatrix {
 
 fn scale_and_bias(values: &[f32], bits: u32) -> (f32, f32) {
     const SMALLEST: f32 = 1e-7;
-    let lo = values.iter().copied().fold(f32::INFINITY, f32::min);
-    let hi = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (mut los, mut his) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
+    for values in values.as_chunks::<8>().0 {
+        for ((lo, hi), value) in los.iter_mut().zip(&mut his).zip(values) {
+            *lo = if *value < *lo { *value } else { *lo };
+            *hi = if *value > *hi { *value } else { *hi };
+        }
+    }
+    let lo = los.into_iter().fold(f32::INFINITY, f32::min);
+    let hi = his.into_iter().fold(f32::NEG_INFINITY, f32::max);
     if bits == 1 {
         return ((hi - lo).max(SMALLEST), lo);
     }
@@ -196,7 +206,7 @@ fn scale_and_bias(values: &[f32], bits: u32) -> (f32, f32) {
     if steps == 0.0 { (scale, 0.0) } else { (edge / steps, edge) }
 }
 
-fn push_scale(scale_type: ScaleType, out: &mut Vec<u8>, value: f32) {
+pub(crate) fn push_scale(scale_type: ScaleType, out: &mut Vec<u8>, value: f32) {
     match scale_type {
         ScaleType::F16 => out.extend_from_slice(&half::f16::from_f32(value).to_le_bytes()),
         ScaleType::Bf16 => out.extend_from_slice(&half::bf16::from_f32(value).to_le_bytes()),

@@ -1,21 +1,41 @@
-//! A checkpoint folder: every `model*.safetensors` in it, merged into one table of tensors.
+//! A checkpoint: every `model*.safetensors` of a folder, merged into one table of tensors; or tensors made of another file.
 
-use super::safetensors::{Safetensors, TensorView};
+use super::safetensors::{Safetensors, StoredType, TensorView};
 use crate::error::{Error, Result};
 use crate::files::Files;
+use ingot_ir::weight::KFormat;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The mapped weight files of a folder.
+/// The mapped weight files of a folder, or tensors in memory.
 #[derive(Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
     files: Vec<Safetensors>,
-    /// Name -> file, position in the file.
+    made: Vec<MadeTensor>,
+    /// Modules whose matrices are GGUF's blocks, taken apart.
+    k_formats: BTreeMap<String, KFormat>,
+    /// Name -> file (or [`MADE`]), position in the file.
     table: BTreeMap<String, (u32, u32)>,
 }
+
+/// A tensor in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MadeTensor {
+    /// The name.
+    pub name: String,
+    /// Element type.
+    pub stored: StoredType,
+    /// Row-major sizes, slowest first.
+    pub shape: Vec<usize>,
+    /// The elements, little endian.
+    pub bytes: Vec<u8>,
+}
+
+/// Stands for the tensors in memory where a file's number would.
+const MADE: u32 = u32::MAX;
 
 impl Checkpoint {
     /// Maps every `model*.safetensors` of the folder, in order of names. As in mlx-lm the index does not decide which
@@ -44,7 +64,23 @@ impl Checkpoint {
             }
             files.push(file);
         }
-        Ok(Self { folder: folder.to_path_buf(), files, table })
+        Ok(Self { folder: folder.to_path_buf(), files, made: Vec::new(), k_formats: BTreeMap::new(), table })
+    }
+
+    /// Tensors made of the file `source`, and which modules' codes and scales are GGUF's.
+    pub(crate) fn made(source: &Path, made: Vec<MadeTensor>, k_formats: BTreeMap<String, KFormat>) -> Result<Self> {
+        let mut table = BTreeMap::new();
+        for (ix, tensor) in made.iter().enumerate() {
+            if table.insert(tensor.name.clone(), (MADE, ix as u32)).is_some() {
+                return Err(Error::tensor(source, &*tensor.name, "stands twice"));
+            }
+        }
+        Ok(Self { folder: source.to_path_buf(), files: Vec::new(), made, k_formats, table })
+    }
+
+    /// The format of a module's matrix, if it is one of GGUF's.
+    pub(crate) fn k_format(&self, path: &str) -> Option<KFormat> {
+        self.k_formats.get(path).copied()
     }
 
     /// Fails if the path is not a folder.
@@ -59,7 +95,7 @@ impl Checkpoint {
             Err(error) => Err(Error::io(folder, error)),
         }
     }
-    /// The folder.
+    /// The folder, or the file that tensors were made of.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -78,6 +114,10 @@ impl Checkpoint {
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         let &(file, ix) = self.table.get(name)?;
+        if file == MADE {
+            let MadeTensor { name, stored, shape, bytes } = &self.made[ix as usize];
+            return Some(TensorView { name, stored: *stored, shape, bytes });
+        }
         Some(self.files[file as usize].tensor(ix as usize))
     }
     /// The tensor of that name, or an error that names it and the folder.
@@ -93,11 +133,12 @@ impl Checkpoint {
     }
     /// The file that holds a tensor, else the folder; for messages.
     pub(crate) fn place_of(&self, name: &str) -> &Path {
-        self.table.get(name).map_or(self.folder.as_path(), |&(file, _)| self.files[file as usize].path())
+        let file = self.table.get(name).and_then(|&(file, _)| self.files.get(file as usize));
+        file.map_or(self.folder.as_path(), Safetensors::path)
     }
     /// Bytes of all tensors.
     pub fn n_bytes(&self) -> u64 {
-        self.files.iter().flat_map(Safetensors::tensors).map(|tensor| tensor.bytes.len() as u64).sum()
+        self.names().filter_map(|name| self.get(name)).map(|tensor| tensor.bytes.len() as u64).sum()
     }
 }
 
@@ -125,8 +166,9 @@ fn weight_files(folder: &Path) -> Result<Vec<String>> {
         others.sort_unstable();
         others.truncate(4);
         let found = if others.is_empty() { String::new() } else { format!(" (found {})", others.join(", ")) };
-        let what =
-            format!("no model*.safetensors in this folder{found}; convert or fetch the checkpoint as safetensors");
+        let what = format!(
+            "no model*.safetensors in this folder{found}; fetch the checkpoint as safetensors, or name a .gguf file itself"
+        );
         return Err(Error::Missing { path: folder.to_path_buf(), what });
     }
     names.sort_unstable();

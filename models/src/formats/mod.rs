@@ -2,4 +2,7 @@
 
 pub mod affine;
 pub mod checkpoint;
+pub mod gguf;
+pub mod k_blocks;
 pub mod safetensors;
+pub mod small_float;

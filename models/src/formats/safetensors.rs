@@ -4,6 +4,7 @@
 //! The reader is our own so that a file is mapped once, never copied, and every error names file and tensor.
 
 use crate::error::{Error, Result};
+use half::slice::HalfFloatSliceExt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,6 +76,33 @@ impl StoredType {
     /// Whether [`StoredType::to_f32s`] reads it.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
+    }
+    /// Widens little-endian elements, aligned or not, to `out`, if they are F16, BF16 or F32.
+    ///
+    /// # Panics
+    /// If there are not as many elements as numbers.
+    pub(crate) fn read_f32s(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), out.len() * self.n_bytes(), "as many elements as numbers");
+        match self {
+            Self::F16 => {
+                let mut block = [half::f16::ZERO; 64];
+                for (bytes, out) in bytes.chunks(128).zip(out.chunks_mut(64)) {
+                    let block = &mut block[..out.len()];
+                    let pairs = block.iter_mut().zip(bytes.as_chunks::<2>().0);
+                    pairs.for_each(|(number, bytes)| *number = half::f16::from_le_bytes(*bytes));
+                    block.convert_to_f32_slice(out);
+                }
+            }
+            Self::Bf16 => {
+                let pairs = out.iter_mut().zip(bytes.as_chunks::<2>().0);
+                pairs.for_each(|(out, bytes)| *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16));
+            }
+            Self::F32 => {
+                let pairs = out.iter_mut().zip(bytes.as_chunks::<4>().0);
+                pairs.for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes));
+            }
+            other => unreachable!("{other} is no type of weights"),
+        }
     }
     /// Widens little-endian elements, aligned or not, to f32 (f64 is rounded). `None` if the type is not a float or
     /// the bytes are not whole elements.
@@ -158,10 +186,7 @@ impl Safetensors {
             let what = format!("{} bytes; a safetensors file has at least 8; fetch it again", meta.len());
             return Err(Error::malformed(path, what));
         }
-        // SAFETY: the map is read-only and private to this value. The file must not be shortened while it is mapped;
-        // that holds for every program that maps its weights, and cannot be checked from here.
-        #[allow(unsafe_code)]
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| Error::io(path, error))?;
+        let map = map(path, &file)?;
         let (entries, metadata) = read_header(path, &map)?;
         Ok(Self { path: path.to_path_buf(), map, entries, metadata })
     }
@@ -199,6 +224,15 @@ impl Safetensors {
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         self.tensors().find(|tensor| tensor.name == name)
     }
+}
+
+/// Maps a file for reading.
+pub(super) fn map(path: &Path, file: &std::fs::File) -> Result<memmap2::Mmap> {
+    // SAFETY: the map is read-only and private to its owner. The file must not be shortened while it is mapped;
+    // that holds for every program that maps its weights, and cannot be checked from here.
+    #[allow(unsafe_code)]
+    let map = unsafe { memmap2::Mmap::map(file) };
+    map.map_err(|error| Error::io(path, error))
 }
 
 #[derive(serde::Deserialize)]
@@ -351,6 +385,20 @@ pub fn write(
     mut fill: impl FnMut(usize, &mut [u8]),
 ) -> Result<()> {
     let io = |error| Error::io(path, error);
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
+    file.write_all(&header(metadata, tensors)).map_err(io)?;
+    let mut bytes = Vec::new();
+    for (ix, tensor) in tensors.iter().enumerate() {
+        bytes.clear();
+        bytes.resize(tensor.n_bytes(), 0);
+        fill(ix, &mut bytes);
+        file.write_all(&bytes).map_err(io)?;
+    }
+    file.flush().map_err(io)
+}
+
+/// What stands before the data: the header's length, and the header with spaces up to a multiple of 8.
+pub(crate) fn header(metadata: &BTreeMap<String, String>, tensors: &[TensorDecl]) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), serde_json::json!(metadata));
@@ -365,15 +413,7 @@ pub fn write(
     }
     let mut header = serde_json::Value::Object(header).to_string();
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-    file.write_all(header.as_bytes()).map_err(io)?;
-    let mut bytes = Vec::new();
-    for (ix, tensor) in tensors.iter().enumerate() {
-        bytes.clear();
-        bytes.resize(tensor.n_bytes(), 0);
-        fill(ix, &mut bytes);
-        file.write_all(&bytes).map_err(io)?;
-    }
-    file.flush().map_err(io)
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes
 }

@@ -244,6 +244,16 @@ fn quantized_tensors() {
     assert_error(matrix(&[("p.weight", U32, &[8, 9]), scales, biases], plain()), &["p.weight", "9 words a row"]);
     assert_error(matrix(&[("p.weight", I32, &[8, 8]), scales, biases], plain()), &["p.weight", "I32"]);
     assert_error(matrix(&[("p.weight", U32, &[64]), scales, biases], plain()), &["p.weight", "[64]"]);
-    assert_error(matrix(&[weight, ("p.scales", U8, &[8, 2])], plain()), &["p.scales", "mxfp4"]);
+    assert_eq!(matrix(&[weight, ("p.scales", U8, &[8, 2])], plain()).expect("right"), "mxfp4");
+    assert_eq!(matrix(&[weight, ("p.scales", U8, &[8, 4])], plain()).expect("right"), "nvfp4");
+    assert_eq!(matrix(&[("p.weight", U32, &[8, 16]), ("p.scales", U8, &[8, 2])], plain()).expect("right"), "mxfp8");
+    let global = [weight, ("p.scales", U8, &[8, 4]), ("p.global_scale", F32, &[])];
+    assert_eq!(matrix(&global, plain()).expect("right"), "nvfp4_global");
+    let wrong = [weight, ("p.scales", U8, &[8, 4]), ("p.global_scale", F16, &[])];
+    assert_error(matrix(&wrong, plain()), &["p.global_scale", "F16", "one F32"]);
+    let wrong = [weight, ("p.scales", U8, &[8, 2]), ("p.global_scale", F32, &[])];
+    assert_error(matrix(&wrong, plain()), &["p.global_scale", "nvfp4", "mxfp4"]);
+    assert_error(matrix(&[weight, ("p.scales", U8, &[8, 3])], plain()), &["p.weight", "3 scales of U8", "64 columns"]);
+    assert_error(matrix(&[("p.weight", F32, &[8, 8]), ("p.scales", U8, &[8, 2])], plain()), &["p.weight", "F32"]);
     assert_error(matrix(&[weight, ("p.scales", I32, &[8, 2])], plain()), &["p.scales", "I32"]);
 }

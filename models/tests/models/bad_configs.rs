@@ -3,7 +3,9 @@
 use crate::{assert_error, config};
 use ingot_models::Error;
 use ingot_models::Files;
-use ingot_models::config::{LayerQuant, ModelSpec};
+use ingot_models::config::{LayerQuant, ModelSpec, Quant};
+use ingot_models::formats::affine::QuantShape;
+use ingot_models::formats::small_float::SmallFloat;
 use ingot_models::text::chat_template::{ChatOptions, ChatTemplate};
 use ingot_models::text::tokenizer::{SpecialTokens, Tokenizer};
 use serde_json::{Value, json};
@@ -131,11 +133,15 @@ fn quantization_settings() {
     assert_error(quantization(json!({"bits": 4})), &["quantization.group_size", "absent", "[32, 64, 128]"]);
     assert_error(quantization(json!({"bits": 7, "group_size": 64})), &["quantization.bits", "7"]);
     assert_error(
-        quantization(json!({"bits": 4, "group_size": 32, "mode": "mxfp4"})),
-        &["quantization.mode", "mxfp4", "affine"],
+        quantization(json!({"bits": 4, "group_size": 32, "mode": "mxfp3"})),
+        &["quantization.mode", "mxfp3", "nvfp4"],
     );
-    let layer = json!({"bits": 4, "group_size": 64, "a.b": {"mode": "nvfp4"}});
-    assert_error(quantization(layer), &["quantization.a.b.mode", "nvfp4"]);
+    assert_error(
+        quantization(json!({"bits": 8, "group_size": 32, "mode": "mxfp4"})),
+        &["quantization.bits", "8", "[4]"],
+    );
+    let layer = json!({"bits": 4, "group_size": 64, "a.b": {"mode": "nvfp4", "group_size": 32}});
+    assert_error(quantization(layer), &["quantization.a.b.group_size", "32", "[16]"]);
     assert_error(
         parse(json!({"quantization_config": {"quant_method": "gptq", "bits": 4}})),
         &["gptq", "not supported"],
@@ -143,9 +149,16 @@ fn quantization_settings() {
     let map =
         quantization(json!({"bits": 4, "group_size": 64, "a": false, "b": {"bits": 8}, "c": true})).expect("right");
     assert_eq!(map.overrides["a"], LayerQuant::Float);
-    assert_eq!(map.overrides["c"], LayerQuant::Affine(map.default));
-    let LayerQuant::Affine(b) = map.overrides["b"] else { panic!("b is quantized") };
-    assert_eq!((b.bits, b.group), (8, 64));
+    assert_eq!(map.overrides["c"], LayerQuant::Quantized(map.default));
+    let affine = |bits, group| LayerQuant::Quantized(Quant::Affine(QuantShape { bits, group }));
+    assert_eq!(map.overrides["b"], affine(8, 64));
+    // An object without a mode is affine whatever the file's mode.
+    let router = json!({"group_size": 64, "bits": 8});
+    let mixed = json!({"bits": 4, "group_size": 32, "mode": "mxfp4", "a": router, "b": {"mode": "nvfp4"}, "c": {}});
+    let map = quantization(mixed).expect("right");
+    assert_eq!(map.default, Quant::SmallFloat(SmallFloat::Mxfp4));
+    assert_eq!((map.overrides["a"], map.overrides["c"]), (affine(8, 64), affine(4, 64)));
+    assert_eq!(map.overrides["b"], LayerQuant::Quantized(Quant::SmallFloat(SmallFloat::Nvfp4)));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use ingot_ir::graph::Op;
 use ingot_ir::weight::{Format, ScaleType};
 use ingot_models::Model;
 use ingot_models::config::{ModelSpec, RopeScaling};
-use ingot_models::formats::affine::{AffineView, QuantShape};
+use ingot_models::formats::affine::{AffineMatrix, AffineView, QuantShape};
 use ingot_models::formats::safetensors::{Safetensors, StoredType};
+use ingot_models::formats::small_float::{SmallFloat, SmallFloatMatrix, SmallFloatView};
 use ingot_models::weights::{Loaded, Matrix};
 use serde_json::json;
 use std::path::Path;
@@ -22,7 +23,7 @@ const CHECKPOINTS: [&str; 9] = [
     "qwen2_tied",
     "qwen2_rope_yarn",
 ];
-const MLX_CHECKPOINTS: [&str; 8] = [
+const MLX_CHECKPOINTS: [&str; 11] = [
     "llama_affine_b2_g32",
     "llama_affine_b3_g64",
     "llama_affine_b4_g32",
@@ -30,6 +31,9 @@ const MLX_CHECKPOINTS: [&str; 8] = [
     "llama_affine_b4_g64_f16",
     "llama_affine_b6_g64",
     "llama_affine_b8_g64",
+    "llama_mxfp4",
+    "llama_mxfp8",
+    "llama_nvfp4",
     "qwen2_affine_b4_g64",
 ];
 
@@ -100,7 +104,7 @@ fn layers_see_what_their_family_says() {
 }
 
 #[test]
-fn affine_codes_dequantize_as_in_mlx() {
+fn affine_codes_are_those_of_mlx_and_dequantize_as_there() {
     let Some(folder) = golden("mlx") else { return };
     let vectors =
         Safetensors::open(&folder.join("dequant_vectors.safetensors")).unwrap_or_else(|error| panic!("{error}"));
@@ -126,6 +130,15 @@ fn affine_codes_dequantize_as_in_mlx() {
         };
         let (codes, scales, biases) = (weight.bytes, scales.bytes, biases.bytes);
         let found = AffineView { shape, scale_type, n_rows, n_cols, codes, scales, biases }.dequantize();
+        let source = vectors.get("source.f32").expect("what was quantized").to_f32s().expect("floats");
+        let rounded = source.into_iter().map(|number| match scale_type {
+            ScaleType::F16 => half::f16::from_f32(number).to_f32(),
+            ScaleType::Bf16 => half::bf16::from_f32(number).to_f32(),
+            ScaleType::F32 => number,
+        });
+        let made = AffineMatrix::quantize(&rounded.collect::<Vec<_>>(), n_rows, n_cols, shape, scale_type);
+        assert!(made.codes == codes, "{name}: other codes than MLX's");
+        assert!(made.scales == scales && made.biases == biases, "{name}: other scales than MLX's");
         let expected = expected.to_f32s().expect("floats");
         for (found, expected) in found.chunks(shape.group as usize).zip(expected.chunks(shape.group as usize)) {
             let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -136,6 +149,27 @@ fn affine_codes_dequantize_as_in_mlx() {
         n_cases += 1;
     }
     assert!(n_cases >= 30, "only {n_cases} cases");
+}
+
+#[test]
+fn small_floats_are_those_of_mlx_and_dequantize_exactly_as_there() {
+    let Some(folder) = golden("mlx") else { return };
+    let vectors =
+        Safetensors::open(&folder.join("dequant_vectors.safetensors")).unwrap_or_else(|error| panic!("{error}"));
+    for mode in SmallFloat::ALL {
+        let tensor = |part: &str| vectors.get(&format!("{}_bf16.{part}", mode.name())).expect("a case of every mode");
+        let (weight, scales, expected) = (tensor("weight"), tensor("scales"), tensor("dequant_f32"));
+        let &[n_rows, n_cols] = expected.shape else { panic!("no matrix") };
+        assert_eq!(SmallFloat::infer(n_cols, weight.shape[1], scales.shape[1]), Ok(mode));
+        let (codes, scales) = (weight.bytes, scales.bytes);
+        let found = SmallFloatView { mode, n_rows, n_cols, codes, scales, global: None }.dequantize();
+        assert_eq!(found, expected.to_f32s().expect("floats"), "{}", mode.name());
+        // And the quantizer gives the same codes.
+        let source = vectors.get("source.f32").expect("what was quantized").to_f32s().expect("floats");
+        let source: Vec<f32> = source.into_iter().map(|number| half::bf16::from_f32(number).to_f32()).collect();
+        let made = SmallFloatMatrix::quantize(&source, n_rows, n_cols, mode);
+        assert!(made.codes == codes && made.scales == scales, "{}: other codes than MLX's", mode.name());
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod bad_checkpoints;
 mod bad_configs;
+mod convert;
+mod gguf;
 mod golden;
 mod golden_text;
 mod grammar;

@@ -7,6 +7,8 @@
 //! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none artifact
 //! ```
 
+pub mod checkpoints;
+
 use ingot_compiler::artifact::{Artifact, WeightsOf, write};
 use ingot_compiler::{Options, TargetProfile, TileTable, compile};
 use ingot_ir::graph::Graph;
@@ -25,16 +27,17 @@ pub const GRAPH: &str = include_str!("../seeds/llama.graph");
 pub const TILES: &str = include_str!("../seeds/tiles.json");
 
 /// Good inputs by target.
-pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 4] {
+pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let plans = [TargetProfile::cpu(), TargetProfile::webgpu()].map(|target| plan_for(&target));
     let kernels = "kernels bucket=1,1,1,1\ns0 = slab v0 : tokens x 32\n\
                    k0 = embed step<step sampled<sampled weight<w0 out>s0 rows=tokens grid=tokens origin=v0\n";
-    [
+    let own = [
         ("artifact", plans.iter().map(artifact_of).collect()),
         ("plan", plans.iter().map(|plan| format!("{plan}").into_bytes()).collect()),
         ("graph", vec![GRAPH.into(), kernels.into()]),
         ("tiles", vec![TILES.into()]),
-    ]
+    ];
+    own.into_iter().chain(checkpoints::seeds()).collect()
 }
 
 /// The model of [`GRAPH`], compiled.

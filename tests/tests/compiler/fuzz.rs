@@ -118,3 +118,23 @@ fn any_graph() {
 fn any_table_of_tiles() {
     fuzz("tiles", any_bytes::tiles, 3000);
 }
+
+#[test]
+fn any_safetensors_file() {
+    fuzz("safetensors", any_bytes::checkpoints::safetensors, 3000);
+}
+
+#[test]
+fn any_gguf_file() {
+    fuzz("gguf", any_bytes::checkpoints::gguf, 3000);
+}
+
+#[test]
+fn any_configuration() {
+    fuzz("config", any_bytes::checkpoints::config, 10_000);
+}
+
+#[test]
+fn any_index() {
+    fuzz("index", any_bytes::checkpoints::index, 1000);
+}

@@ -2,7 +2,7 @@
 
 use ingot_compiler::repack::{TensorBytes, fill, vector};
 use ingot_ir::plan::{PlanWeight, Segment};
-use ingot_ir::weight::{Format, Layout, ScaleType};
+use ingot_ir::weight::{Format, KFormat, Layout, ScaleType};
 use ingot_tests::rng::Rng;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ struct Tensor {
     values: Vec<u8>,
     scales: Vec<u8>,
     biases: Vec<u8>,
+    global: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -23,8 +24,8 @@ struct Case {
 
 impl Case {
     fn tensor(&self, name: &str) -> TensorBytes<'_> {
-        let Tensor { values, scales, biases } = &self.tensors[name];
-        TensorBytes { values, scales, biases }
+        let Tensor { values, scales, biases, global } = &self.tensors[name];
+        TensorBytes { values, scales, biases, global }
     }
     fn whole(&self) -> Vec<u8> {
         self.range(0, self.weight.n_bytes() as usize)
@@ -80,6 +81,43 @@ impl Case {
                     }
                 }
             }
+            Format::K(k) => {
+                let n_cols = n_cols as usize;
+                for (name, ix) in self.rows() {
+                    out.extend(row(self.tensor(name).values, ix, n_cols * k.bits() as usize / 8));
+                }
+                out.resize(out.len().next_multiple_of(16), 0);
+                for (name, ix) in self.rows() {
+                    let n_bytes = n_cols / k.block() as usize * k.header_bytes() as usize;
+                    out.extend(row(self.tensor(name).scales, ix, n_bytes));
+                }
+            }
+            Format::Mxfp4 | Format::Mxfp8 | Format::Nvfp4 { .. } => {
+                let (code_bits, group) = match format {
+                    Format::Mxfp4 => (4, 32),
+                    Format::Mxfp8 => (8, 32),
+                    _ => (4, 16),
+                };
+                let n_cols = n_cols as usize;
+                for (name, ix) in self.rows() {
+                    out.extend(row(self.tensor(name).values, ix, n_cols * code_bits / 8));
+                }
+                out.resize(out.len().next_multiple_of(16), 0);
+                for (name, ix) in self.rows() {
+                    out.extend(row(self.tensor(name).scales, ix, n_cols / group));
+                }
+                if format == (Format::Nvfp4 { global: true }) {
+                    out.resize(out.len().next_multiple_of(16), 0);
+                    for (name, ix) in self.rows() {
+                        // Two parts, one global scale each.
+                        let tensor = self.tensor(name);
+                        let n_rows = tensor.values.len() / (n_cols / 2);
+                        let at = 4 * usize::from(ix >= n_rows / 2);
+                        let global: [u8; 4] = tensor.global[at..at + 4].try_into().expect("four bytes");
+                        out.extend((f32::from_le_bytes(global) / 2688.0).to_le_bytes());
+                    }
+                }
+            }
             _ => {
                 for (name, ix) in self.rows() {
                     out.extend(row(self.tensor(name).values, ix, format.row_bytes(n_cols) as usize));
@@ -93,9 +131,18 @@ impl Case {
 
 fn format() -> impl Strategy<Value = Format> {
     let scales = prop::sample::select(vec![ScaleType::F16, ScaleType::Bf16, ScaleType::F32]);
-    let affine = (prop::sample::select(vec![2u8, 3, 4, 5, 6, 8]), prop::sample::select(vec![32u16, 64, 128]), scales);
+    let affine =
+        (prop::sample::select(vec![1u8, 2, 3, 4, 5, 6, 8]), prop::sample::select(vec![32u16, 64, 128]), scales);
     let affine = affine.prop_map(|(bits, group, scales)| Format::Affine { bits, group, scales });
-    prop_oneof![Just(Format::F32), Just(Format::F16), Just(Format::Bf16), affine.clone(), affine]
+    let small = prop::sample::select(vec![
+        Format::Mxfp4,
+        Format::Mxfp8,
+        Format::Nvfp4 { global: false },
+        Format::Nvfp4 { global: true },
+        Format::K(KFormat::Q5K),
+        Format::K(KFormat::Iq4Nl),
+    ]);
+    prop_oneof![Just(Format::F32), Just(Format::F16), Just(Format::Bf16), affine.clone(), affine, small]
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -104,6 +151,9 @@ fn case() -> impl Strategy<Value = Case> {
         |(format, n_cols, mut runs, interleaved, seed)| {
             let n_cols = match format {
                 Format::Affine { group, .. } => n_cols * u32::from(group),
+                Format::Mxfp4 | Format::Mxfp8 => n_cols * 32,
+                Format::Nvfp4 { .. } => n_cols * 16,
+                Format::K(k) => n_cols * k.block(),
                 _ => n_cols * 2,
             };
             if interleaved {
@@ -115,16 +165,15 @@ fn case() -> impl Strategy<Value = Case> {
             let mut tensors = BTreeMap::new();
             let mut segments = Vec::new();
             for (ix, (first_row, n_rows, after)) in runs.into_iter().enumerate() {
-                let all = u64::from(first_row + n_rows + after);
-                let (values, scales) = match format {
-                    Format::Affine { bits, group, scales } => (
-                        u64::from(n_cols) * u64::from(bits) / 8,
-                        u64::from(n_cols) / u64::from(group) * scales.n_bytes(),
-                    ),
-                    _ => (format.row_bytes(n_cols), 0),
+                // An even number, so that there may be two global scales.
+                let all = u64::from(first_row + n_rows + after).next_multiple_of(2);
+                let parts = format.row_parts(n_cols);
+                let tensor = Tensor {
+                    values: bytes(all * parts.values),
+                    scales: bytes(all * parts.scales),
+                    biases: bytes(all * parts.biases),
+                    global: [2688f32, 7.5].iter().flat_map(|global| global.to_le_bytes()).collect(),
                 };
-                let tensor =
-                    Tensor { values: bytes(all * values), scales: bytes(all * scales), biases: bytes(all * scales) };
                 tensors.insert(format!("t{ix}"), tensor);
                 segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows, order: None });
             }
@@ -174,7 +223,7 @@ proptest! {
             inline: Vec::new(),
         };
         let values: Vec<u8> = [0x3c00u16, bits].iter().flat_map(|n| n.to_le_bytes()).collect();
-        let found = vector(&weight, &|_| TensorBytes { values: &values, scales: &[], biases: &[] })[0];
+        let found = vector(&weight, &|_| TensorBytes { values: &values, ..TensorBytes::default() })[0];
         let expected = if bf16 { half::bf16::from_bits(bits).to_f32() } else { half::f16::from_bits(bits).to_f32() };
         prop_assert!(found == expected || (found.is_nan() && expected.is_nan()), "{bits:#x}: {found} for {expected}");
     }
@@ -184,7 +233,7 @@ proptest! {
 fn vectors_come_from_runs_pairs_and_numbers() {
     let bytes = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
     let (a, b) = (bytes(&[1.0, 2.0, 3.0]), bytes(&[4.0, 5.0]));
-    let tensor = |name: &str| TensorBytes { values: if name == "a" { &a } else { &b }, scales: &[], biases: &[] };
+    let tensor = |name: &str| TensorBytes { values: if name == "a" { &a } else { &b }, ..TensorBytes::default() };
     let segment = |tensor: &str, first_row| Segment { tensor: tensor.into(), first_row, n_rows: 2, order: None };
     let mut weight = PlanWeight {
         n_rows: 4,

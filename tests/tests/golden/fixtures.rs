@@ -28,9 +28,14 @@ struct Expected {
 }
 
 impl Expected {
-    fn read(folder: &Path) -> Self {
-        let text = std::fs::read_to_string(folder.join("expected.json")).expect("expected.json");
-        let bytes = std::fs::read(folder.join("expected.safetensors")).expect("expected.safetensors");
+    /// Of a folder those in it, of a file those beside it.
+    fn read(model: &Path) -> Self {
+        let file = |ending: &str| match model.is_dir() {
+            true => model.join(format!("expected.{ending}")),
+            false => model.with_extension(format!("expected.{ending}")),
+        };
+        let text = std::fs::read_to_string(file("json")).expect("expected.json");
+        let bytes = std::fs::read(file("safetensors")).expect("expected.safetensors");
         Self { json: serde_json::from_str(&text).expect("valid JSON"), bytes }
     }
 }
@@ -118,7 +123,21 @@ fixtures! {
     mlx_affine_b4_g64_f16 "mlx/llama_affine_b4_g64_f16"
     mlx_affine_b6_g64 "mlx/llama_affine_b6_g64"
     mlx_affine_b8_g64 "mlx/llama_affine_b8_g64"
+    mlx_mxfp4 "mlx/llama_mxfp4"
+    mlx_mxfp8 "mlx/llama_mxfp8"
+    mlx_nvfp4 "mlx/llama_nvfp4"
     mlx_affine_mixed "mlx/llama_affine_mixed"
+    gguf_f16 "gguf/llama-f16.gguf"
+    gguf_q8_0 "gguf/llama-q8_0.gguf"
+    gguf_q4_0 "gguf/llama-q4_0.gguf"
+    gguf_q4_1 "gguf/llama-q4_1.gguf"
+    gguf_q5_0 "gguf/llama-q5_0.gguf"
+    gguf_q5_1 "gguf/llama-q5_1.gguf"
+    gguf_q2_k "gguf/llama256-q2_k.gguf"
+    gguf_q3_k_m "gguf/llama256-q3_k_m.gguf"
+    gguf_q4_k_m "gguf/llama256-q4_k_m.gguf"
+    gguf_q5_k_m "gguf/llama256-q5_k_m.gguf"
+    gguf_q6_k "gguf/llama256-q6_k.gguf"
     mlx_qwen2_affine_b4_g64 "mlx/qwen2_affine_b4_g64"
 }
 

@@ -2,7 +2,7 @@
 
 use ingot_compiler::TargetProfile;
 use ingot_ir::graph::Graph;
-use ingot_ir::weight::{Format, ScaleType};
+use ingot_ir::weight::{Format, KFormat, ScaleType};
 use ingot_tests::random::{Batch, BatchShape, VOCAB};
 use ingot_tests::rig::{Device, Rig, turn};
 use ingot_tests::stored::StoredTensors;
@@ -70,5 +70,8 @@ pub(crate) fn formats() -> Vec<Format> {
             }));
         }
     }
+    all.push(Format::Affine { bits: 1, group: 32, scales: ScaleType::F16 });
+    all.extend([Format::Mxfp4, Format::Mxfp8, Format::Nvfp4 { global: false }, Format::Nvfp4 { global: true }]);
+    all.extend(KFormat::ALL.map(Format::K));
     all
 }

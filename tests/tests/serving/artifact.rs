@@ -84,7 +84,7 @@ fn a_kernel_that_is_not_ours_still_runs_with_its_checks() {
         let part = |ending: &str| opened.checkpoint.get(&format!("{name}{ending}")).map(|tensor| tensor.bytes);
         let (scales, biases) = (part(".scales").unwrap_or(&[]), part(".biases").unwrap_or(&[]));
         let values = part("").or_else(|| part(".weight")).unwrap_or_else(|| panic!("no {name}"));
-        ingot_compiler::repack::TensorBytes { values, scales, biases }
+        ingot_compiler::repack::TensorBytes { values, scales, biases, global: &[] }
     };
     let foreign = folder.path().join("foreign.ingot");
     let weights = ingot_compiler::artifact::WeightsOf::Tensors(&bytes);

@@ -27,7 +27,12 @@ fn options(max_tokens: u32) -> GenerateOptions {
 
 fn prompts(model: &Model, n: usize) -> Vec<Vec<u32>> {
     let heroes = ["a cat", "a dragon who loves pizza", "two friends", "a robot", "the moon"];
-    heroes.iter().cycle().take(n).map(|hero| model.chat_prompt(&format!("Tell me about {hero}.")).unwrap()).collect()
+    heroes
+        .iter()
+        .cycle()
+        .take(n)
+        .map(|hero| model.chat_prompt(&format!("Tell me about {hero}.")).expect("a prompt"))
+        .collect()
 }
 
 #[test]

@@ -15,3 +15,6 @@ pub(crate) mod tune;
 pub(crate) mod profile;
 pub(crate) mod doctor;
 pub(crate) mod completions;
+pub(crate) mod convert;
+pub(crate) mod perplexity;
+pub(crate) mod compare;

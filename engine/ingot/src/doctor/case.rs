@@ -5,7 +5,7 @@ use ingot_compiler::target::Fusion;
 use ingot_ir::IrError;
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::kv::{KvShape, Window};
-use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight, WeightId};
+use ingot_ir::weight::{Format, KFormat, Layout, ScaleType, Source, Weight, WeightId};
 
 /// A model to be run.
 #[derive(Clone, PartialEq, Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Case {
     /// Format of the values' projection: unlike the others', q, k and v are not one matrix.
     pub values: Format,
     pub head_dim: u32,
+    /// Columns between the blocks: a multiple of every group length, or of GGUF's blocks.
+    pub hidden: u32,
     /// Whether the head is the embedding.
     pub tied: bool,
     /// Whether every projection has a bias.
@@ -28,8 +30,7 @@ pub(super) struct Case {
     pub declined: Vec<Fusion>,
 }
 
-/// Rows and columns of the models: multiples of every group length.
-const HIDDEN: u32 = 128;
+/// Rows and columns of the models' MLPs.
 const MLP: u32 = 256;
 const N_HEADS: u32 = 4;
 const N_KV_HEADS: u32 = 2;
@@ -56,7 +57,8 @@ impl Case {
             name: name.into(),
             format,
             values: format,
-            head_dim: 32,
+            head_dim: if matches!(format, Format::K(_)) { 64 } else { 32 },
+            hidden: if matches!(format, Format::K(_)) { 256 } else { 128 },
             tied: false,
             bias: false,
             gelu: false,
@@ -71,7 +73,9 @@ impl Case {
         let plain = |format: Format| Self::new(format!("weights {format}"), format);
         let mut cases = vec![plain(Format::F32), plain(Format::F16), plain(Format::Bf16)];
         let groups: &[u16] = if quick { &[64] } else { &[32, 64, 128] };
-        for bits in [2, 3, 4, 5, 6, 8] {
+        cases.extend([Format::Mxfp4, Format::Mxfp8, Format::Nvfp4 { global: true }].map(plain));
+        cases.extend(KFormat::ALL.map(|k| plain(Format::K(k))));
+        for bits in [1, 2, 3, 4, 5, 6, 8] {
             cases.extend(groups.iter().map(|&group| plain(Format::Affine { bits, group, scales: ScaleType::F16 })));
         }
         for scales in [ScaleType::Bf16, ScaleType::F32] {
@@ -103,16 +107,18 @@ impl Case {
     /// # Errors
     /// None, unless an op is built of unfit values.
     pub(super) fn graph(&self) -> Result<Graph, IrError> {
-        let mut b = Builder { graph: Graph::new(self.name.clone()), bias: self.bias, n_tensors: 0 };
+        let mut b =
+            Builder { graph: Graph::new(self.name.clone()), bias: self.bias, hidden: self.hidden, n_tensors: 0 };
+        let hidden = self.hidden;
         let (head_dim, scale) = (self.head_dim, 1.0 / (self.head_dim as f32).sqrt());
         let freqs = b.freqs(head_dim);
-        let table = b.matrix(N_VOCAB, HIDDEN, self.format);
+        let table = b.matrix(N_VOCAB, hidden, self.format);
         let mut x = b.graph.push(Op::Embed { parts: vec![table] })?;
         for layer in 0..N_LAYERS {
             let normed = b.norm(x)?;
-            let q = b.linear(normed, N_HEADS * head_dim, HIDDEN, self.format)?;
-            let k = b.linear(normed, N_KV_HEADS * head_dim, HIDDEN, self.format)?;
-            let v = b.linear(normed, N_KV_HEADS * head_dim, HIDDEN, self.values)?;
+            let q = b.linear(normed, N_HEADS * head_dim, hidden, self.format)?;
+            let k = b.linear(normed, N_KV_HEADS * head_dim, hidden, self.format)?;
+            let v = b.linear(normed, N_KV_HEADS * head_dim, hidden, self.values)?;
             let rope =
                 |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
             let (q, k) = (b.graph.push(rope(q, N_HEADS))?, b.graph.push(rope(k, N_KV_HEADS))?);
@@ -123,17 +129,17 @@ impl Case {
             let kv = b.graph.push(Op::KvWrite { k, v: Some(v), layer })?;
             let softcap = self.softcap;
             let attended = b.graph.push(Op::Attention { q, kv, layer, n_heads: N_HEADS, scale, softcap, window })?;
-            let o = b.linear(attended, HIDDEN, N_HEADS * head_dim, self.format)?;
+            let o = b.linear(attended, hidden, N_HEADS * head_dim, self.format)?;
             x = b.graph.push(Op::Add { a: x, b: o })?;
             let normed = b.norm(x)?;
-            let (gate, up) = (b.linear(normed, MLP, HIDDEN, self.format)?, b.linear(normed, MLP, HIDDEN, self.format)?);
+            let (gate, up) = (b.linear(normed, MLP, hidden, self.format)?, b.linear(normed, MLP, hidden, self.format)?);
             let gate = b.graph.push(if self.gelu { Op::Gelu { x: gate } } else { Op::Silu { x: gate } })?;
             let product = b.graph.push(Op::Mul { a: gate, b: up })?;
-            let down = b.linear(product, HIDDEN, MLP, self.format)?;
+            let down = b.linear(product, hidden, MLP, self.format)?;
             x = b.graph.push(Op::Add { a: x, b: down })?;
         }
         let normed = b.norm(x)?;
-        let head = if self.tied { table } else { b.matrix(N_VOCAB, HIDDEN, self.format) };
+        let head = if self.tied { table } else { b.matrix(N_VOCAB, hidden, self.format) };
         let logits = b.graph.push(Op::Linear { x: normed, weight: head, bias: None })?;
         let sampled = b.graph.push(Op::Argmax { x: logits })?;
         b.graph.outputs = vec![logits, sampled];
@@ -145,6 +151,7 @@ impl Case {
 struct Builder {
     graph: Graph,
     bias: bool,
+    hidden: u32,
     n_tensors: u32,
 }
 
@@ -160,7 +167,7 @@ impl Builder {
     }
 
     fn norm(&mut self, x: ValueId) -> Result<ValueId, IrError> {
-        let weight = self.tensor('n', HIDDEN, 1, Format::F32);
+        let weight = self.tensor('n', self.hidden, 1, Format::F32);
         self.graph.push(Op::RmsNorm { x, weight, eps: 1e-5 })
     }
 

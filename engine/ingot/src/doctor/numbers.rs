@@ -2,7 +2,7 @@
 
 use ingot_compiler::repack::TensorBytes;
 use ingot_ir::graph::Graph;
-use ingot_ir::weight::{Format, ScaleType, Source};
+use ingot_ir::weight::{Format, KFormat, ScaleType, Source};
 use std::collections::BTreeMap;
 
 /// A tensor's bytes.
@@ -11,6 +11,7 @@ struct Tensor {
     values: Vec<u8>,
     scales: Vec<u8>,
     biases: Vec<u8>,
+    global: Vec<u8>,
 }
 
 /// The tensors of a graph, the same each time.
@@ -31,8 +32,8 @@ impl MadeWeights {
 
     /// A tensor's bytes.
     pub(crate) fn find(&self, name: &str) -> Option<TensorBytes<'_>> {
-        let Tensor { values, scales, biases } = self.0.get(name)?;
-        Some(TensorBytes { values, scales, biases })
+        let Tensor { values, scales, biases, global } = self.0.get(name)?;
+        Some(TensorBytes { values, scales, biases, global })
     }
 }
 
@@ -50,6 +51,31 @@ fn tensor(random: &mut Random, format: Format, n: usize, is_norm: bool) -> Tenso
         }
         return tensor;
     }
+    if let Format::K(k) = format {
+        return k_blocks(random, k, n);
+    }
+    if format.is_quantized() {
+        // Numbers up to a quarter: codes of half the exponents at most, so that signs and sizes of all kinds occur.
+        let (is_byte, scale) = match format {
+            Format::Mxfp8 => (true, 127 - 3),
+            Format::Mxfp4 => (false, 127 - 5),
+            // e4m3's 1; the global scale makes it 1/16.
+            _ => (false, 7 << 3),
+        };
+        let n_codes = if is_byte { n } else { n / 2 };
+        tensor.values = (0..n_codes)
+            .map(|_| match random.below(256) as u8 {
+                byte if is_byte => byte & 0xbf,
+                byte => byte,
+            })
+            .collect();
+        let group = if matches!(format, Format::Nvfp4 { .. }) { 16 } else { 32 };
+        tensor.scales = (0..n / group).map(|_| scale - random.below(2) as u8).collect();
+        if format.has_global() {
+            tensor.global = (448.0 * 6.0 / 16.0f32).to_le_bytes().to_vec();
+        }
+        return tensor;
+    }
     let ty = match format {
         Format::F16 => ScaleType::F16,
         Format::Bf16 => ScaleType::Bf16,
@@ -59,6 +85,40 @@ fn tensor(random: &mut Random, format: Format, n: usize, is_norm: bool) -> Tenso
         let power = if is_norm { -1 } else { -3 - random.below(4) as i32 };
         let (negative, quarters) = (!is_norm && random.below(2) == 1, random.below(4));
         push(&mut tensor.values, ty, negative, power, quarters);
+    }
+    tensor
+}
+
+/// Codes of GGUF's blocks: numbers around zero, up to about a quarter.
+fn k_blocks(random: &mut Random, k: KFormat, n: usize) -> Tensor {
+    let values = (0..n * k.bits() as usize / 8).map(|_| random.below(256) as u8).collect();
+    let mut tensor = Tensor { values, ..Tensor::default() };
+    let power = match k {
+        KFormat::Iq4Nl => -9,
+        KFormat::Iq4Xs => -12,
+        _ => -(k.bits() as i32) - 4,
+    };
+    for _ in 0..n / k.block() as usize {
+        let mut small = |count: usize| -> Vec<u8> { (0..count).map(|_| 4 + random.below(4) as u8).collect() };
+        let header = match k {
+            // Minima like the scales, in units so large that the middle code is zero.
+            KFormat::Q2K => small(16).into_iter().map(|scale| scale | scale << 4).collect(),
+            KFormat::Q4K | KFormat::Q5K => small(8).repeat(2),
+            KFormat::Q3K | KFormat::Q6K => small(16),
+            KFormat::Iq4Xs => small(8),
+            KFormat::Iq4Nl => Vec::new(),
+        };
+        let is_signed = matches!(k, KFormat::Q3K | KFormat::Q6K | KFormat::Iq4Xs);
+        let sign = |byte: u8, negative: bool| if is_signed && negative { byte.wrapping_neg() } else { byte };
+        tensor.scales.extend(header.into_iter().map(|byte| sign(byte, random.below(2) == 1)));
+        push(&mut tensor.scales, ScaleType::F16, false, power, random.below(4));
+        match k {
+            KFormat::Iq4Nl => {}
+            KFormat::Q2K | KFormat::Q4K | KFormat::Q5K => {
+                push(&mut tensor.scales, ScaleType::F16, false, power + k.bits() as i32 - 1, random.below(4));
+            }
+            _ => tensor.scales.extend([0; 2]),
+        }
     }
     tensor
 }

@@ -43,7 +43,11 @@ mod tests {
     fn rows_of_every_format_are_gathered_and_others_left_alone() {
         let (pool, mut random) = (Pool::new(2), Random::new(5));
         for format in all_formats() {
-            let n_cols = if matches!(format, Format::Float(_)) { 66 } else { 384 };
+            let n_cols = match format {
+                Format::Float(_) => 66,
+                Format::K(_) => 512,
+                _ => 384,
+            };
             let parts =
                 [TestWeight::new(&mut random, format, 5, n_cols), TestWeight::new(&mut random, format, 6, n_cols)];
             let segments = [parts[0].segment(), parts[1].segment()];

@@ -14,7 +14,7 @@ use super::pool::Pool;
 use super::rope_kv::{Columns, RopeKv, rope_kv};
 use super::sample::{argmax_final, argmax_partial};
 use super::step_view::{Rows as StepRows, StepView};
-use super::weight::{FloatType, Format as CpuFormat, Segment, Weight};
+use super::weight::{FloatType, Format as CpuFormat, Segment, SmallFloat, Weight};
 use super::{EpilogueOp as CpuOp, Scratch, embed::embed, gather::gather_rows, map::map, norm::rms_norm};
 use crate::account::{Account, Reservation};
 use crate::backend::{MemoryUse, StepInput, StepOutput};
@@ -34,8 +34,10 @@ pub struct StoredTensor<'a> {
     pub codes: &'a [u8],
     /// Scales of a quantized tensor, else empty.
     pub scales: &'a [u8],
-    /// Biases of a quantized tensor, else empty.
+    /// Biases of an affine tensor, else empty.
     pub biases: &'a [u8],
+    /// Global scales (f32) of a tensor whose format has them: one for all rows, or one for each equal part of them.
+    pub global: &'a [u8],
 }
 
 /// Where a plan's matrices lie: mapped checkpoint files.
@@ -314,8 +316,21 @@ fn float_type(format: Format) -> Option<FloatType> {
         Format::F32 => Some(FloatType::F32),
         Format::F16 => Some(FloatType::F16),
         Format::Bf16 => Some(FloatType::Bf16),
-        Format::Affine { .. } => None,
+        _ => None,
     }
+}
+
+/// Which of a tensor's `n_global` global scales belong to a segment: rows within one part of the tensor, or whole parts.
+fn factor_range(
+    segment: &ingot_ir::plan::Segment,
+    n_tensor_rows: usize,
+    n_global: usize,
+) -> Option<std::ops::Range<usize>> {
+    let part = n_tensor_rows.checked_div(n_global).filter(|part| *part > 0)?;
+    let (first, end) = (segment.first_row as usize, (segment.first_row + segment.n_rows) as usize);
+    let (from, until) = (first / part, end.div_ceil(part));
+    let whole = first.is_multiple_of(part) && end.is_multiple_of(part);
+    (whole || until - from == 1).then_some(from..until)
 }
 
 /// Finds a weight's rows in the checkpoint.
@@ -333,12 +348,13 @@ fn hold(weight: &ingot_ir::plan::PlanWeight, source: &Arc<dyn WeightSource>) -> 
             };
             CpuFormat::Affine { bits: u32::from(bits), group: usize::from(group), scale }
         }
-        other => CpuFormat::Float(float_type(other).unwrap_or_else(|| unreachable!("affine is matched above"))),
+        Format::Mxfp4 => CpuFormat::SmallFloat(SmallFloat::Mxfp4),
+        Format::Mxfp8 => CpuFormat::SmallFloat(SmallFloat::Mxfp8),
+        Format::Nvfp4 { .. } => CpuFormat::SmallFloat(SmallFloat::Nvfp4),
+        Format::K(k) => CpuFormat::K(k),
+        float => CpuFormat::Float(float_type(float).unwrap_or_else(|| unreachable!("the others are matched above"))),
     };
-    let (row_bytes, scale_bytes) = match format {
-        CpuFormat::Affine { scale, .. } => (format.row_bytes(n_cols), format.n_groups(n_cols) * scale.size_bytes()),
-        CpuFormat::Float(_) => (format.row_bytes(n_cols), 0),
-    };
+    let (row_bytes, (scale_bytes, bias_bytes)) = (format.row_bytes(n_cols), format.scale_bytes(n_cols));
     let find = |segment: &ingot_ir::plan::Segment| {
         if segment.order.is_some() {
             return Err(RuntimeError::Cpu(format!("it reads the rows of {} in their own order", segment.tensor)));
@@ -353,11 +369,20 @@ fn hold(weight: &ingot_ir::plan::PlanWeight, source: &Arc<dyn WeightSource>) -> 
             // every segment; an Arc gives shared access only, so the bytes neither move nor change meanwhile.
             Some(unsafe { std::slice::from_raw_parts(part.as_ptr(), part.len()) })
         };
-        let parts = (rows(tensor.codes, row_bytes), rows(tensor.scales, scale_bytes), rows(tensor.biases, scale_bytes));
+        let parts = (rows(tensor.codes, row_bytes), rows(tensor.scales, scale_bytes), rows(tensor.biases, bias_bytes));
         let (Some(codes), Some(scales), Some(biases)) = parts else {
             return Err(RuntimeError::Cpu(format!("tensor {} is smaller than the plan says", segment.tensor)));
         };
-        Ok(Segment { n_rows: segment.n_rows as usize, format, codes, scales, biases })
+        let mut factors: &'static [u8] = &[];
+        if weight.format.has_global() {
+            let range = factor_range(segment, tensor.codes.len() / row_bytes.max(1), tensor.global.len() / 4);
+            let part = range.and_then(|range| tensor.global.get(4 * range.start..4 * range.end)).ok_or_else(|| {
+                RuntimeError::Cpu(format!("global scales of tensor {} do not go with the plan's rows", segment.tensor))
+            })?;
+            // SAFETY: as above.
+            factors = unsafe { std::slice::from_raw_parts(part.as_ptr(), part.len()) };
+        }
+        Ok(Segment { n_rows: segment.n_rows as usize, format, codes, scales, biases, factors })
     };
     let segments = weight.segments.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     // SAFETY of the later uses: sizes are checked here once.

@@ -56,7 +56,7 @@ pub struct Linear<'a> {
 fn max_matvec_rows(weight: &Weight) -> usize {
     let of = |format| match (format, Order::of(format)) {
         (Format::Float(FloatType::F32), _) => 12,
-        (Format::Affine { .. }, Order::Natural) => 8,
+        (Format::Affine { .. } | Format::SmallFloat(_) | Format::K(_), Order::Natural) => 8,
         _ => 16,
     };
     weight.segments().iter().map(|segment| of(segment.format)).min().unwrap_or(0)

@@ -1,6 +1,7 @@
 //! Weights as stored: row-major bytes in one of the plan's formats, merged matrices as a list of row segments.
 
 use half::{bf16, f16};
+use ingot_ir::weight::KFormat;
 
 /// Stored floating-point type, little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,13 +46,75 @@ pub enum Format {
     /// w = code * scale + bias, one (scale, bias) for `group` neighbouring columns; a row's codes are one little-endian
     /// bit stream (MLX's affine mode).
     Affine {
-        /// Bits a code: 2, 3, 4, 5, 6 or 8.
+        /// Bits a code: 1, 2, 3, 4, 5, 6 or 8.
         bits: u32,
         /// Columns a scale: 32, 64 or 128.
         group: usize,
         /// Type of scales and biases.
         scale: FloatType,
     },
+    /// w = code * scale, both small floats.
+    SmallFloat(SmallFloat),
+    /// w = number * scale + bias, where scale and bias come of a block's header.
+    K(KFormat),
+}
+
+/// Formats whose codes and scales are small floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SmallFloat {
+    /// e2m1 codes, an e8m0 scale for 32 columns.
+    Mxfp4,
+    /// e4m3 codes, an e8m0 scale for 32 columns.
+    Mxfp8,
+    /// e2m1 codes, an e4m3 scale for 16 columns, and perhaps factors of the segment.
+    Nvfp4,
+}
+
+impl SmallFloat {
+    /// Columns a scale.
+    #[must_use]
+    pub fn group(self) -> usize {
+        match self {
+            SmallFloat::Mxfp4 | SmallFloat::Mxfp8 => 32,
+            SmallFloat::Nvfp4 => 16,
+        }
+    }
+
+    /// Bits a code.
+    #[must_use]
+    pub fn bits(self) -> usize {
+        match self {
+            SmallFloat::Mxfp4 | SmallFloat::Nvfp4 => 4,
+            SmallFloat::Mxfp8 => 8,
+        }
+    }
+
+    /// A scale's number.
+    #[inline]
+    #[must_use]
+    pub fn scale(self, byte: u8) -> f32 {
+        match self {
+            SmallFloat::Mxfp4 | SmallFloat::Mxfp8 => e8m0(byte),
+            SmallFloat::Nvfp4 => e4m3(byte),
+        }
+    }
+}
+
+/// 2^(byte - 127). Byte 0 has no leading one in single precision.
+#[inline]
+fn e8m0(byte: u8) -> f32 {
+    f32::from_bits(if byte == 0 { 0x0040_0000 } else { u32::from(byte) << 23 })
+}
+
+/// Sign, four bits of exponent with bias 7, three of fraction.
+#[inline]
+fn e4m3(byte: u8) -> f32 {
+    let (exponent, fraction) = (u32::from(byte >> 3 & 15), u32::from(byte & 7));
+    let size = match exponent {
+        0 => fraction as f32 / 512.0,
+        _ => f32::from_bits((exponent + 120) << 23 | fraction << 20),
+    };
+    if byte & 0x80 == 0 { size } else { -size }
 }
 
 impl Format {
@@ -61,6 +124,8 @@ impl Format {
         match self {
             Format::Float(float) => n_cols * float.size_bytes(),
             Format::Affine { bits, .. } => n_cols * bits as usize / 8,
+            Format::SmallFloat(small) => n_cols * small.bits() / 8,
+            Format::K(k) => n_cols * k.bits() as usize / 8,
         }
     }
 
@@ -70,7 +135,41 @@ impl Format {
         match self {
             Format::Float(_) => 0,
             Format::Affine { group, .. } => n_cols / group,
+            Format::SmallFloat(small) => n_cols / small.group(),
+            Format::K(k) => n_cols / k.group() as usize,
         }
+    }
+
+    /// Bytes of one row's scales, and of its biases.
+    #[must_use]
+    pub fn scale_bytes(self, n_cols: usize) -> (usize, usize) {
+        let n = self.n_groups(n_cols);
+        match self {
+            Format::Float(_) => (0, 0),
+            Format::Affine { scale, .. } => (n * scale.size_bytes(), n * scale.size_bytes()),
+            Format::SmallFloat(_) => (n, 0),
+            Format::K(k) => (n_cols / k.block() as usize * k.header_bytes() as usize, 0),
+        }
+    }
+}
+
+/// Scale and bias of a row's group `group`, from the row's headers.
+#[inline]
+#[must_use]
+pub fn k_scale(k: KFormat, headers: &[u8], group: usize) -> (f32, f32) {
+    let n_groups = (k.block() / k.group()) as usize;
+    let header = &headers[group / n_groups * k.header_bytes() as usize..][..k.header_bytes() as usize];
+    let at = group % n_groups;
+    let unit = |at: usize| f16::from_le_bytes([header[at], header[at + 1]]).to_f32();
+    match k {
+        KFormat::Q2K => (unit(16) * f32::from(header[at] & 15), -unit(18) * f32::from(header[at] >> 4)),
+        KFormat::Q4K | KFormat::Q5K => (unit(16) * f32::from(header[at]), -unit(18) * f32::from(header[8 + at])),
+        KFormat::Q3K | KFormat::Q6K => {
+            let scale = unit(16) * f32::from(header[at] as i8);
+            (scale, -scale * (1u32 << (k.bits() - 1)) as f32)
+        }
+        KFormat::Iq4Xs => (unit(8) * f32::from(header[at] as i8), 0.0),
+        KFormat::Iq4Nl => (unit(0), 0.0),
     }
 }
 
@@ -85,8 +184,21 @@ pub struct Segment<'a> {
     pub codes: &'a [u8],
     /// Scales, [rows][columns / group]; empty for floats.
     pub scales: &'a [u8],
-    /// Biases, like `scales`.
+    /// Biases of an affine segment, like `scales`.
     pub biases: &'a [u8],
+    /// f32 factors of the scales, one for each equal part of the rows; empty for none.
+    pub factors: &'a [u8],
+}
+
+impl Segment<'_> {
+    /// What the scales of a row are multiplied with.
+    #[inline]
+    #[must_use]
+    pub fn factor(&self, row: usize) -> f32 {
+        // The global scale's unit is the largest e4m3 number times the largest e2m1 number.
+        let factor = |n_part_rows| FloatType::F32.read(self.factors, row / n_part_rows) / (448.0 * 6.0);
+        self.n_rows.checked_div(self.factors.len() / 4).map_or(1.0, factor)
+    }
 }
 
 /// Why a weight cannot be used.
@@ -97,7 +209,7 @@ pub enum WeightError {
     Size {
         /// Index of the segment.
         segment: usize,
-        /// `codes`, `scales` or `biases`.
+        /// `codes`, `scales`, `biases` or `factors`.
         part: &'static str,
         /// Bytes given.
         found: usize,
@@ -106,7 +218,7 @@ pub enum WeightError {
     },
     /// Bits, group or columns that no format has.
     #[error(
-        "weight segment {segment}: {bits} bits in groups of {group} over {n_cols} columns; bits may be 2, 3, 4, 5, 6 or 8, a group 32, 64 or 128 columns that divide a row"
+        "weight segment {segment}: {bits} bits in groups of {group} over {n_cols} columns; bits may be 1, 2, 3, 4, 5, 6 or 8, a group 32, 64 or 128 columns that divide a row"
     )]
     Format {
         /// Index of the segment.
@@ -152,18 +264,27 @@ impl<'a> Weight<'a> {
     /// A slice that does not fit its shape, or a format that does not exist.
     pub fn new(n_cols: usize, segments: &'a [Segment<'a>], interleave: bool) -> Result<Self, WeightError> {
         for (ix, segment) in segments.iter().enumerate() {
-            let mut scale_bytes = 0;
-            if let Format::Affine { bits, group, scale } = segment.format {
-                let known = matches!(bits, 2..=6 | 8) && matches!(group, 32 | 64 | 128);
-                if !known || !n_cols.is_multiple_of(group) {
-                    return Err(WeightError::Format { segment: ix, bits, group, n_cols });
+            let (bits, group, known) = match segment.format {
+                Format::Float(_) => (0, 1, true),
+                Format::Affine { bits, group, .. } => {
+                    (bits, group, matches!(bits, 1..=6 | 8) && matches!(group, 32 | 64 | 128))
                 }
-                scale_bytes = n_cols / group * scale.size_bytes();
+                Format::SmallFloat(small) => (small.bits() as u32, small.group(), true),
+                Format::K(k) => (k.bits(), k.block() as usize, true),
+            };
+            if !known || !n_cols.is_multiple_of(group) {
+                return Err(WeightError::Format { segment: ix, bits, group, n_cols });
+            }
+            let (scale_bytes, bias_bytes) = segment.format.scale_bytes(n_cols);
+            let n_factors = segment.factors.len() / 4;
+            if !(segment.factors.is_empty() || n_factors > 0 && segment.n_rows.is_multiple_of(n_factors)) {
+                let (found, needed) = (segment.factors.len(), 4);
+                return Err(WeightError::Size { segment: ix, part: "factors", found, needed });
             }
             let sizes = [
                 ("codes", segment.codes.len(), segment.format.row_bytes(n_cols)),
                 ("scales", segment.scales.len(), scale_bytes),
-                ("biases", segment.biases.len(), scale_bytes),
+                ("biases", segment.biases.len(), bias_bytes),
             ];
             for (part, found, row_bytes) in sizes {
                 let needed = segment.n_rows.saturating_mul(row_bytes);
@@ -253,6 +374,7 @@ mod tests {
             codes: &bytes[..len],
             scales: &[],
             biases: &[],
+            factors: &[],
         };
         assert_eq!(Weight::new(4, &[float(2, 16), float(1, 8)], false).map(|w| w.n_rows()), Ok(3));
         let short = Weight::new(4, &[float(2, 16), float(1, 7)], false).map(|w| w.n_rows());
@@ -264,6 +386,7 @@ mod tests {
             codes: &bytes[..4 * bits as usize],
             scales: &bytes[..n_scale_bytes],
             biases: &bytes[..n_scale_bytes],
+            factors: &[],
         };
         assert!(Weight::new(32, &[affine(4, 32, 2)], false).is_ok());
         assert!(matches!(Weight::new(32, &[affine(4, 32, 4)], false), Err(WeightError::Size { part: "scales", .. })));
@@ -280,6 +403,7 @@ mod tests {
             codes: &bytes[..8 * n],
             scales: &[],
             biases: &[],
+            factors: &[],
         };
         let segments = [float(3), float(1)];
         let weight = Weight::new(2, &segments, false).expect("well formed");

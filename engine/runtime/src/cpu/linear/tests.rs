@@ -53,6 +53,8 @@ fn every_format_at_every_number_of_rows() {
         let shapes: &[(usize, usize)] = match format {
             Format::Float(_) => &[(1, 2), (37, 66), (33, 576)],
             Format::Affine { .. } => &[(37, 128), (20, 640)],
+            Format::SmallFloat(_) => &[(37, 96), (20, 640)],
+            Format::K(_) => &[(37, 256), (5, 768)],
         };
         for &(n, k) in shapes {
             for n_rows in [1, 2, 5, 13, 17, 130] {
@@ -86,8 +88,9 @@ fn merged_rows_of_unlike_formats() {
 #[test]
 fn norm_gated_pairs_and_epilogues() {
     let formats = all_formats();
-    let (k, half) = (128, 27);
+    let half = 27;
     for (ix, format) in formats.into_iter().enumerate() {
+        let k = if matches!(format, Format::K(_)) { 256 } else { 128 };
         for n_rows in [1usize, 3, 12] {
             let mut random = Random::new(50 + ix as u64);
             let pair = [TestWeight::new(&mut random, format, half, k), TestWeight::new(&mut random, format, half, k)];
@@ -189,7 +192,9 @@ fn rounded_activations_of_merged_and_paired_rows() {
                 let dot = |ix: usize, row: usize| -> f64 {
                     let row = &dense[ix][row * k..][..k];
                     match weights[ix].format {
-                        Format::Float(_) => row.iter().zip(&normed).map(|(w, &x)| w * f64::from(x)).sum(),
+                        Format::Float(_) | Format::SmallFloat(_) | Format::K(_) => {
+                            row.iter().zip(&normed).map(|(w, &x)| w * f64::from(x)).sum()
+                        }
                         Format::Affine { .. } => row.iter().zip(&seen).map(|(w, x)| w * x).sum(),
                     }
                 };
@@ -211,8 +216,14 @@ fn rounded_activations_of_merged_and_paired_rows() {
 #[test]
 fn nothing_to_do_and_misfits() {
     let bytes = [0u8; 8];
-    let segment =
-        [Segment { n_rows: 1, format: Format::Float(FloatType::F32), codes: &bytes, scales: &[], biases: &[] }];
+    let segment = [Segment {
+        n_rows: 1,
+        format: Format::Float(FloatType::F32),
+        codes: &bytes,
+        scales: &[],
+        biases: &[],
+        factors: &[],
+    }];
     let run = |rows, out: &mut [f32]| {
         let weight = Weight::new(2, &segment, false).expect("well formed");
         let (x, out_stride) = (&[1.0, 1.0][..], 1);

@@ -50,6 +50,7 @@ impl Simd for Avx2 {
     type F = __m256;
     type U = __m256i;
     type Unpack = Unpack;
+    type Table = [__m256; 2];
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m256 {
@@ -153,6 +154,34 @@ impl Simd for Avx2 {
         unsafe { _mm256_srlv_epi32(a, n) }
     }
     #[inline(always)]
+    fn shift_left(self, a: __m256i, n: __m256i) -> __m256i {
+        unsafe { _mm256_sllv_epi32(a, n) }
+    }
+    #[inline(always)]
+    fn add_words(self, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn as_float(self, v: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(v) }
+    }
+    #[inline(always)]
+    fn or(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_or_ps(a, b) }
+    }
+    #[inline(always)]
+    fn table(self, numbers: &[f32; 16]) -> [__m256; 2] {
+        unsafe { [_mm256_loadu_ps(numbers.as_ptr()), _mm256_loadu_ps(numbers.as_ptr().add(8))] }
+    }
+    #[inline(always)]
+    fn lookup(self, table: [__m256; 2], ix: __m256i) -> __m256 {
+        unsafe {
+            // Three bits choose of each half, the fourth, brought to the sign, between the halves.
+            let (low, high) = (_mm256_permutevar8x32_ps(table[0], ix), _mm256_permutevar8x32_ps(table[1], ix));
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(ix)))
+        }
+    }
+    #[inline(always)]
     fn to_float(self, v: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(v) }
     }
@@ -178,12 +207,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn unpack8(self, p: *const u8, how: Unpack) -> __m256 {
+    unsafe fn unpack8_words(self, p: *const u8, how: Unpack) -> __m256i {
         unsafe {
             let all = _mm256_set1_epi64x(p.cast::<i64>().read_unaligned());
             let pairs = _mm256_shuffle_epi8(all, how.bytes);
-            let codes = _mm256_and_si256(_mm256_srlv_epi32(pairs, how.shifts), how.mask);
-            _mm256_cvtepi32_ps(codes)
+            _mm256_and_si256(_mm256_srlv_epi32(pairs, how.shifts), how.mask)
         }
     }
 

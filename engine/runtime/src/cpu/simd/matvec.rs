@@ -9,7 +9,12 @@
 
 use super::unpack::{eight_bytes, load_floats};
 use super::{LANES, Op, Simd};
-use crate::cpu::weight::{FloatType, Format, Segment};
+use crate::cpu::weight::{FloatType, Format, Segment, SmallFloat};
+use ingot_ir::weight::KFormat;
+
+mod blocks;
+
+use blocks::{k_rows, small_rows};
 
 /// Most rows of x that one pass takes.
 pub(crate) const MAX_ROWS: usize = 4;
@@ -125,6 +130,12 @@ impl Matvec<'_> {
             Format::Affine { bits: 4, .. } => how.run(Kernel::<NIBBLES, M>(self)),
             Format::Affine { bits: 8, .. } => how.run(Kernel::<BYTES, M>(self)),
             Format::Affine { .. } => how.run(Kernel::<ANY_BITS, M>(self)),
+            Format::SmallFloat(SmallFloat::Mxfp4) => how.run(Kernel::<MXFP4, M>(self)),
+            Format::SmallFloat(SmallFloat::Mxfp8) => how.run(Kernel::<MXFP8, M>(self)),
+            Format::SmallFloat(SmallFloat::Nvfp4) => how.run(Kernel::<NVFP4, M>(self)),
+            Format::K(KFormat::Q4K) => how.run(Kernel::<Q4_K, M>(self)),
+            Format::K(KFormat::Q6K) => how.run(Kernel::<Q6_K, M>(self)),
+            Format::K(_) => how.run(Kernel::<OTHER_K, M>(self)),
         }
     }
 }
@@ -148,6 +159,13 @@ const BF16: u8 = 2;
 const NIBBLES: u8 = 3;
 const BYTES: u8 = 4;
 const ANY_BITS: u8 = 5;
+const MXFP4: u8 = 6;
+const MXFP8: u8 = 7;
+const NVFP4: u8 = 8;
+// The usual ones have loops of their own, the others share one.
+const Q4_K: u8 = 9;
+const Q6_K: u8 = 10;
+const OTHER_K: u8 = 11;
 
 struct Kernel<'a, const KIND: u8, const M: usize>(Matvec<'a>);
 
@@ -163,6 +181,20 @@ struct Source<'a, const M: usize> {
     n_cols: usize,
     x: [*const f32; M],
     sums: [*const f32; M],
+    /// Row 0 here, in the segment.
+    segment: &'a Segment<'a>,
+    first_row: usize,
+}
+
+impl<const M: usize> Source<'_, M> {
+    /// The format of GGUF's that the segment has.
+    #[inline(always)]
+    fn k(&self) -> KFormat {
+        match self.segment.format {
+            Format::K(k) => k,
+            other => unreachable!("{other:?} has a loop of its own"),
+        }
+    }
 }
 
 impl<const KIND: u8, const M: usize> Op for Kernel<'_, KIND, M> {
@@ -175,29 +207,34 @@ impl<const KIND: u8, const M: usize> Op for Kernel<'_, KIND, M> {
         let (bits, group, scale) = match format {
             Format::Float(float) => (0, 1, float),
             Format::Affine { bits, group, scale } => (bits, group, scale),
+            Format::SmallFloat(small) => (small.bits() as u32, small.group(), FloatType::F32),
+            Format::K(k) => (k.bits(), k.group() as usize, FloatType::F32),
         };
         let n_groups = format.n_groups(n_cols);
-        let (row_bytes, scale_bytes) = (format.row_bytes(n_cols), n_groups * scale.size_bytes());
+        let (row_bytes, (scale_bytes, bias_bytes)) = (format.row_bytes(n_cols), format.scale_bytes(n_cols));
         assert!(row + n_rows <= segment.n_rows, "rows {row}+{n_rows} of a segment of {}", segment.n_rows);
         assert!(segment.codes.len() >= (row + n_rows) * row_bytes, "codes shorter than their rows");
-        let scales_end = (row + n_rows) * scale_bytes;
-        assert!(segment.scales.len() >= scales_end && segment.biases.len() >= scales_end, "scales too short");
+        assert!(segment.scales.len() >= (row + n_rows) * scale_bytes, "scales too short");
+        assert!(segment.biases.len() >= (row + n_rows) * bias_bytes, "biases too short");
         assert!(n_rows == 0 || (M - 1) * stride + (n_rows - 1) * step < out.len(), "output too short");
         let mut source = Source {
             codes: segment.codes[row * row_bytes..].as_ptr(),
             row_bytes,
             scales: &segment.scales[row * scale_bytes..],
-            biases: &segment.biases[row * scale_bytes..],
+            biases: &segment.biases[row * bias_bytes..],
             scale,
             bits,
             group,
             n_cols,
             x: [std::ptr::null(); M],
             sums: [std::ptr::null(); M],
+            segment,
+            first_row: row,
         };
         for m in 0..M {
             assert!(inputs[m].x.len() >= n_cols, "x shorter than a weight row");
-            assert!(inputs[m].sums.len() >= n_groups.next_multiple_of(LANES), "group sums too short");
+            let n_sums = if bias_bytes > 0 { n_groups.next_multiple_of(LANES) } else { 0 };
+            assert!(inputs[m].sums.len() >= n_sums, "group sums too short");
             source.x[m] = inputs[m].x.as_ptr();
             source.sums[m] = inputs[m].sums.as_ptr();
         }
@@ -245,6 +282,12 @@ unsafe fn rows<S: Simd, const KIND: u8, const M: usize, const R: usize>(
             F32 => float_rows::<S, M, R>(s, source, FloatType::F32, i),
             F16 => float_rows::<S, M, R>(s, source, FloatType::F16, i),
             BF16 => float_rows::<S, M, R>(s, source, FloatType::Bf16, i),
+            MXFP4 => small_rows::<S, M, R>(s, source, SmallFloat::Mxfp4, i),
+            MXFP8 => small_rows::<S, M, R>(s, source, SmallFloat::Mxfp8, i),
+            NVFP4 => small_rows::<S, M, R>(s, source, SmallFloat::Nvfp4, i),
+            Q4_K => k_rows::<S, M, R>(s, source, KFormat::Q4K, i),
+            Q6_K => k_rows::<S, M, R>(s, source, KFormat::Q6K, i),
+            OTHER_K => k_rows::<S, M, R>(s, source, source.k(), i),
             // The usual group has a loop of its own, unrolled.
             NIBBLES | BYTES if source.group == 64 => affine_rows::<S, KIND, 2, M, R>(s, source, i),
             _ => affine_rows::<S, KIND, 0, M, R>(s, source, i),
@@ -486,65 +529,4 @@ unsafe fn block32<S: Simd, const KIND: u8, const M: usize>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cpu::testing::{Random, TestWeight, all_formats, assert_close};
-
-    struct Plain;
-
-    impl Runner for Plain {
-        fn run<O: Op>(&self, op: O) -> O::Out {
-            crate::cpu::simd::dispatch_scalar(op)
-        }
-    }
-
-    #[test]
-    fn every_format_and_number_of_rows_agrees_with_f64() {
-        let mut random = Random::new(1);
-        for format in all_formats() {
-            let shapes: &[usize] = match format {
-                Format::Float(_) => &[2, 66, 576],
-                Format::Affine { .. } => &[128, 640, 1152],
-            };
-            for &n_cols in shapes {
-                let weight = TestWeight::new(&mut random, format, 7, n_cols);
-                let xs: Vec<Vec<f32>> = (0..MAX_ROWS).map(|_| random.normals(n_cols)).collect();
-                let group = if let Format::Affine { group, .. } = format { group } else { n_cols };
-                let mut orders = xs.clone();
-                let mut sums = vec![vec![0.0; 48]; MAX_ROWS];
-                for m in 0..MAX_ROWS {
-                    Order::of(format).prepare(&xs[m], &mut orders[m]);
-                    group_sums(&xs[m], group, &mut sums[m]);
-                }
-                let inputs: Vec<Input> = orders.iter().zip(&sums).map(|(x, sums)| Input { x, sums }).collect();
-                for n_inputs in 1..=MAX_ROWS {
-                    for scalar in [false, true] {
-                        // Rows 1..7 (four, two, and with seven rows from 0 a single one), every second output.
-                        let mut out = vec![f32::NAN; 100];
-                        let matvec = Matvec {
-                            segment: &weight.segment(),
-                            n_cols,
-                            row: n_inputs % 2,
-                            n_rows: 7 - n_inputs % 2,
-                            inputs: &inputs[..n_inputs],
-                            out: &mut out,
-                            stride: 20,
-                            step: 2,
-                        };
-                        if scalar {
-                            matvec.run_with(Plain)
-                        } else {
-                            matvec.run()
-                        }
-                        for m in 0..n_inputs {
-                            let rows = n_inputs % 2..7;
-                            let want: Vec<f64> = rows.clone().map(|r| weight.dot(r, &xs[m])).collect();
-                            let found: Vec<f32> = (0..rows.len()).map(|i| out[m * 20 + 2 * i]).collect();
-                            assert_close(&found, &want, 3e-6, &format!("{format:?} K={n_cols} scalar={scalar}"));
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -26,8 +26,10 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Eight u32.
     type U: Copy;
-    /// What [`Simd::unpack8`] needs to know about a bit width.
+    /// What [`Simd::unpack8_words`] needs to know about a bit width.
     type Unpack: Copy;
+    /// Sixteen numbers, see [`Simd::lookup`].
+    type Table: Copy;
 
     fn splat(self, v: f32) -> Self::F;
     /// # Safety
@@ -73,15 +75,36 @@ pub(crate) trait Simd: Copy {
     fn and(self, a: Self::U, b: Self::U) -> Self::U;
     /// Lane-wise a >> n, n below 32.
     fn shift_right(self, a: Self::U, n: Self::U) -> Self::U;
+    /// Lane-wise a << n, n below 32.
+    fn shift_left(self, a: Self::U, n: Self::U) -> Self::U;
+    /// Lane-wise a + b, modulo 2^32.
+    fn add_words(self, a: Self::U, b: Self::U) -> Self::U;
+    /// The same bits.
+    fn as_float(self, v: Self::U) -> Self::F;
+    /// The bits of both.
+    fn or(self, a: Self::F, b: Self::F) -> Self::F;
     /// To f32; lanes below 2^31.
     fn to_float(self, v: Self::U) -> Self::F;
+
+    fn table(self, numbers: &[f32; 16]) -> Self::Table;
+    /// The table's numbers at indexes below 16.
+    fn lookup(self, table: Self::Table, ix: Self::U) -> Self::F;
 
     fn unpack(self, bits: u32) -> Self::Unpack;
     /// The first eight codes of the bit stream at `p`, code i in lane i.
     ///
     /// # Safety
     /// 8 readable bytes at `p`, however few the codes need.
-    unsafe fn unpack8(self, p: *const u8, how: Self::Unpack) -> Self::F;
+    unsafe fn unpack8_words(self, p: *const u8, how: Self::Unpack) -> Self::U;
+    /// The same as floats.
+    ///
+    /// # Safety
+    /// As [`Simd::unpack8_words`].
+    #[inline(always)]
+    unsafe fn unpack8(self, p: *const u8, how: Self::Unpack) -> Self::F {
+        // SAFETY: the caller's.
+        self.to_float(unsafe { self.unpack8_words(p, how) })
+    }
 
     /// dst[c * dst_stride + r] = src[r * src_stride + c] for r, c in 0..8.
     ///

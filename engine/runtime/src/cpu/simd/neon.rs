@@ -51,6 +51,7 @@ impl Simd for Neon {
     type F = F;
     type U = U;
     type Unpack = u32;
+    type Table = [f32; 16];
 
     #[inline(always)]
     fn splat(self, v: f32) -> F {
@@ -164,6 +165,41 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    fn shift_left(self, a: U, n: U) -> U {
+        unsafe { U(vshlq_u32(a.0, vreinterpretq_s32_u32(n.0)), vshlq_u32(a.1, vreinterpretq_s32_u32(n.1))) }
+    }
+    #[inline(always)]
+    fn add_words(self, a: U, b: U) -> U {
+        unsafe { U(vaddq_u32(a.0, b.0), vaddq_u32(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn as_float(self, v: U) -> F {
+        unsafe { F(vreinterpretq_f32_u32(v.0), vreinterpretq_f32_u32(v.1)) }
+    }
+    #[inline(always)]
+    fn or(self, a: F, b: F) -> F {
+        unsafe {
+            let low = vorrq_u32(vreinterpretq_u32_f32(a.0), vreinterpretq_u32_f32(b.0));
+            let high = vorrq_u32(vreinterpretq_u32_f32(a.1), vreinterpretq_u32_f32(b.1));
+            F(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
+        }
+    }
+    #[inline(always)]
+    fn table(self, numbers: &[f32; 16]) -> [f32; 16] {
+        *numbers
+    }
+    #[inline(always)]
+    fn lookup(self, table: [f32; 16], ix: U) -> F {
+        let mut places = [0u32; 8];
+        // SAFETY: eight words, then eight numbers.
+        unsafe {
+            vst1q_u32(places.as_mut_ptr(), ix.0);
+            vst1q_u32(places.as_mut_ptr().add(4), ix.1);
+            let numbers = places.map(|ix| table[(ix & 15) as usize]);
+            self.load(numbers.as_ptr())
+        }
+    }
+    #[inline(always)]
     fn to_float(self, v: U) -> F {
         unsafe { F(vcvtq_f32_u32(v.0), vcvtq_f32_u32(v.1)) }
     }
@@ -173,11 +209,11 @@ impl Simd for Neon {
         bits
     }
     #[inline(always)]
-    unsafe fn unpack8(self, p: *const u8, bits: u32) -> F {
+    unsafe fn unpack8_words(self, p: *const u8, bits: u32) -> U {
         // SAFETY: the caller's.
         let stream = u64::from_le_bytes(unsafe { p.cast::<[u8; 8]>().read_unaligned() });
         let mask = (1u64 << bits) - 1;
         let codes: [u32; 8] = std::array::from_fn(|i| ((stream >> (i as u32 * bits)) & mask) as u32);
-        self.to_float(self.words(codes))
+        self.words(codes)
     }
 }

@@ -15,6 +15,7 @@ impl Simd for Scalar {
     type F = [f32; 8];
     type U = [u32; 8];
     type Unpack = u32;
+    type Table = [f32; 16];
 
     #[inline(always)]
     fn splat(self, v: f32) -> [f32; 8] {
@@ -112,6 +113,30 @@ impl Simd for Scalar {
         std::array::from_fn(|i| a[i] >> n[i])
     }
     #[inline(always)]
+    fn shift_left(self, a: [u32; 8], n: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|i| a[i] << n[i])
+    }
+    #[inline(always)]
+    fn add_words(self, a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn as_float(self, v: [u32; 8]) -> [f32; 8] {
+        v.map(f32::from_bits)
+    }
+    #[inline(always)]
+    fn or(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| f32::from_bits(a[i].to_bits() | b[i].to_bits()))
+    }
+    #[inline(always)]
+    fn table(self, numbers: &[f32; 16]) -> [f32; 16] {
+        *numbers
+    }
+    #[inline(always)]
+    fn lookup(self, table: [f32; 16], ix: [u32; 8]) -> [f32; 8] {
+        ix.map(|ix| table[(ix & 15) as usize])
+    }
+    #[inline(always)]
     fn to_float(self, v: [u32; 8]) -> [f32; 8] {
         v.map(|v| v as i32 as f32)
     }
@@ -121,10 +146,10 @@ impl Simd for Scalar {
         bits
     }
     #[inline(always)]
-    unsafe fn unpack8(self, p: *const u8, bits: u32) -> [f32; 8] {
+    unsafe fn unpack8_words(self, p: *const u8, bits: u32) -> [u32; 8] {
         // SAFETY: the caller's.
         let stream = u64::from_le_bytes(unsafe { p.cast::<[u8; 8]>().read_unaligned() });
         let mask = (1 << bits) - 1;
-        std::array::from_fn(|i| ((stream >> (i as u32 * bits)) & mask) as u32 as i32 as f32)
+        std::array::from_fn(|i| ((stream >> (i as u32 * bits)) & mask) as u32)
     }
 }

@@ -1,10 +1,11 @@
 //! Stored weights to f32, in natural order.
 
 use super::{LANES, Op, Simd};
-use crate::cpu::weight::{FloatType, Format, Segment};
+use crate::cpu::weight::{FloatType, Format, Segment, SmallFloat, k_scale};
+use ingot_ir::weight::KFormat;
 
 /// Columns `col..col + out.len()` of one row of a segment of `n_cols` columns, as f32. For affine formats `col` and the
-/// length are multiples of 32 (a code word boundary); they may begin and end inside a group.
+/// length are multiples of 32 (a code word boundary), for other quantized formats of their group; they may begin and end inside an affine group.
 pub(crate) struct Unpack<'a> {
     pub(crate) segment: &'a Segment<'a>,
     pub(crate) n_cols: usize,
@@ -31,6 +32,14 @@ impl Op for Unpack<'_> {
                 let affine =
                     Affine { bits, group, scale, scales: &segment.scales[at..], biases: &segment.biases[at..] };
                 affine_row(s, &affine, codes, col, out);
+            }
+            Format::SmallFloat(small) => {
+                let scales = &segment.scales[row * format.n_groups(n_cols)..][..format.n_groups(n_cols)];
+                small_row(s, small, codes, scales, segment.factor(row), col, out);
+            }
+            Format::K(k) => {
+                let (header_bytes, _) = format.scale_bytes(n_cols);
+                k_row(s, k, codes, &segment.scales[row * header_bytes..][..header_bytes], col, out);
             }
         }
     }
@@ -100,6 +109,124 @@ fn affine_row<S: Simd>(s: S, affine: &Affine, codes: &[u8], col: usize, out: &mu
     }
 }
 
+#[inline(always)]
+fn small_row<S: Simd>(s: S, small: SmallFloat, codes: &[u8], scales: &[u8], factor: f32, col: usize, out: &mut [f32]) {
+    let (group, bits) = (small.group(), small.bits());
+    assert!(col.is_multiple_of(group) && out.len().is_multiple_of(group), "columns come in whole groups");
+    let tools = SmallTools::new(s, small);
+    for (ix, out) in out.chunks_exact_mut(group).enumerate() {
+        let c = col + ix * group;
+        let scale = s.splat(small.scale(scales[c / group]) * factor);
+        for (eight, out) in out.chunks_exact_mut(LANES).enumerate() {
+            let mut copy = [0; 8];
+            // SAFETY: eight bytes as made sure of; `out` has 8 elements.
+            unsafe {
+                let numbers = tools.eight(s, eight_bytes(codes, (c + LANES * eight) * bits / 8, &mut copy));
+                s.store(out.as_mut_ptr(), s.mul(numbers, scale));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn k_row<S: Simd>(s: S, k: KFormat, codes: &[u8], headers: &[u8], col: usize, out: &mut [f32]) {
+    let (group, bits) = (k.group() as usize, k.bits() as usize);
+    assert!(col.is_multiple_of(group) && out.len().is_multiple_of(group), "columns come in whole groups");
+    let tools = KTools::new(s, k);
+    for (ix, out) in out.chunks_exact_mut(group).enumerate() {
+        let c = col + ix * group;
+        let (scale, bias) = k_scale(k, headers, c / group);
+        let (scale, bias) = (s.splat(scale), s.splat(bias));
+        for (eight, out) in out.chunks_exact_mut(LANES).enumerate() {
+            let mut copy = [0; 8];
+            // SAFETY: eight bytes as made sure of; `out` has 8 elements.
+            unsafe {
+                let numbers = tools.eight(s, eight_bytes(codes, (c + LANES * eight) * bits / 8, &mut copy));
+                s.store(out.as_mut_ptr(), s.fma(numbers, scale, bias));
+            }
+        }
+    }
+}
+
+/// The table of iq4_nl and iq4_xs.
+const IQ4: [f32; 16] =
+    [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
+
+/// What decoding GGUF's codes needs, made once a call.
+#[derive(Clone, Copy)]
+pub(crate) struct KTools<S: Simd> {
+    has_table: bool,
+    unpack: S::Unpack,
+    table: S::Table,
+}
+
+impl<S: Simd> KTools<S> {
+    #[inline(always)]
+    pub(crate) fn new(s: S, k: KFormat) -> Self {
+        Self { has_table: k.has_table(), unpack: s.unpack(k.bits()), table: s.table(&IQ4) }
+    }
+
+    /// The numbers of the eight codes at `p`.
+    ///
+    /// # Safety
+    /// 8 readable bytes at `p`, however few the codes need.
+    #[inline(always)]
+    pub(crate) unsafe fn eight(&self, s: S, p: *const u8) -> S::F {
+        // SAFETY: the caller's.
+        let codes = unsafe { s.unpack8_words(p, self.unpack) };
+        if self.has_table { s.lookup(self.table, codes) } else { s.to_float(codes) }
+    }
+}
+
+/// The numbers of e2m1 codes.
+const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// What decoding small floats needs, made once a call.
+#[derive(Clone, Copy)]
+pub(crate) struct SmallTools<S: Simd> {
+    is_e2m1: bool,
+    unpack: S::Unpack,
+    table: S::Table,
+    size_bits: S::U,
+    sign_bit: S::U,
+    bias: S::U,
+    places: [S::U; 2],
+}
+
+impl<S: Simd> SmallTools<S> {
+    #[inline(always)]
+    pub(crate) fn new(s: S, small: SmallFloat) -> Self {
+        let all = |word: u32| s.words([word; 8]);
+        Self {
+            is_e2m1: small.bits() == 4,
+            unpack: s.unpack(small.bits() as u32),
+            table: s.table(&E2M1),
+            size_bits: all(0x7f),
+            sign_bit: all(0x80),
+            bias: all(120 << 23),
+            places: [all(20), all(24)],
+        }
+    }
+
+    /// The numbers of the eight codes at `p`.
+    ///
+    /// # Safety
+    /// 8 readable bytes at `p`, however few the codes need.
+    #[inline(always)]
+    pub(crate) unsafe fn eight(&self, s: S, p: *const u8) -> S::F {
+        // SAFETY: the caller's.
+        let codes = unsafe { s.unpack8_words(p, self.unpack) };
+        if self.is_e2m1 {
+            return s.lookup(self.table, codes);
+        }
+        // e4m3: exponent and fraction where an f32 has them. What has no leading one comes out as 1.f at exponent -7
+        // for 0.f at exponent -6, and there alone 2v - 2^-6 is less than v.
+        let v = s.as_float(s.add_words(s.shift_left(s.and(codes, self.size_bits), self.places[0]), self.bias));
+        let size = s.min(v, s.fma(v, s.splat(2.0), s.splat(-0.015_625)));
+        s.or(size, s.as_float(s.shift_left(s.and(codes, self.sign_bit), self.places[1])))
+    }
+}
+
 /// Where eight bytes that begin with those of `bytes` from `at` can be read: there, or near the end in `copy`.
 #[inline(always)]
 pub(crate) fn eight_bytes(bytes: &[u8], at: usize, copy: &mut [u8; 8]) -> *const u8 {
@@ -120,7 +247,7 @@ mod tests {
         let codes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         let format = Format::Affine { bits, group: 32, scale: FloatType::F32 };
         let (scale, bias) = (1f32.to_le_bytes(), 0f32.to_le_bytes());
-        let segment = Segment { n_rows: 1, format, codes: &codes, scales: &scale, biases: &bias };
+        let segment = Segment { n_rows: 1, format, codes: &codes, scales: &scale, biases: &bias, factors: &[] };
         let mut out = [vec![f32::NAN; 32], vec![f32::NAN; 32]];
         dispatch(Unpack { segment: &segment, n_cols: 32, row: 0, col: 0, out: &mut out[0] });
         dispatch_scalar(Unpack { segment: &segment, n_cols: 32, row: 0, col: 0, out: &mut out[1] });

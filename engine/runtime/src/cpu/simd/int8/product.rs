@@ -56,7 +56,7 @@ impl Product<'_> {
             Format::Affine { bits: 4, .. } => level.run(Kernel::<NIBBLES>(self)),
             Format::Affine { bits: 8, .. } => level.run(Kernel::<BYTES>(self)),
             Format::Affine { .. } => level.run(Kernel::<ANY_BITS>(self)),
-            Format::Float(_) => panic!("a product in whole numbers of a matrix of floats"),
+            _ => panic!("a product in whole numbers of a matrix that is not affine"),
         }
     }
 }

@@ -1,0 +1,78 @@
+//! `ingot perplexity`: how well a model predicts a text.
+
+use crate::args::{DeviceArgs, ModelArgs};
+use crate::{output, progress};
+use anyhow::{Context, Result};
+use clap::Args;
+use ingot::Windows;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// A text and how it is cut.
+#[derive(Args)]
+pub(crate) struct DataArgs {
+    /// A text file
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Tokens that are read together; each is predicted from those before it
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    sequence_length: u32,
+    /// Use the first N windows of the text [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    num_samples: Option<u32>,
+}
+
+impl DataArgs {
+    pub(crate) fn text(&self) -> Result<String> {
+        read_text(&self.data)
+    }
+    pub(crate) fn windows(&self) -> Windows {
+        Windows { n_tokens: self.sequence_length as usize, most: self.num_samples.map(|n| n as usize) }
+    }
+    pub(crate) fn length(&self) -> u32 {
+        self.sequence_length
+    }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as text", path.display()))
+}
+
+/// Flags of `ingot perplexity`.
+#[derive(Args)]
+pub(crate) struct PerplexityArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
+    let text = args.data.text()?;
+    let mut device = args.device.clone();
+    device.make_room(1, args.data.length());
+    let mut model = device.load(&args.model.folder()?)?;
+    let mut bar = progress::count("windows");
+    let mut told = |done, total| {
+        if let Some(bar) = &mut bar {
+            bar(done, total);
+        }
+    };
+    let nll = model.perplexity(&text, args.data.windows(), &mut told)?;
+    drop(bar);
+    let (perplexity, error) = nll.exp();
+    if args.json {
+        let report = json!({
+            "perplexity": perplexity, "standard_error": error,
+            "nll": nll.mean(), "nll_standard_error": nll.standard_error(), "tokens": nll.n(),
+        });
+        return output::println(&report.to_string());
+    }
+    output::println(&format!("Perplexity: {perplexity:.4} ± {error:.4} ({} tokens)", nll.n()))
+}

@@ -1,0 +1,262 @@
+//! How good a model is: perplexity of a text, and how far the predictions of two models are apart.
+
+use crate::{Error, Model};
+use rayon::prelude::*;
+
+/// How a text is cut: windows of tokens that are read together, one after the other. Each token but a window's first is
+/// predicted from those before it. A last window that is not full is left out, unless it is the only one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Windows {
+    /// Tokens of a window, what the tokenizer puts before a text included.
+    pub n_tokens: usize,
+    /// Most windows; `None` takes all.
+    pub most: Option<usize>,
+}
+
+/// A mean of many numbers, and how sure it is.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Mean {
+    n: usize,
+    mean: f64,
+    /// Sum of squared distances from the mean.
+    squares: f64,
+}
+
+impl Mean {
+    /// Of numbers.
+    pub fn of(numbers: impl Iterator<Item = f64>) -> Self {
+        // Welford's recurrence, which does not cancel.
+        numbers.fold(Self::default(), |Self { n, mean, squares }, x| {
+            let new = mean + (x - mean) / (n + 1) as f64;
+            Self { n: n + 1, mean: new, squares: squares + (x - mean) * (x - new) }
+        })
+    }
+    /// Count of numbers.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+    /// The mean.
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+    /// Standard error of the mean: the sample's standard deviation by the root of its size.
+    pub fn standard_error(&self) -> f64 {
+        let n = self.n as f64;
+        if self.n < 2 { 0.0 } else { (self.squares / (n - 1.0) / n).sqrt() }
+    }
+    /// The mean's exponential and its standard error: a perplexity, if the numbers are negative log-probabilities.
+    pub fn exp(&self) -> (f64, f64) {
+        (self.mean.exp(), self.mean.exp() * self.standard_error())
+    }
+}
+
+/// What two models say of one token.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Position {
+    /// Its place among the text's tokens.
+    pub index: usize,
+    /// Its id.
+    pub token: u32,
+    /// Its negative log-probability in A.
+    pub nll_a: f64,
+    /// Its negative log-probability in B.
+    pub nll_b: f64,
+    /// Kullback-Leibler divergence of B's distribution from A's, in nats.
+    pub kl: f64,
+    /// Whether both find the same token most probable.
+    pub same_top: bool,
+}
+
+/// How far two models' predictions are apart.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Comparison {
+    /// Every predicted token, in order.
+    pub positions: Vec<Position>,
+}
+
+impl Comparison {
+    /// Negative log-probability in A.
+    pub fn nll_a(&self) -> Mean {
+        Mean::of(self.positions.iter().map(|at| at.nll_a))
+    }
+    /// Negative log-probability in B.
+    pub fn nll_b(&self) -> Mean {
+        Mean::of(self.positions.iter().map(|at| at.nll_b))
+    }
+    /// KL divergence.
+    pub fn kl(&self) -> Mean {
+        Mean::of(self.positions.iter().map(|at| at.kl))
+    }
+    /// Share of tokens at which both find the same token most probable.
+    pub fn same_top(&self) -> Mean {
+        Mean::of(self.positions.iter().map(|at| f64::from(u8::from(at.same_top))))
+    }
+    /// The KL divergence that this share of tokens does not exceed.
+    pub fn kl_quantile(&self, share: f64) -> f64 {
+        let mut all: Vec<f64> = self.positions.iter().map(|at| at.kl).collect();
+        all.sort_unstable_by(f64::total_cmp);
+        let at = (share * all.len().saturating_sub(1) as f64).round() as usize;
+        all.get(at).copied().unwrap_or(0.0)
+    }
+}
+
+impl Model {
+    /// Negative log-probabilities of a text's tokens, in nats; [`Mean::exp`] is the perplexity. `progress` is told windows
+    /// done and windows in all.
+    ///
+    /// # Errors
+    /// [`Error::ShortText`]; those of the tokenizer and of running the model, a window longer than its context included.
+    pub fn perplexity(
+        &mut self,
+        text: &str,
+        windows: Windows,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Mean, Error> {
+        let cut = cut(self, text, windows)?;
+        let n_vocab = self.facts().n_vocab as usize;
+        let mut all = Vec::new();
+        for (ix, window) in cut.iter().enumerate() {
+            let mut row = 0;
+            self.each_logits(&window.ids, |logits| {
+                let tokens = (row..).map(|row| window.target(row).map(|(_, token)| token));
+                let rows: Vec<_> = logits.chunks_exact(n_vocab).zip(tokens).collect();
+                row += rows.len();
+                let nll = |(row, token): (&[f32], Option<u32>)| Some(log_sum(row) - f64::from(row[token? as usize]));
+                all.par_extend(rows.into_par_iter().filter_map(nll));
+            })?;
+            progress(ix as u64 + 1, cut.len() as u64);
+        }
+        Ok(Mean::of(all.into_iter()))
+    }
+}
+
+/// Compares B's predictions of a text with A's. `progress` is told windows done and windows in all.
+///
+/// # Errors
+/// [`Error::NotComparable`] if tokens or vocabulary differ; else as [`Model::perplexity`].
+pub fn compare(
+    a: &mut Model,
+    b: &mut Model,
+    text: &str,
+    windows: Windows,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Comparison, Error> {
+    let cut_a = cut(a, text, windows)?;
+    let n_vocab = a.facts().n_vocab as usize;
+    let of_b = b.facts().n_vocab as usize;
+    if n_vocab != of_b {
+        return Err(Error::NotComparable { why: format!("one has {n_vocab} tokens, the other {of_b}") });
+    }
+    if cut(b, text, windows)? != cut_a {
+        return Err(Error::NotComparable { why: "their tokenizers cut the text differently".into() });
+    }
+    let mut found = Comparison::default();
+    for (ix, window) in cut_a.iter().enumerate() {
+        let mut logits_a = Vec::with_capacity(window.ids.len() * n_vocab);
+        a.each_logits(&window.ids, |logits| logits_a.extend_from_slice(logits))?;
+        let mut row = 0;
+        b.each_logits(&window.ids, |logits| {
+            let rows: Vec<_> = logits.chunks_exact(n_vocab).zip(row..).collect();
+            row += rows.len();
+            let position = |(of_b, row): (&[f32], usize)| {
+                let (index, token) = window.target(row)?;
+                Some(position(index, token, &logits_a[row * n_vocab..][..n_vocab], of_b))
+            };
+            found.positions.par_extend(rows.into_par_iter().filter_map(position));
+        })?;
+        progress(ix as u64 + 1, cut_a.len() as u64);
+    }
+    Ok(found)
+}
+
+/// Tokens that are read together.
+#[derive(PartialEq, Eq, Debug)]
+struct Window {
+    /// What the tokenizer puts first, and tokens of the text.
+    ids: Vec<u32>,
+    /// How many of the former.
+    n_prefix: usize,
+    /// Place in the text of the first of the latter.
+    first: usize,
+}
+
+impl Window {
+    /// What row `row` of the logits predicts, if that is a token of the text with one before it: place in the text, and id.
+    fn target(&self, row: usize) -> Option<(usize, u32)> {
+        let token = *self.ids.get(row + 1)?;
+        (row + 1 >= self.n_prefix).then(|| (self.first + row + 1 - self.n_prefix, token))
+    }
+}
+
+fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Window>, Error> {
+    let prefix = model.text_prompt("")?;
+    let ids = model.tokenizer()?.encode(text, false)?;
+    let n_prefix = prefix.len();
+    let n_own = windows.n_tokens.saturating_sub(n_prefix).max(2);
+    let all = ids.chunks(n_own).enumerate().filter(|(ix, own)| *ix == 0 || own.len() == n_own);
+    let all = all.take(windows.most.unwrap_or(usize::MAX));
+    let all: Vec<Window> = all
+        .map(|(ix, own)| Window { ids: prefix.iter().chain(own).copied().collect(), n_prefix, first: ix * n_own })
+        .collect();
+    match all.first() {
+        Some(first) if first.ids.len() >= 2 => Ok(all),
+        _ => Err(Error::ShortText { n_tokens: ids.len() }),
+    }
+}
+
+/// Logarithm of the sum of exponentials.
+fn log_sum(row: &[f32]) -> f64 {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|logit| f64::from(logit - most).exp()).sum();
+    f64::from(most) + sum.ln()
+}
+
+fn position(index: usize, token: u32, a: &[f32], b: &[f32]) -> Position {
+    let (sum_a, sum_b) = (log_sum(a), log_sum(b));
+    let kl = a.iter().zip(b).map(|(&a, &b)| {
+        let log_a = f64::from(a) - sum_a;
+        log_a.exp() * (log_a - (f64::from(b) - sum_b))
+    });
+    let top =
+        |row: &[f32]| row.iter().enumerate().fold(0, |best, (ix, logit)| if *logit > row[best] { ix } else { best });
+    let nll = |row: &[f32], sum: f64| sum - f64::from(row[token as usize]);
+    // Rounding may leave equal distributions a hair below zero.
+    let kl = kl.sum::<f64>().max(0.0);
+    Position { index, token, nll_a: nll(a, sum_a), nll_b: nll(b, sum_b), kl, same_top: top(a) == top(b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_and_their_errors() {
+        let mean = Mean::of([1.0, 2.0, 3.0, 6.0].into_iter());
+        assert_eq!((mean.n(), mean.mean()), (4, 3.0));
+        // Variance 14 / 3.
+        assert!((mean.standard_error() - (14.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12);
+        assert!((mean.exp().0 - 3f64.exp()).abs() < 1e-9);
+        assert_eq!(Mean::of([2.0].into_iter()).standard_error(), 0.0);
+    }
+
+    #[test]
+    fn divergence_is_that_of_the_definition() {
+        let (a, b) = ([0.0f32, 2f32.ln(), -1e30], [3.0f32, 3.0, -1e30]);
+        // (1/3, 2/3) against (1/2, 1/2); a token that neither gives a chance adds nothing.
+        let at = position(0, 1, &a, &b);
+        let expected = 1.0 / 3.0 * (2.0f64 / 3.0).ln() + 2.0 / 3.0 * (4.0f64 / 3.0).ln();
+        assert!((at.kl - expected).abs() < 1e-7, "{}", at.kl);
+        assert!((at.nll_a - 1.5f64.ln()).abs() < 1e-7 && (at.nll_b - 2f64.ln()).abs() < 1e-7);
+        // Of equal logits the first is the greatest.
+        assert!(!at.same_top);
+        assert_eq!(position(0, 1, &a, &a).kl, 0.0);
+    }
+
+    #[test]
+    fn a_window_predicts_tokens_that_have_one_before_them() {
+        let plain = Window { ids: vec![5, 6, 7], n_prefix: 0, first: 10 };
+        assert_eq!([0, 1, 2].map(|row| plain.target(row)), [Some((11, 6)), Some((12, 7)), None]);
+        let begun = Window { ids: vec![1, 5, 6], n_prefix: 1, first: 10 };
+        assert_eq!([0, 1, 2].map(|row| begun.target(row)), [Some((10, 5)), Some((11, 6)), None]);
+    }
+}

@@ -1,0 +1,323 @@
+//! From a checkpoint to an MLX folder: cast, quantized or dequantized, with `mlx_lm.convert`'s choices and layout.
+//!
+//! It streams: rows are encoded in parallel while earlier ones are written, so memory does not grow with the model. The
+//! folder takes its name once it is whole.
+
+mod recipe;
+mod stream;
+
+pub use recipe::Recipe;
+
+use crate::config::Quant;
+use crate::error::{Error, Result};
+use crate::files::Files;
+use crate::formats::safetensors::StoredType;
+use crate::model::Model;
+use crate::weights::Matrix;
+use ingot_ir::weight::{Format, Layout, ScaleType, Source};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use stream::{Item, Kind, Shard};
+
+/// Bytes of a weight file, as in mlx-lm; a module that is larger has a file of its own.
+const MAX_FILE_BYTES: u64 = 5 << 30;
+
+/// Small files that go along, besides `*.py`.
+const COPIED: [&str; 11] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+];
+
+/// What becomes of the weights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConvertOptions {
+    /// Quantizes matrices that are not quantized yet.
+    pub quantize: Option<Recipe>,
+    /// Makes quantized matrices floats.
+    pub dequantize: bool,
+    /// Type of all floats: F16, BF16 or F32. `None` takes the configuration's `torch_dtype`, else leaves them as they are.
+    pub dtype: Option<StoredType>,
+}
+
+/// What was written.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Converted {
+    /// Bytes of all tensors.
+    pub n_bytes: u64,
+    /// Numbers in the model.
+    pub n_parameters: u64,
+    /// Weight files.
+    pub n_files: usize,
+}
+
+impl Converted {
+    /// Bits a weight, scales included.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.n_bytes as f64 * 8.0 / self.n_parameters.max(1) as f64
+    }
+}
+
+/// Converts the checkpoint `source`, a folder or a GGUF file, into the folder `out`, which must not exist. `progress` is told bytes written and
+/// bytes in all.
+///
+/// # Errors
+/// Those of the checkpoint; [`Error::Exists`]; [`Error::Unsupported`] if what is asked for makes no sense;
+/// [`Error::Io`]. Nothing is left at `out` then.
+pub fn convert(
+    source: &Path,
+    out: &Path,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Converted> {
+    if out.exists() {
+        return Err(Error::Exists { path: out.to_path_buf() });
+    }
+    let unsupported = |what: String| Error::Unsupported { path: source.to_path_buf(), what };
+    if options.dequantize && options.quantize.is_some() {
+        return Err(unsupported("either quantize or dequantize, not both".into()));
+    }
+    if let Some(recipe) = &options.quantize {
+        recipe.check().map_err(unsupported)?;
+    }
+    let model = Model::open(source)?;
+    let Value::Object(mut config) = model.files.json_or_null("config.json")? else {
+        return Err(Error::malformed(&source.join("config.json"), "not a JSON object"));
+    };
+    let dtype = options.dtype.or_else(|| config_dtype(&config));
+    let Chosen { items, new, kept } = choose(&model, options, dtype)?;
+    describe(&mut config, options, &new, &kept);
+    let shards = shards(items);
+    let converted = Converted {
+        n_bytes: shards.iter().map(Shard::n_bytes).sum(),
+        n_parameters: shards.iter().flat_map(|shard| &shard.items).map(Item::n_numbers).sum(),
+        n_files: shards.len(),
+    };
+    let part = part_path(out)?;
+    let written = fill_folder(&model.files, &part, &config, &shards, &converted, progress)
+        .and_then(|()| std::fs::rename(&part, out).map_err(|error| Error::io(out, error)));
+    if written.is_err() {
+        // It may not exist; the error that is told is the one of writing.
+        let _ = std::fs::remove_dir_all(&part);
+    }
+    written.map(|()| converted)
+}
+
+/// Where the folder is made: beside the place that it will take.
+fn part_path(out: &Path) -> Result<PathBuf> {
+    let name = out.file_name().ok_or_else(|| {
+        let what = "is not the name of a new folder".into();
+        Error::Missing { path: out.to_path_buf(), what }
+    })?;
+    let mut name = name.to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    Ok(out.with_file_name(name))
+}
+
+fn fill_folder(
+    source: &Files,
+    folder: &Path,
+    config: &Map<String, Value>,
+    shards: &[Shard<'_>],
+    converted: &Converted,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+    let put = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).map_err(|error| Error::io(&path, error))
+    };
+    put("config.json", &pretty(&Value::Object(config.clone())))?;
+    copy_small_files(source, folder)?;
+    put("README.md", CARD.as_bytes())?;
+    let mut weight_map = BTreeMap::new();
+    let mut done = 0;
+    for (ix, shard) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => "model.safetensors".to_owned(),
+            n => format!("model-{:05}-of-{n:05}.safetensors", ix + 1),
+        };
+        for tensor in shard.items.iter().flat_map(Item::tensors) {
+            weight_map.insert(tensor.name, name.clone());
+        }
+        let mut told = |bytes: u64| {
+            done += bytes;
+            progress(done, converted.n_bytes);
+        };
+        stream::write(&folder.join(name), shard, &mut told)?;
+    }
+    let index = json!({
+        "metadata": { "total_size": converted.n_bytes, "total_parameters": converted.n_parameters },
+        "weight_map": weight_map,
+    });
+    put("model.safetensors.index.json", &pretty(&index))
+}
+
+fn copy_small_files(source: &Files, folder: &Path) -> Result<()> {
+    let Some(source) = source.in_folder() else {
+        for (name, bytes) in source.read_all()?.into_iter().filter(|(name, _)| name != "config.json") {
+            std::fs::write(folder.join(&name), bytes).map_err(|error| Error::io(&folder.join(&name), error))?;
+        }
+        return Ok(());
+    };
+    for entry in std::fs::read_dir(source).map_err(|error| Error::io(source, error))? {
+        let entry = entry.map_err(|error| Error::io(source, error))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let wanted = COPIED.contains(&name.as_str()) || name.ends_with(".py") || name.ends_with(".tiktoken");
+        if wanted && entry.path().is_file() {
+            // Bytes alone: a read-only source must not make a read-only copy.
+            let bytes = std::fs::read(entry.path()).map_err(|error| Error::io(&entry.path(), error))?;
+            std::fs::write(folder.join(&name), bytes).map_err(|error| Error::io(&folder.join(&name), error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The model card of a folder of unknown origin.
+const CARD: &str = "---\nlanguage: en\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n";
+
+/// JSON as Python's `json.dump(indent=4)` lays it out.
+fn pretty(value: &Value) -> Vec<u8> {
+    use serde::Serialize;
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    value.serialize(&mut serializer).expect("a JSON value is written to memory");
+    bytes
+}
+
+fn config_dtype(config: &Map<String, Value>) -> Option<StoredType> {
+    let named = config.get("torch_dtype").or_else(|| config.get("text_config")?.get("dtype"))?;
+    match named.as_str()? {
+        "float16" => Some(StoredType::F16),
+        "bfloat16" => Some(StoredType::Bf16),
+        "float32" => Some(StoredType::F32),
+        _ => None,
+    }
+}
+
+/// What a module's object in the configuration says.
+fn quant_object(quant: Quant) -> Value {
+    json!({ "group_size": quant.group(), "bits": quant.bits(), "mode": quant.mode() })
+}
+
+/// Brings the configuration into agreement with what is written, keys sorted.
+fn describe(
+    config: &mut Map<String, Value>,
+    options: &ConvertOptions,
+    new: &BTreeMap<String, Quant>,
+    kept: &BTreeMap<String, Quant>,
+) {
+    config.remove("_name_or_path");
+    config.remove("vision_config");
+    let mut quantization = config.remove("quantization").or_else(|| config.remove("quantization_config"));
+    config.remove("quantization_config");
+    if options.dequantize {
+        quantization = None;
+    }
+    let mut named: Vec<(&String, &Quant)> = kept.iter().collect();
+    if quantization.is_none()
+        && let Some((_, quant)) = named.first()
+    {
+        quantization = Some(quant_object(**quant));
+    }
+    if let Some(recipe) = &options.quantize {
+        if quantization.is_some() || recipe.is_mixed() {
+            named.extend(new);
+        }
+        quantization = quantization.or_else(|| Some(quant_object(recipe.default())));
+    }
+    if let Some(mut quantization) = quantization {
+        if let Value::Object(map) = &mut quantization {
+            map.extend(named.into_iter().map(|(path, quant)| (path.clone(), quant_object(*quant))));
+        }
+        config.insert("quantization".into(), quantization.clone());
+        config.insert("quantization_config".into(), quantization);
+    }
+    config.sort_keys();
+}
+
+/// What becomes of a model's tensors.
+struct Chosen<'a> {
+    /// Every tensor in the graph's order.
+    items: Vec<Item<'a>>,
+    /// How modules are newly quantized.
+    new: BTreeMap<String, Quant>,
+    /// How modules are quantized that the source's configuration does not tell of: those of a GGUF file.
+    kept: BTreeMap<String, Quant>,
+}
+
+fn stored_quant(matrix: &Matrix<'_>) -> Option<Quant> {
+    match matrix {
+        Matrix::Affine(view) => Some(Quant::Affine(view.shape)),
+        Matrix::SmallFloat(view) => Some(Quant::SmallFloat(view.mode)),
+        Matrix::Dense { .. } | Matrix::K(_) => None,
+    }
+}
+
+fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredType>) -> Result<Chosen<'a>> {
+    let (graph, weights) = (model.graph()?, model.weights());
+    let mut seen = BTreeSet::new();
+    let (mut items, mut new, mut kept) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    for (_, weight) in graph.weights.iter() {
+        let Source::Tensor(name) = &weight.source else { continue };
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let kind = if weight.layout == Layout::Vector {
+            let tensor = weights.vector(name, weight.n_rows as usize)?;
+            Kind::Vector { tensor, stored: dtype.unwrap_or(tensor.stored) }
+        } else {
+            let matrix = weights.matrix(name, weight.n_rows as usize, weight.n_cols as usize)?;
+            let as_stored = match matrix.format() {
+                Format::F16 | Format::Affine { scales: ScaleType::F16, .. } => StoredType::F16,
+                Format::F32 | Format::Affine { scales: ScaleType::F32, .. } => StoredType::F32,
+                // What MLX makes of codes and scales that are small floats, too.
+                _ => StoredType::Bf16,
+            };
+            let float = dtype.unwrap_or(as_stored);
+            // GGUF's own blocks are none that MLX has.
+            let is_kept = matrix.format().is_quantized() && !matches!(matrix, Matrix::K(_)) && !options.dequantize;
+            let wanted = match &options.quantize {
+                Some(recipe) if !is_kept => recipe.of(name, weight.n_cols, model.spec.n_layers),
+                _ => None,
+            };
+            match wanted {
+                Some(quant) => {
+                    new.insert(name.clone(), quant);
+                    Kind::Quantize { matrix, float, quant }
+                }
+                None if is_kept => {
+                    // A folder's configuration tells already how these are quantized.
+                    if model.spec.quantization.is_none() {
+                        kept.extend(stored_quant(&matrix).map(|quant| (name.clone(), quant)));
+                    }
+                    Kind::Keep { matrix, float }
+                }
+                None => Kind::Widen { matrix, float },
+            }
+        };
+        items.push(Item { path: name.clone(), kind });
+    }
+    Ok(Chosen { items, new, kept })
+}
+
+fn shards(items: Vec<Item<'_>>) -> Vec<Shard<'_>> {
+    let mut shards: Vec<Shard<'_>> = Vec::new();
+    for item in items {
+        match shards.last_mut() {
+            Some(shard) if shard.n_bytes() + item.n_bytes() <= MAX_FILE_BYTES => shard.items.push(item),
+            _ => shards.push(Shard { items: vec![item] }),
+        }
+    }
+    shards
+}

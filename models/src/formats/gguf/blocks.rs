@@ -1,0 +1,313 @@
+//! How GGUF stores numbers, and the same numbers taken apart: codes in one bit stream a row, scales beside them.
+//!
+//! Nothing is lost. Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 become MLX's affine form with groups of 32 (scales in f16, in f32 if a
+//! bias would not fit), MXFP4 becomes MLX's mxfp4, the others an [`ingot_ir::weight::KFormat`].
+//! Blocks as in ggml's `ggml-common.h`.
+
+use crate::formats::safetensors::StoredType;
+use half::f16;
+use ingot_ir::weight::{Format, KFormat, ScaleType};
+
+/// How a tensor's numbers are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Stored {
+    F32,
+    F16,
+    Bf16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+    Iq4Nl,
+    Iq4Xs,
+    Mxfp4,
+}
+
+impl Stored {
+    /// (type, number in files, name, numbers a block, bytes a block).
+    const TABLE: [(Self, u32, &'static str, usize, usize); 16] = [
+        (Self::F32, 0, "F32", 1, 4),
+        (Self::F16, 1, "F16", 1, 2),
+        (Self::Bf16, 30, "BF16", 1, 2),
+        (Self::Q4_0, 2, "Q4_0", 32, 18),
+        (Self::Q4_1, 3, "Q4_1", 32, 20),
+        (Self::Q5_0, 6, "Q5_0", 32, 22),
+        (Self::Q5_1, 7, "Q5_1", 32, 24),
+        (Self::Q8_0, 8, "Q8_0", 32, 34),
+        (Self::Q2K, 10, "Q2_K", 256, 84),
+        (Self::Q3K, 11, "Q3_K", 256, 110),
+        (Self::Q4K, 12, "Q4_K", 256, 144),
+        (Self::Q5K, 13, "Q5_K", 256, 176),
+        (Self::Q6K, 14, "Q6_K", 256, 210),
+        (Self::Iq4Nl, 20, "IQ4_NL", 32, 18),
+        (Self::Iq4Xs, 23, "IQ4_XS", 256, 136),
+        (Self::Mxfp4, 39, "MXFP4", 32, 17),
+    ];
+
+    fn row(self) -> &'static (Self, u32, &'static str, usize, usize) {
+        &Self::TABLE[self as usize]
+    }
+    /// The type of a number in files.
+    pub fn of(kind: u32) -> Option<Self> {
+        Self::TABLE.iter().find(|row| row.1 == kind).map(|row| row.0)
+    }
+    /// The type of llama.cpp's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::TABLE.iter().find(|row| row.2 == name).map(|row| row.0)
+    }
+    /// The name of a type that is not supported.
+    pub(super) fn foreign_name(kind: u32) -> Option<&'static str> {
+        Some(match kind {
+            9 => "Q8_1",
+            15 => "Q8_K",
+            16 => "IQ2_XXS",
+            17 => "IQ2_XS",
+            18 => "IQ3_XXS",
+            19 => "IQ1_S",
+            21 => "IQ3_S",
+            22 => "IQ2_S",
+            29 => "IQ1_M",
+            34 => "TQ1_0",
+            35 => "TQ2_0",
+            40 => "NVFP4",
+            _ => return None,
+        })
+    }
+    /// llama.cpp's name.
+    pub fn name(self) -> &'static str {
+        self.row().2
+    }
+    /// Numbers of a block.
+    pub fn block_len(self) -> usize {
+        self.row().3
+    }
+    /// Bytes of a block.
+    pub fn block_bytes(self) -> usize {
+        self.row().4
+    }
+    /// The plain type, if it is one.
+    pub fn float(self) -> Option<StoredType> {
+        match self {
+            Self::F32 => Some(StoredType::F32),
+            Self::F16 => Some(StoredType::F16),
+            Self::Bf16 => Some(StoredType::Bf16),
+            _ => None,
+        }
+    }
+    /// Bits of a code, if numbers are codes.
+    fn bits(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 0,
+            Self::Q2K => 2,
+            Self::Q3K => 3,
+            Self::Q4_0 | Self::Q4_1 | Self::Q4K | Self::Iq4Nl | Self::Iq4Xs | Self::Mxfp4 => 4,
+            Self::Q5_0 | Self::Q5_1 | Self::Q5K => 5,
+            Self::Q6K => 6,
+            Self::Q8_0 => 8,
+        }
+    }
+    fn k(self) -> Option<KFormat> {
+        match self {
+            Self::Q2K => Some(KFormat::Q2K),
+            Self::Q3K => Some(KFormat::Q3K),
+            Self::Q4K => Some(KFormat::Q4K),
+            Self::Q5K => Some(KFormat::Q5K),
+            Self::Q6K => Some(KFormat::Q6K),
+            Self::Iq4Nl => Some(KFormat::Iq4Nl),
+            Self::Iq4Xs => Some(KFormat::Iq4Xs),
+            _ => None,
+        }
+    }
+    /// What an affine type's bias is, in its scale; none if the block has a bias.
+    fn offset(self) -> Option<f32> {
+        match self {
+            Self::Q4_0 => Some(-8.0),
+            Self::Q5_0 => Some(-16.0),
+            Self::Q8_0 => Some(-128.0),
+            _ => None,
+        }
+    }
+}
+
+/// Rows of blocks, taken apart.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Apart {
+    /// Codes.
+    pub values: Vec<u8>,
+    /// Scales or headers.
+    pub scales: Vec<u8>,
+    /// Biases of the affine form.
+    pub biases: Vec<u8>,
+}
+
+/// The format that a tensor of blocks becomes. Of its bytes only the scales are looked at, where the type alone does not
+/// tell. Plain types are none of these.
+pub fn format_of(stored: Stored, bytes: &[u8]) -> Option<Format> {
+    if let Some(k) = stored.k() {
+        return Some(Format::K(k));
+    }
+    if stored == Stored::Mxfp4 {
+        return Some(Format::Mxfp4);
+    }
+    let bits = match stored.bits() {
+        0 => return None,
+        bits => bits as u8,
+    };
+    let fits = |offset: f32| {
+        let scales = bytes.chunks_exact(stored.block_bytes()).map(|block| half_at(block, 0));
+        scales.into_iter().all(|scale| f16::from_f32(scale * offset).to_f32() == scale * offset)
+    };
+    let scales = if stored.offset().is_none_or(fits) { ScaleType::F16 } else { ScaleType::F32 };
+    Some(Format::Affine { bits, group: 32, scales })
+}
+
+impl Apart {
+    /// Takes whole rows apart and appends them. `format` is that of [`format_of`] for the whole tensor.
+    ///
+    /// # Panics
+    /// If the bytes are no whole blocks.
+    pub fn push(&mut self, stored: Stored, format: Format, bytes: &[u8]) {
+        assert!(bytes.len().is_multiple_of(stored.block_bytes()), "bytes are whole blocks");
+        let mut codes = [0; 256];
+        let codes = &mut codes[..stored.block_len()];
+        for block in bytes.chunks_exact(stored.block_bytes()) {
+            read_codes(stored, block, codes);
+            push_codes(codes, stored.bits(), &mut self.values);
+            read_scales(stored, format, block, self);
+        }
+    }
+}
+
+fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// Appends codes, a multiple of eight, to a little-endian bit stream.
+fn push_codes(codes: &[u8], bits: usize, out: &mut Vec<u8>) {
+    for eight in codes.as_chunks::<8>().0 {
+        let word = eight.iter().rev().fold(0u64, |word, code| word << bits | u64::from(*code));
+        out.extend_from_slice(&word.to_le_bytes()[..bits]);
+    }
+}
+
+/// The codes of a block, in the order of its numbers.
+fn read_codes(stored: Stored, block: &[u8], codes: &mut [u8]) {
+    // Number j is a byte's low half, number j + half the block's length its high half.
+    let halves = |bytes: &[u8], codes: &mut [u8]| {
+        let (low, high) = codes.split_at_mut(bytes.len());
+        for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
+            (*low, *high) = (byte & 15, byte >> 4);
+        }
+    };
+    match stored {
+        Stored::Q4_0 | Stored::Iq4Nl => halves(&block[2..], codes),
+        Stored::Q4_1 => halves(&block[4..], codes),
+        Stored::Mxfp4 => halves(&block[1..], codes),
+        Stored::Q5_0 | Stored::Q5_1 => {
+            let at = if stored == Stored::Q5_0 { 2 } else { 4 };
+            halves(&block[at + 4..], codes);
+            for (j, code) in codes.iter_mut().enumerate() {
+                *code |= (block[at + j / 8] >> (j % 8) & 1) << 4;
+            }
+        }
+        Stored::Q8_0 => codes.iter_mut().zip(&block[2..]).for_each(|(code, byte)| *code = byte ^ 0x80),
+        Stored::Q2K => {
+            for (j, code) in codes.iter_mut().enumerate() {
+                *code = block[16 + j / 128 * 32 + j % 32] >> (2 * (j % 128 / 32)) & 3;
+            }
+        }
+        Stored::Q3K => {
+            for (j, code) in codes.iter_mut().enumerate() {
+                let low = block[32 + j / 128 * 32 + j % 32] >> (2 * (j % 128 / 32)) & 3;
+                *code = low | (block[j % 32] >> (j / 32) & 1) << 2;
+            }
+        }
+        Stored::Q4K | Stored::Q5K => {
+            let at = if stored == Stored::Q4K { 16 } else { 48 };
+            for (pair, codes) in codes.chunks_exact_mut(64).enumerate() {
+                halves(&block[at + 32 * pair..][..32], codes);
+            }
+            if stored == Stored::Q5K {
+                for (j, code) in codes.iter_mut().enumerate() {
+                    *code |= (block[16 + j % 32] >> (j / 32) & 1) << 4;
+                }
+            }
+        }
+        Stored::Q6K => {
+            for (j, code) in codes.iter_mut().enumerate() {
+                let (half, quarter, at) = (j / 128, j % 128 / 32, j % 32);
+                let low = block[half * 64 + quarter % 2 * 32 + at] >> (4 * (quarter / 2)) & 15;
+                *code = low | (block[128 + half * 32 + at] >> (2 * quarter) & 3) << 4;
+            }
+        }
+        Stored::Iq4Xs => {
+            for (part, codes) in codes.chunks_exact_mut(32).enumerate() {
+                halves(&block[8 + 16 * part..][..16], codes);
+            }
+        }
+        Stored::F32 | Stored::F16 | Stored::Bf16 => unreachable!("plain numbers have no codes"),
+    }
+}
+
+/// Appends the scales of a block, or its header as [`KFormat`] says.
+fn read_scales(stored: Stored, format: Format, block: &[u8], out: &mut Apart) {
+    if let Format::Affine { scales, .. } = format {
+        let scale = half_at(block, 0);
+        let bias = stored.offset().map_or_else(|| half_at(block, 2), |offset| scale * offset);
+        let push = |number: f32, out: &mut Vec<u8>| match scales {
+            ScaleType::F16 => out.extend(f16::from_f32(number).to_le_bytes()),
+            _ => out.extend(number.to_le_bytes()),
+        };
+        push(scale, &mut out.scales);
+        push(bias, &mut out.biases);
+        return;
+    }
+    let out = &mut out.scales;
+    match stored {
+        Stored::Mxfp4 => out.push(block[0]),
+        Stored::Iq4Nl => out.extend(&block[..2]),
+        Stored::Q2K => {
+            out.extend(&block[..16]);
+            out.extend(&block[80..84]);
+        }
+        Stored::Q3K => {
+            let packed = &block[96..108];
+            for i in 0..16 {
+                let low = packed[i % 8] >> (4 * (i / 8)) & 15;
+                let high = packed[8 + i % 4] >> (2 * (i / 4)) & 3;
+                out.push((low | high << 4).wrapping_sub(32));
+            }
+            out.extend(&block[108..110]);
+            out.extend([0; 2]);
+        }
+        Stored::Q4K | Stored::Q5K => {
+            let packed = &block[4..16];
+            let scale = |i: usize| if i < 4 { packed[i] & 63 } else { packed[i + 4] & 15 | packed[i - 4] >> 6 << 4 };
+            let minimum = |i: usize| if i < 4 { packed[i + 4] & 63 } else { packed[i + 4] >> 4 | packed[i] >> 6 << 4 };
+            out.extend((0..8).map(scale));
+            out.extend((0..8).map(minimum));
+            out.extend(&block[..4]);
+        }
+        Stored::Q6K => {
+            out.extend(&block[192..210]);
+            out.extend([0; 2]);
+        }
+        Stored::Iq4Xs => {
+            let high = u16::from_le_bytes([block[2], block[3]]);
+            for i in 0..8 {
+                let low = block[4 + i / 2] >> (4 * (i % 2)) & 15;
+                out.push((low | ((high >> (2 * i) & 3) as u8) << 4).wrapping_sub(32));
+            }
+            out.extend(&block[..2]);
+            out.extend([0; 2]);
+        }
+        _ => unreachable!("the others are affine"),
+    }
+}

@@ -1,0 +1,199 @@
+//! What GGUF calls tensors and settings, and what a Hugging Face folder calls them.
+
+use super::Gguf;
+use crate::config::{RopeScaling, RopeSpec};
+use crate::error::{Error, Result};
+use crate::rope;
+use serde_json::{Map, Value, json};
+
+/// Architectures of files that can be read: GGUF's name is the configuration's `model_type`.
+const KNOWN: [&str; 2] = ["llama", "qwen2"];
+
+/// The shape of a file's model, as far as names and orders depend on it.
+pub(super) struct Shape {
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+    /// Whether rows of q and k stand in an order in which rotary pairs are neighbours.
+    pub pairs_rows: bool,
+}
+
+/// The module's path, or a vector's full name with `None`: `blk.3.attn_q.weight` is the weight of
+/// `model.layers.3.self_attn.q_proj`. The second part is the tensor's ending, `weight` or `bias`.
+pub(super) fn module(name: &str) -> Option<(String, &str)> {
+    let (stem, ending) = name.rsplit_once('.').filter(|(_, ending)| matches!(*ending, "weight" | "bias"))?;
+    let path = match stem {
+        "token_embd" => "model.embed_tokens".to_owned(),
+        "output_norm" => "model.norm".to_owned(),
+        "output" => "lm_head".to_owned(),
+        _ => {
+            let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+            layer.parse::<u32>().ok()?;
+            let part = match part {
+                "attn_norm" => "input_layernorm",
+                "ffn_norm" => "post_attention_layernorm",
+                "attn_q" => "self_attn.q_proj",
+                "attn_k" => "self_attn.k_proj",
+                "attn_v" => "self_attn.v_proj",
+                "attn_output" => "self_attn.o_proj",
+                "ffn_gate" => "mlp.gate_proj",
+                "ffn_up" => "mlp.up_proj",
+                "ffn_down" => "mlp.down_proj",
+                _ => return None,
+            };
+            format!("model.layers.{layer}.{part}")
+        }
+    };
+    Some((path, ending))
+}
+
+/// The configuration that a Hugging Face folder of the model would have, and its shape.
+pub(super) fn config(file: &Gguf) -> Result<(Value, Shape)> {
+    let metadata = file.metadata();
+    let wrong = |key: &str, allowed: &str| Error::Field {
+        path: file.path().to_path_buf(),
+        field: key.to_owned(),
+        found: metadata.get(key).map_or("absent".into(), Value::to_string),
+        allowed: allowed.to_owned(),
+    };
+    let architecture = metadata.get("general.architecture").and_then(Value::as_str).unwrap_or("");
+    if !KNOWN.contains(&architecture) {
+        return Err(Error::UnknownArchitecture {
+            path: file.path().to_path_buf(),
+            found: architecture.to_owned(),
+            known: KNOWN.join(", "),
+        });
+    }
+    let key = |name: &str| format!("{architecture}.{name}");
+    let get = |name: &str| metadata.get(&key(name));
+    let number = |name: &str| {
+        let found = get(name).and_then(Value::as_u64).filter(|n| (1..1 << 31).contains(n));
+        found.ok_or_else(|| wrong(&key(name), "a whole number above 0"))
+    };
+    let optional = |name: &str| get(name).map(|_| number(name)).transpose();
+    let float = |name: &str| get(name).and_then(Value::as_f64);
+    let (hidden, n_heads) = (number("embedding_length")?, number("attention.head_count")?);
+    let n_kv_heads = optional("attention.head_count_kv")?.unwrap_or(n_heads);
+    let head_dim = match optional("attention.key_length")? {
+        Some(head_dim) => head_dim,
+        None if hidden % n_heads == 0 => hidden / n_heads,
+        None => return Err(wrong(&key("attention.head_count"), "a divisor of embedding_length")),
+    };
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if optional(name)?.is_some_and(|n| n != head_dim) {
+            return Err(wrong(&key(name), &format!("{head_dim}, as the heads of keys are")));
+        }
+    }
+    let vocabulary = metadata.get("tokenizer.ggml.tokens").and_then(Value::as_array).map(|list| list.len() as u64);
+    let table = file.tensors().iter().find(|tensor| tensor.name == "token_embd.weight");
+    let n_vocab = table.and_then(|tensor| tensor.shape.first().map(|n| *n as u64)).or(vocabulary);
+    let has = |name: &str| file.tensors().iter().any(|tensor| tensor.name == name);
+    let context = number("context_length")?;
+    let theta = float("rope.freq_base").unwrap_or(10_000.0);
+    let mut config = json!({
+        "model_type": architecture,
+        "hidden_size": hidden,
+        "intermediate_size": number("feed_forward_length")?,
+        "num_hidden_layers": number("block_count")?,
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": n_kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": context,
+        "rms_norm_eps": float("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
+        "rope_theta": theta,
+        "vocab_size": n_vocab.ok_or_else(|| wrong("tokenizer.ggml.tokens", "a list of tokens"))?,
+        "tie_word_embeddings": !has("output.weight"),
+        "hidden_act": "silu",
+    });
+    let fields = config.as_object_mut().expect("an object was just made");
+    if architecture == "llama" {
+        fields.insert("attention_bias".into(), has("blk.0.attn_q.bias").into());
+        fields.insert("mlp_bias".into(), has("blk.0.ffn_gate.bias").into());
+    } else if let Some(window) = optional("attention.sliding_window")? {
+        fields.insert("sliding_window".into(), window.into());
+        fields.insert("use_sliding_window".into(), false.into());
+    }
+    if let Some(scaling) = rope_scaling(file, architecture, theta, head_dim as u32)? {
+        fields.insert("rope_scaling".into(), scaling);
+    }
+    token_ids(metadata, fields);
+    let pairs_rows = architecture == "llama";
+    let (n_heads, n_kv_heads, head_dim) = (n_heads as usize, n_kv_heads as usize, head_dim as usize);
+    Ok((config, Shape { n_heads, n_kv_heads, head_dim, pairs_rows }))
+}
+
+/// Ids with a role. A turn's end ends a text too.
+fn token_ids(metadata: &std::collections::BTreeMap<String, Value>, fields: &mut Map<String, Value>) {
+    let id = |role: &str| metadata.get(&format!("tokenizer.ggml.{role}_token_id")).and_then(Value::as_u64);
+    if let Some(bos) = id("bos") {
+        fields.insert("bos_token_id".into(), bos.into());
+    }
+    let mut ends: Vec<u64> = ["eos", "eot", "eom"].into_iter().filter_map(id).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    if !ends.is_empty() {
+        fields.insert("eos_token_id".into(), ends.into());
+    }
+}
+
+fn rope_scaling(file: &Gguf, architecture: &str, theta: f64, head_dim: u32) -> Result<Option<Value>> {
+    let get = |name: &str| file.metadata().get(&format!("{architecture}.rope.scaling.{name}"));
+    let factor = get("factor").and_then(Value::as_f64);
+    let original = get("original_context_length").and_then(Value::as_u64);
+    match get("type").and_then(Value::as_str) {
+        Some("linear") => return Ok(Some(json!({ "rope_type": "linear", "factor": factor }))),
+        Some("yarn") => {
+            let mut scaling = json!({ "rope_type": "yarn", "factor": factor });
+            if let Some(original) = original {
+                scaling["original_max_position_embeddings"] = original.into();
+            }
+            return Ok(Some(scaling));
+        }
+        None | Some("none") => {}
+        Some(other) => {
+            let what = format!("rope scaling `{other}` is not supported; none, linear and yarn are");
+            return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
+        }
+    }
+    let Some(tensor) = file.tensors().iter().find(|tensor| tensor.name == FREQS) else { return Ok(None) };
+    let factors = tensor.stored.float().and_then(|stored| stored.to_f32s(file.bytes(tensor))).unwrap_or_default();
+    // The file holds what the frequencies are divided by; of published models these are the settings that it can be.
+    for (factor, original) in [8.0, 32.0, 16.0, 4.0].into_iter().flat_map(|f| [(f, 8192u32), (f, 4096), (f, 2048)]) {
+        let scaling = RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_positions: original,
+        };
+        let plain = rope::inv_freq(&RopeSpec { theta, scaling: RopeScaling::None }, head_dim);
+        let scaled = rope::inv_freq(&RopeSpec { theta, scaling }, head_dim);
+        let alike = |((plain, scaled), factor): ((&f32, &f32), &f32)| (plain / factor / scaled - 1.0).abs() < 1e-3;
+        if factors.len() == plain.len() && plain.iter().zip(&scaled).zip(&factors).all(alike) {
+            return Ok(Some(json!({
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": original,
+            })));
+        }
+    }
+    let what = "these rotary factors are no published model's".to_owned();
+    Err(Error::tensor(file.path(), FREQS, what))
+}
+
+/// The tensor of rotary factors.
+pub(super) const FREQS: &str = "rope_freqs.weight";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_have_their_modules() {
+        let of = |name| module(name).map(|(path, ending)| format!("{path} {ending}"));
+        assert_eq!(of("blk.12.ffn_down.weight").as_deref(), Some("model.layers.12.mlp.down_proj weight"));
+        assert_eq!(of("blk.0.attn_q.bias").as_deref(), Some("model.layers.0.self_attn.q_proj bias"));
+        assert_eq!(of("output.weight").as_deref(), Some("lm_head weight"));
+        for name in ["blk.x.attn_q.weight", "blk.1.attn_q.scale", "blk.1.ssm.weight", "weight", "v.weight"] {
+            assert_eq!(of(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Conversion, against checkpoints that mlx-lm wrote.
+
+use crate::{assert_error, golden, read_json};
+use ingot_models::Model;
+use ingot_models::config::Quant;
+use ingot_models::convert::{ConvertOptions, Recipe, convert};
+use ingot_models::formats::checkpoint::Checkpoint;
+use ingot_models::formats::safetensors::StoredType;
+use ingot_models::weights::Matrix;
+use std::path::Path;
+
+fn recipe(mode: &str, bits: Option<u32>, group: Option<u32>) -> Recipe {
+    Recipe::new(mode, bits, group, None).expect("a recipe")
+}
+
+fn to(source: &Path, out: &Path, options: ConvertOptions) -> Checkpoint {
+    let mut told = Vec::new();
+    let converted = convert(source, out, &options, &mut |done, total| told.push((done, total)))
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert!(told.is_sorted() && told.last() == Some(&(converted.n_bytes, converted.n_bytes)), "{told:?}");
+    Checkpoint::open(out).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[track_caller]
+fn assert_same(found: &Checkpoint, expected: &Checkpoint) {
+    assert_eq!(found.names().collect::<Vec<_>>(), expected.names().collect::<Vec<_>>());
+    for name in expected.names() {
+        let (found, expected) = (found.get(name).expect("listed"), expected.get(name).expect("listed"));
+        assert_eq!((found.stored, found.shape), (expected.stored, expected.shape), "{name}");
+        assert!(found.bytes == expected.bytes, "{name} has other bytes");
+    }
+}
+
+#[test]
+fn folders_are_byte_for_byte_those_of_mlx_lm() {
+    let Some(source) = golden("llama") else { return };
+    let cases = [
+        ("llama_affine_b2_g32", recipe("affine", Some(2), Some(32)), StoredType::Bf16),
+        ("llama_affine_b3_g64", recipe("affine", Some(3), None), StoredType::Bf16),
+        ("llama_affine_b4_g32", recipe("affine", None, Some(32)), StoredType::Bf16),
+        ("llama_affine_b4_g64", recipe("affine", None, None), StoredType::Bf16),
+        ("llama_affine_b4_g64_f16", recipe("affine", None, None), StoredType::F16),
+        ("llama_affine_b6_g64", recipe("affine", Some(6), None), StoredType::Bf16),
+        ("llama_affine_b8_g64", recipe("affine", Some(8), None), StoredType::Bf16),
+        ("llama_mxfp4", recipe("mxfp4", None, None), StoredType::Bf16),
+        ("llama_mxfp8", recipe("mxfp8", None, None), StoredType::Bf16),
+        ("llama_nvfp4", recipe("nvfp4", None, None), StoredType::Bf16),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, quantize, dtype) in cases {
+        let Some(expected) = golden(&format!("mlx/{name}")) else { return };
+        let out = folder.path().join(name);
+        let options = ConvertOptions { quantize: Some(quantize), dtype: Some(dtype), ..ConvertOptions::default() };
+        let found = to(&source, &out, options);
+        assert_same(&found, &Checkpoint::open(&expected).expect("a golden checkpoint"));
+        let (mut found, mut expected) = (read_json(&out.join("config.json")), read_json(&expected.join("config.json")));
+        // The fixture's configuration was changed to the new type, which mlx-lm does not do.
+        for config in [&mut found, &mut expected] {
+            config.as_object_mut().expect("an object").remove("torch_dtype");
+        }
+        assert_eq!(found, expected, "{name}");
+        let index = read_json(&out.join("model.safetensors.index.json"));
+        assert_eq!(index["weight_map"]["lm_head.scales"], "model.safetensors");
+    }
+}
+
+#[test]
+fn mixed_recipes_are_recorded_by_layer() {
+    let Some(source) = golden("llama") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("mixed");
+    let quantize = Recipe::new("affine", None, None, Some("mixed_3_6")).expect("a recipe");
+    to(&source, &out, ConvertOptions { quantize: Some(quantize), ..ConvertOptions::default() });
+    let config = read_json(&out.join("config.json"));
+    let bits = |path: &str| config["quantization"][path]["bits"].as_u64();
+    assert_eq!(config["quantization"], config["quantization_config"]);
+    assert_eq!((bits("lm_head"), bits("model.layers.1.mlp.down_proj")), (Some(6), Some(6)));
+    assert_eq!((bits("model.embed_tokens"), bits("model.layers.1.self_attn.q_proj")), (Some(3), Some(3)));
+    let model = Model::open(&out).expect("a checkpoint");
+    let Ok(Matrix::Affine(view)) = model.weights().matrix("lm_head", 320, 128) else { panic!("not affine") };
+    assert_eq!((view.shape.bits, view.shape.group), (6, 64));
+}
+
+#[test]
+fn dequantized_checkpoints_hold_the_same_numbers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["llama_affine_b4_g64", "llama_affine_mixed", "llama_mxfp8", "llama_nvfp4"] {
+        let Some(source) = golden(&format!("mlx/{name}")) else { return };
+        let (plain, again) = (folder.path().join(name), folder.path().join(format!("{name}-again")));
+        let dtype = Some(StoredType::F32);
+        to(&source, &plain, ConvertOptions { dequantize: true, dtype, ..ConvertOptions::default() });
+        assert!(read_json(&plain.join("config.json")).get("quantization").is_none());
+        let (before, after) = (Model::open(&source).expect("opens"), Model::open(&plain).expect("opens"));
+        for (path, n_rows) in [("lm_head", 320), ("model.layers.1.self_attn.v_proj", 64)] {
+            let (before, after) =
+                (before.weights().matrix(path, n_rows, 128), after.weights().matrix(path, n_rows, 128));
+            let (before, after) = (before.expect("a matrix"), after.expect("a matrix"));
+            assert_eq!(after.format(), ingot_ir::weight::Format::F32);
+            let (mut a, mut b) = (vec![0.0; 128], vec![0.0; 128]);
+            for row in 0..n_rows {
+                before.read_row(row, &mut a);
+                after.read_row(row, &mut b);
+                assert_eq!(a, b, "{name}: {path}, row {row}");
+            }
+        }
+        // Small floats are their own nearest small floats, so no number changes on the way back.
+        if name == "llama_mxfp8" {
+            let quantize = Some(recipe("mxfp8", None, None));
+            to(&plain, &again, ConvertOptions { quantize, ..ConvertOptions::default() });
+            let (before, after) = (Model::open(&source).expect("opens"), Model::open(&again).expect("opens"));
+            let matrix = |model: &Model| match model.weights().matrix("lm_head", 320, 128) {
+                Ok(Matrix::SmallFloat(view)) => view.dequantize(),
+                other => panic!("no small floats: {other:?}"),
+            };
+            assert_eq!(matrix(&before), matrix(&after));
+        }
+    }
+}
+
+/// What is quantized already stays as it is, and is told apart from what is new.
+#[test]
+fn quantized_modules_stay() {
+    let Some(source) = golden("mlx/llama_affine_mixed") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let options = ConvertOptions { quantize: Some(recipe("mxfp4", None, None)), ..ConvertOptions::default() };
+    let (found, before) = (to(&source, &out, options), Checkpoint::open(&source).expect("opens"));
+    let name = "model.layers.1.mlp.up_proj.weight";
+    assert_eq!(found.get(name).expect("there").bytes, before.get(name).expect("there").bytes);
+    let config = read_json(&out.join("config.json"));
+    assert_eq!(config["quantization"]["lm_head"]["mode"], "mxfp4");
+    assert_eq!(config["quantization"]["mode"], "affine");
+    let model = Model::open(&out).expect("a checkpoint");
+    let head = model.weights().matrix("lm_head", 320, 128).expect("a matrix");
+    assert_eq!(head.format().to_string(), "mxfp4");
+    let map = model.spec.quantization.expect("settings");
+    assert_eq!(map.default.bits(), 4);
+    assert!(matches!(map.default, Quant::Affine(_)));
+}
+
+#[test]
+fn nothing_is_overwritten_and_nothing_is_left_half() {
+    let Some(source) = golden("llama") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).expect("a folder");
+    let options = ConvertOptions::default();
+    let run = |source: &Path, options: &ConvertOptions| convert(source, &out, options, &mut |_, _| {});
+    assert_error(run(&source, &options), &["out", "exists already"]);
+    std::fs::remove_dir(&out).expect("removed");
+    let both = ConvertOptions { quantize: Some(recipe("affine", None, None)), dequantize: true, dtype: None };
+    assert_error(run(&source, &both), &["not both"]);
+    // A source that lacks a tensor.
+    let broken = folder.path().join("broken");
+    std::fs::create_dir(&broken).expect("a folder");
+    std::fs::copy(source.join("config.json"), broken.join("config.json")).expect("a copy");
+    assert_error(run(&broken, &options), &["no model*.safetensors"]);
+    // A place where no folder can be made.
+    let nowhere = folder.path().join("broken/config.json/out");
+    assert!(convert(&source, &nowhere, &options, &mut |_, _| {}).is_err());
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("readable").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["broken"]);
+}

@@ -1,0 +1,210 @@
+//! Parsers of checkpoints, which come from strangers as a rule.
+
+use ingot_ir::weight::Source;
+use ingot_models::config::ModelSpec;
+use ingot_models::formats::checkpoint::Checkpoint;
+use ingot_models::formats::safetensors::Safetensors;
+use ingot_models::{Model, rope};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A configuration of every kind of entry, with a map of quantization.
+pub const CONFIG: &str = r#"{
+  "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+  "head_dim": 16, "intermediate_size": 32, "vocab_size": 8, "rms_norm_eps": 1e-5, "max_position_embeddings": 128,
+  "hidden_act": "silu", "eos_token_id": [2, 3], "bos_token_id": 1, "tie_word_embeddings": true, "rope_theta": 10000.0,
+  "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64},
+  "quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4", "lm_head": false,
+    "model.embed_tokens": {"bits": 8, "group_size": 32}, "model.layers.0.mlp.up_proj": {"mode": "nvfp4"}}
+}"#;
+
+/// A list of a folder's weight files.
+pub const INDEX: &str = r#"{"metadata": {"total_size": 8}, "weight_map": {"a": "model.safetensors"}}"#;
+
+/// (name in GGUF, name in a folder, rows, columns or 0 for a vector, type's number, bytes of a row).
+const TENSORS: [(&str, &str, u64, u64, u32, usize); 11] = [
+    ("token_embd", "model.embed_tokens", 8, 32, 8, 34),
+    ("output_norm", "model.norm", 32, 0, 0, 4),
+    ("blk.0.attn_norm", "model.layers.0.input_layernorm", 32, 0, 0, 4),
+    ("blk.0.attn_q", "model.layers.0.self_attn.q_proj", 32, 32, 2, 18),
+    ("blk.0.attn_k", "model.layers.0.self_attn.k_proj", 16, 32, 3, 20),
+    ("blk.0.attn_v", "model.layers.0.self_attn.v_proj", 16, 32, 20, 18),
+    ("blk.0.attn_output", "model.layers.0.self_attn.o_proj", 32, 32, 6, 22),
+    ("blk.0.ffn_norm", "model.layers.0.post_attention_layernorm", 32, 0, 1, 2),
+    ("blk.0.ffn_gate", "model.layers.0.mlp.gate_proj", 32, 32, 7, 24),
+    ("blk.0.ffn_up", "model.layers.0.mlp.up_proj", 32, 32, 39, 17),
+    ("blk.0.ffn_down", "model.layers.0.mlp.down_proj", 32, 32, 30, 64),
+];
+
+/// Good inputs by target.
+pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 4] {
+    [
+        ("safetensors", vec![safetensors_file()]),
+        ("gguf", vec![gguf_file()]),
+        ("config", vec![CONFIG.into()]),
+        ("index", vec![INDEX.into()]),
+    ]
+}
+
+/// The model of [`CONFIG`] as a GGUF file.
+fn gguf_file() -> Vec<u8> {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+    let mut out = b"GGUF\x03\0\0\0".to_vec();
+    let numbers = [
+        ("llama.embedding_length", 32u32),
+        ("llama.feed_forward_length", 32),
+        ("llama.block_count", 1),
+        ("llama.context_length", 128),
+        ("llama.attention.head_count", 2),
+        ("llama.attention.head_count_kv", 1),
+        ("llama.rope.dimension_count", 16),
+        ("tokenizer.ggml.bos_token_id", 1),
+        ("tokenizer.ggml.eos_token_id", 2),
+    ];
+    let texts = [
+        ("general.architecture", "llama"),
+        ("tokenizer.ggml.model", "gpt2"),
+        ("tokenizer.ggml.pre", "smollm"),
+        ("tokenizer.chat_template", "{{ messages[0].content }}"),
+    ];
+    out.extend((TENSORS.len() as u64).to_le_bytes());
+    out.extend((numbers.len() as u64 + texts.len() as u64 + 2).to_le_bytes());
+    for (key, value) in texts {
+        text(&mut out, key);
+        out.extend(8u32.to_le_bytes());
+        text(&mut out, value);
+    }
+    for (key, number) in numbers {
+        text(&mut out, key);
+        out.extend(4u32.to_le_bytes());
+        out.extend(number.to_le_bytes());
+    }
+    let lists = [
+        ("tokenizer.ggml.tokens", &["<e>", "<s>", "</s>", "a", "b", "ab", "c", "abc"][..]),
+        ("tokenizer.ggml.merges", &["a b", "ab c"]),
+    ];
+    for (key, list) in lists {
+        text(&mut out, key);
+        out.extend([9u32, 8].iter().flat_map(|number| number.to_le_bytes()));
+        out.extend((list.len() as u64).to_le_bytes());
+        list.iter().for_each(|item| text(&mut out, item));
+    }
+    let mut at = 0u64;
+    for (name, _, n_rows, n_cols, kind, row_bytes) in TENSORS {
+        text(&mut out, &format!("{name}.weight"));
+        let sizes = if n_cols == 0 { vec![n_rows] } else { vec![n_cols, n_rows] };
+        out.extend((sizes.len() as u32).to_le_bytes());
+        out.extend(sizes.iter().flat_map(|size| size.to_le_bytes()));
+        out.extend(kind.to_le_bytes());
+        out.extend(at.to_le_bytes());
+        at = (at + n_rows * row_bytes as u64).next_multiple_of(32);
+    }
+    out.resize(out.len().next_multiple_of(32) + at as usize, 0x11);
+    out
+}
+
+/// The model of [`CONFIG`] as weights of a folder: some quantized, some plain.
+fn safetensors_file() -> Vec<u8> {
+    let mut tensors = Vec::new();
+    for (_, name, n_rows, n_cols, kind, _) in TENSORS {
+        let mut add = |ending: &str, dtype: &str, shape: Vec<u64>, size: u64| {
+            let n_bytes = shape.iter().product::<u64>() * size;
+            tensors.push((format!("{name}.{ending}"), dtype.to_owned(), shape, n_bytes));
+        };
+        match (n_cols, kind) {
+            (0, _) => add("weight", "F32", vec![n_rows], 4),
+            (_, 8 | 2 | 3) => {
+                add("weight", "U32", vec![n_rows, if kind == 8 { 8 } else { 4 }], 4);
+                add("scales", "F16", vec![n_rows, 1], 2);
+                add("biases", "F16", vec![n_rows, 1], 2);
+            }
+            (_, 6 | 39) => {
+                add("weight", "U32", vec![n_rows, 4], 4);
+                add("scales", "U8", vec![n_rows, if kind == 39 { 2 } else { 1 }], 1);
+            }
+            _ => add("weight", "BF16", vec![n_rows, n_cols], 2),
+        }
+    }
+    let (mut header, mut at) = (String::from("{\"__metadata__\":{\"format\":\"mlx\"}"), 0);
+    for (name, dtype, shape, n_bytes) in &tensors {
+        let end = at + n_bytes;
+        header += &format!(",\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}");
+        at = end;
+    }
+    header.push('}');
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.extend(header.as_bytes());
+    out.resize(out.len() + at as usize, 0x11);
+    out
+}
+
+/// Whatever a checkpoint says, its graph is one, and every weight of it is there in whole.
+fn whole(model: &Model) {
+    let Ok(graph) = model.graph() else { return };
+    assert_eq!(graph.verify(), Ok(()));
+    for (_, weight) in graph.weights.iter() {
+        if matches!(weight.source, Source::Tensor(_)) {
+            let loaded = model.weights().load(weight);
+            assert!(loaded.is_ok(), "{loaded:?}");
+        }
+    }
+}
+
+fn in_folder(files: &BTreeMap<&str, &[u8]>, f: impl FnOnce(&Path)) {
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("no room for temporary files: {error}"));
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    f(folder.path());
+}
+
+/// Bytes that claim to be a safetensors file, alone and as a model's weights.
+pub fn safetensors(bytes: &[u8]) {
+    let files = BTreeMap::from([("config.json", CONFIG.as_bytes()), ("model.safetensors", bytes)]);
+    in_folder(&files, |folder| {
+        let Ok(file) = Safetensors::open(&folder.join("model.safetensors")) else { return };
+        for tensor in file.tensors() {
+            let n_numbers: usize = tensor.shape.iter().product();
+            assert_eq!(tensor.bytes.len(), n_numbers * tensor.stored.n_bytes());
+        }
+        if let Ok(model) = Model::open(folder) {
+            whole(&model);
+        }
+    });
+}
+
+/// Bytes that claim to be a GGUF file.
+pub fn gguf(bytes: &[u8]) {
+    in_folder(&BTreeMap::from([("model.gguf", bytes)]), |folder| {
+        if let Ok(model) = Model::open(&folder.join("model.gguf")) {
+            whole(&model);
+        }
+    });
+}
+
+/// A text that claims to be a configuration.
+pub fn config(bytes: &[u8]) {
+    let Ok(value) = serde_json::from_slice(bytes) else { return };
+    let Ok(spec) = ModelSpec::parse(Path::new("config.json"), &value) else { return };
+    assert_eq!(spec.n_heads % spec.n_kv_heads, 0);
+    assert_eq!(rope::inv_freq(&spec.rope, spec.head_dim).len() as u32, spec.head_dim / 2);
+}
+
+/// A text that claims to list a folder's weight files.
+pub fn index(bytes: &[u8]) {
+    let weights = b"\x2e\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}";
+    let mut weights = weights.to_vec();
+    weights[0] = (weights.len() - 8) as u8;
+    weights.extend([0; 4]);
+    let files = BTreeMap::from([("model.safetensors", &weights[..]), ("model.safetensors.index.json", bytes)]);
+    in_folder(&files, |folder| {
+        if let Ok(checkpoint) = Checkpoint::open(folder) {
+            assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a"]);
+        }
+    });
+}
