@@ -7,7 +7,7 @@ use ingot_ir::graph::Graph;
 use ingot_ir::kernel::KernelGraph;
 use ingot_ir::plan::Plan;
 use ingot_ir::size::{Dims, ExprPool};
-use ingot_ir::weight::Format;
+use ingot_ir::weight::{Format, KFormat};
 use ingot_tests::random;
 use proptest::prelude::*;
 
@@ -493,6 +493,12 @@ fn what_the_plan_parser_says() {
 fn formats_read_back() {
     for text in ["f32", "f16", "bf16", "affine4g64_bf16", "affine3g128_f32", "affine6g32_f16"] {
         assert_eq!(Format::parse(text).expect("a format").to_string(), text);
+    }
+    for text in ["affine1g32_f16", "mxfp4", "mxfp8", "nvfp4", "nvfp4_global", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"] {
+        assert_eq!(Format::parse(text).expect("a format").to_string(), text);
+    }
+    for format in [KFormat::Iq4Nl, KFormat::Iq4Xs].map(Format::K) {
+        assert_eq!(Format::parse(&format.to_string()), Some(format));
     }
     for text in
         ["", "f64", "affine4", "affine4g64", "affine4g0_bf16", "affine7g32_bf16", "affine4g48_bf16", "affine4g64_f64"]

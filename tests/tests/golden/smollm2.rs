@@ -3,7 +3,7 @@
 
 use super::support::{Device, adapter, devices, load, turn};
 use ingot::runtime::sample::log_softmax;
-use ingot::{GenerateOptions, Model};
+use ingot::{GenerateOptions, Model, Windows};
 use ingot_tests::shared::{root, shared, skip};
 use ingot_tests::tolerance::{SMOLLM2_CPU_LOGPROB, SMOLLM2_GPU_LOGPROB};
 use serde_json::Value;
@@ -92,4 +92,28 @@ fn log_probabilities_on_the_gpu() {
     for run in &runs {
         check(run, &mut model, &device, n_steps.min(run.greedy.len()));
     }
+}
+
+/// The GGUF file that the folder was made of: its weights are the same but for rounding to bf16, its tokenizer and template
+/// are its own.
+#[test]
+fn the_gguf_file_is_the_folders_model() {
+    let Some(folder) = folder() else { return };
+    let file = folder.with_extension("Q4_1.gguf");
+    if !file.exists() {
+        return skip(&format!("{} is not there; `bash tests/run` fetches it", file.display()));
+    }
+    let device = &devices()[0];
+    let (mut a, mut b) = (load(&folder, device, |_| {}), load(&file, device, |_| {}));
+    let text = "The Rhine rises in the Alps, turns north at Basel, and reaches the sea in the Netherlands. Its water \
+                drives mills and fills canals, and for two thousand years it has been a border and a road.";
+    let windows = Windows { n_tokens: 64, most: None };
+    let found = ingot::compare(&mut a, &mut b, text, windows, &mut |_, _| {}).expect("one vocabulary");
+    assert!(found.kl().mean() < 0.005, "KL divergence {}", found.kl().mean());
+    let question = "What is the capital of France?";
+    let prompts = [&a, &b].map(|model| model.chat_prompt(question).expect("a template"));
+    assert_eq!(prompts[0], prompts[1]);
+    let options = GenerateOptions { max_tokens: 16, ..GenerateOptions::default() };
+    let answer = b.generate(&prompts[1], &options, |_| true).expect("an answer");
+    assert_eq!(answer.text, "The capital of France is Paris.");
 }

@@ -107,11 +107,13 @@ impl TestWeight {
             Format::Affine { bits, scale, .. } => {
                 codes.extend((0..n_rows * format.row_bytes(n_cols)).map(|_| random.next() as u8));
                 for _ in 0..n_rows * format.n_groups(n_cols) {
-                    // As a quantizer makes them: the middle code is near 0, the scale may be negative.
-                    let step = (random.normal() + 2.5) / f32::from(1u16 << (bits - 1));
+                    // As a quantizer makes them: the middle code (of two, the middle between them) is near 0, the scale
+                    // may be negative.
+                    let middle = if bits == 1 { 0.5 } else { f32::from(1u16 << (bits - 1)) };
+                    let step = (random.normal() + 2.5) / middle;
                     let step = if random.below(2) == 0 { step } else { -step };
                     push(&mut scales, scale, step);
-                    push(&mut biases, scale, -step * f32::from(1u16 << (bits - 1)) + 0.1 * random.normal());
+                    push(&mut biases, scale, -step * middle + 0.1 * random.normal());
                 }
             }
             Format::SmallFloat(_) | Format::K(_) => {}
