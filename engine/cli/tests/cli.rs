@@ -137,7 +137,7 @@ fn keys_and_values_are_kept_as_asked() {
     for (flags, name) in [
         (&[][..], "f32"),
         (&["--kv-dtype", "f16"], "f16"),
-        (&["--kv-bits", "8"], "affine8g64"),
+        (&["--kv-bits", "8", "--quantized-kv-start", "5000"], "affine8g64"),
         (&["--kv-bits", "4", "--kv-group-size", "32"], "affine4g32"),
     ] {
         succeed(ingot(&[&["compile", "--target", "cpu", "-o", path], flags].concat()));

@@ -26,6 +26,9 @@ pub(crate) struct KvArgs {
         value_parser = PossibleValuesParser::new(["32", "64", "128"])
     )]
     kv_group_size: String,
+    /// Taken for mlx-lm's sake and read as 0: a page has one type, so all of the cache is quantized
+    #[arg(long = "quantized-kv-start", value_name = "TOKENS", requires = "kv_bits")]
+    _quantized_kv_start: Option<u32>,
     /// Positions that the cache holds of a sequence at most: the first 4 and the newest of a longer one, which may then be
     /// longer than the model's context [default: all, or the artifact's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..))]
