@@ -39,7 +39,7 @@ fn folders() {
     let file = folder.path().join("config.json");
     put(&file, "{}");
     assert_error(Model::open(&file), &["config.json", "is a file; give the folder"]);
-    assert_error(Checkpoint::open(folder.path()), &["no model*.safetensors", "convert or fetch"]);
+    assert_error(Checkpoint::open(folder.path()), &["no model*.safetensors", "fetch the checkpoint as safetensors"]);
     put(&folder.path().join("weights.gguf"), "x");
     assert_error(Checkpoint::open(folder.path()), &["found weights.gguf"]);
     assert_error(Safetensors::open(&absent), &["absent", "no such file"]);
