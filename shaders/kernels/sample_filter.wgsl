@@ -235,7 +235,7 @@ fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Plac
     add_up(thread, amount);
     let goal = select(wanted, wanted * sums[BINS - 1u], by_mass);
     var bin = reach(thread, amount, count, goal);
-    let high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), 0x7f800000u, bin.x == BINS - 1u);
+    let high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), 0x7f800001u, bin.x == BINS - 1u);
     var look = Look(TO_BINS, GAPS, bitcast<u32>(f32(bin.x) / BINS_EACH), high, 0u, 0u, 0.0);
     // Amount of all that is nearer.
     var nearer = bitcast<f32>(bin.z);

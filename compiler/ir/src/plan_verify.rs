@@ -253,6 +253,11 @@ impl Plan {
             Rows::Tokens => variant.bounds.tokens,
             Rows::Wanted => variant.bounds.rows,
         });
+        // Ids in a sequence's lists are checked against the vocabulary.
+        if samples(kernel.template) && kernel.u32("N").is_some_and(|n| n != self.n_vocab) {
+            let why = format!("chooses among {} tokens, not the vocabulary's {}", n("N"), self.n_vocab);
+            return Err(IrError::invalid(id, why));
+        }
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
         // Pairs leave half the columns, a rotation with cache write the queries'.
         let n_out = match kernel.epilogue.last() {
@@ -344,6 +349,10 @@ impl Plan {
                 } else {
                     Err(IrError::invalid(id, format!("{layer} does not fit operand {}", operand.role)))
                 };
+            }
+            Binding::Sampled if operand.role == Role::Out && rows > u128::from(self.max_bounds().rows) => {
+                let why = format!("chooses the tokens of {rows} rows, {} are wanted at most", self.max_bounds().rows);
+                return Err(IrError::invalid(id, why));
             }
             Binding::Columns if n("RING") != u128::from(self.history_tokens()) => {
                 let why = format!("keeps {} tokens of a history, not {}", n("RING"), self.history_tokens());

@@ -28,6 +28,7 @@ pub(crate) fn fetch(id: &ModelId, args: &HubArgs) -> Result<PathBuf> {
     });
     drop(bar);
     installed?;
+    interrupt::release();
     let fetched = match fetched {
         Err(error @ HubError::NotFound { .. }) if !id.has_revision() => {
             return Err(error)

@@ -10,16 +10,25 @@ static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
 /// What a shell reports for a program that SIGINT ended.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// From here on the first Ctrl-C only sets [`pressed`]. Before, while there is nothing to stop cleanly, it ends the
-/// process as usual. Whoever has something to stop calls it; once is enough.
+/// Whether somebody asks [`pressed`].
+static ARMED: AtomicBool = AtomicBool::new(false);
+
+/// From here on the first Ctrl-C only sets [`pressed`]. Before, and after [`release`], while there is nothing to stop
+/// cleanly, it ends the process as usual. Whoever has something to stop calls it.
 pub(crate) fn install() -> Result<()> {
+    ARMED.store(true, Ordering::Relaxed);
     let handler = || {
-        if PRESSED.swap(true, Ordering::Relaxed) {
+        if PRESSED.swap(true, Ordering::Relaxed) || !ARMED.load(Ordering::Relaxed) {
             std::process::exit(EXIT_INTERRUPTED);
         }
     };
     let installed = INSTALLED.get_or_init(|| ctrlc::set_handler(handler).map_err(|error| error.to_string()));
     installed.as_ref().copied().map_err(|error| anyhow!("Ctrl-C cannot be handled: {error}"))
+}
+
+/// Nothing is left to stop: Ctrl-C ends the process again.
+pub(crate) fn release() {
+    ARMED.store(false, Ordering::Relaxed);
 }
 
 /// Whether Ctrl-C was pressed.

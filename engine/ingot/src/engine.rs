@@ -176,17 +176,27 @@ fn begin(model: &mut Model, command: Command) -> Option<Client> {
     }
 }
 
-/// Runs until something happens, and tells whom it concerns.
+/// Runs until something happens, and tells whom it concerns. Fails where the device does.
 fn advance(model: &mut Model, clients: &mut [Client]) -> Result<(), Error> {
     for event in model.next_events()? {
         let Some(client) = clients.iter_mut().find(|client| client.answering.request() == event.request()) else {
             continue;
         };
-        if let Some(piece) = client.answering.hear(event, &mut model.world)? {
-            client.is_over = piece.finish.is_some();
-            // A client that is gone is seen before the next step.
-            let _ = client.pieces.try_send(Ok(piece));
-        }
+        let told = match client.answering.hear(event, &mut model.world) {
+            Ok(None) => continue,
+            Ok(Some(piece)) => {
+                client.is_over = piece.finish.is_some();
+                Ok(piece)
+            }
+            // An answer's own failure, e.g. a form that no token fits, is its client's alone.
+            Err(error) => {
+                client.answering.stop(&mut model.world);
+                client.is_over = true;
+                Err(error)
+            }
+        };
+        // A client that is gone is seen before the next step.
+        let _ = client.pieces.try_send(told);
     }
     Ok(())
 }

@@ -145,7 +145,7 @@ pub enum Error {
         why: String,
     },
     /// A prompt whose keys and values found no room.
-    #[error("the cache has no room for the prompt; raise --context or --memory-budget")]
+    #[error("the cache has no room for the prompt; raise --context")]
     PromptGone,
     /// A limit of the cache that leaves too little.
     #[error("--max-kv-size is {found}; it must be {least} or more")]

@@ -53,7 +53,7 @@ pub fn judge(folder: &Path) -> Verdict {
         Ok((graph, model)) => {
             let quantized = graph.weights.iter().find_map(|(_, weight)| match weight.format {
                 Format::Affine { bits, .. } => Some(format!("{bits}-bit MLX")),
-                _ => None,
+                other => other.is_quantized().then(|| format!("{other} MLX")),
             });
             let format = quantized.unwrap_or_else(|| stored(&model.checkpoint));
             Verdict { format, runs: Ok(model.spec.architecture.name().to_owned()) }

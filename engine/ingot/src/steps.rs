@@ -129,13 +129,22 @@ impl Model {
     pub fn profile(&mut self, shape: StepShape, sampling: &Sampling, repeats: usize) -> Result<Profile, Error> {
         let world = &mut self.world;
         let (variant, mut tables) = tables(&world.plan, shape)?;
+        // Pools may hold fewer pages than a context has: pages are used again, in the same order as below.
+        let page_tokens = world.plan.page_tokens;
+        let n_tokens = tables.tokens.len();
+        for (slots, pool) in tables.slots.chunks_exact_mut(n_tokens).zip(&world.pools) {
+            for slot in slots {
+                *slot = *slot / page_tokens % pool.n_pages().max(1) * page_tokens + *slot % page_tokens;
+            }
+        }
         choose(world, &mut tables, shape, sampling);
         // The step writes where it likes.
         world.forget_prefixes();
         let pages_each = pages_each(&world.plan, shape);
-        for group in world.plan.kv.groups.ids() {
+        let n_pages: Vec<u32> = world.pools.iter().map(|pool| pool.n_pages().max(1)).collect();
+        for (group, n_pages) in world.plan.kv.groups.ids().zip(&n_pages) {
             for row in 0..shape.n_sequences {
-                let pages: Vec<u32> = (row * pages_each..(row + 1) * pages_each).collect();
+                let pages: Vec<u32> = (row * pages_each..(row + 1) * pages_each).map(|page| page % n_pages).collect();
                 world.backend.write_pages(group, row, 0, &pages);
             }
         }

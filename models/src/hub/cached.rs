@@ -111,7 +111,8 @@ pub fn remove(id: &ModelId, settings: &HubSettings) -> Result<u64, HubError> {
             fs::remove_file(&blob).map_err(|error| HubError::io(&blob, error))?;
         }
     }
-    Ok(all.n_bytes - read(id.clone(), model.folder)?.n_bytes)
+    // Another process may be fetching meanwhile.
+    Ok(all.n_bytes.saturating_sub(read(id.clone(), model.folder)?.n_bytes))
 }
 
 /// A revision's place in the cache, whether it is there or not.
@@ -168,15 +169,22 @@ impl Snapshot {
     pub(super) fn link(&self, blob: &Path, name: &str) -> Result<(), HubError> {
         let path = self.folder().join(name);
         create_parent(&path)?;
+        if path.is_file() {
+            // Another process has come first.
+            return Ok(());
+        }
         if path.symlink_metadata().is_ok() {
             // It leads nowhere: what is there is not linked again.
             fs::remove_file(&path).map_err(|error| HubError::io(&path, error))?;
         }
         let content = blob.file_name().map(|name| Path::new("../../blobs").join(name));
         let content = content.unwrap_or_else(|| blob.to_path_buf());
-        symlink(&content, &path)
-            .or_else(|_| fs::copy(blob, &path).map(|_| ()))
-            .map_err(|error| HubError::io(&path, error))
+        // A copy takes its name when it is whole: a name that is there is not looked at again.
+        let copy = || {
+            let part = path.with_added_extension("incomplete");
+            fs::copy(blob, &part).and_then(|_| fs::rename(&part, &path))
+        };
+        symlink(&content, &path).or_else(|_| copy()).map_err(|error| HubError::io(&path, error))
     }
 
     /// Lets the revision's name stand for this commit.

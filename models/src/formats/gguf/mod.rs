@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// The first bytes.
 const MAGIC: [u8; 4] = *b"GGUF";
+/// Values of a list of settings: the largest known vocabularies have some 2^18.
+const MAX_VALUES: u64 = 1 << 24;
 /// Dimensions of a tensor.
 const MAX_DIMS: u32 = 4;
 /// Arrays within arrays.
@@ -131,6 +133,9 @@ impl<'a> Header<'a> {
         let mut tensors = Vec::with_capacity(raw.len());
         for (name, stored, shape, offset) in raw {
             let wrong = |what: &str| format!("tensor `{name}` {what}");
+            if shape.contains(&0) {
+                return Err(wrong("is empty"));
+            }
             let n_cols = shape.last().copied().unwrap_or(1);
             if !n_cols.is_multiple_of(stored.block_len()) {
                 return Err(wrong(&format!("has rows of {n_cols}, no whole blocks of {}", stored.name())));
@@ -146,6 +151,13 @@ impl<'a> Header<'a> {
                 return Err(wrong("stands twice"));
             }
             tensors.push(GgufTensor { name, stored, shape, bytes: start..end });
+        }
+        // What is taken apart is copied: tensors that share bytes would multiply the file.
+        let mut ranges: Vec<_> =
+            tensors.iter().map(|tensor| (tensor.bytes.start, tensor.bytes.end, &tensor.name)).collect();
+        ranges.sort_unstable();
+        if let Some(pair) = ranges.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+            return Err(format!("tensors `{}` and `{}` overlap", pair[0].2, pair[1].2));
         }
         Ok((metadata, tensors))
     }
@@ -206,6 +218,9 @@ impl<'a> Header<'a> {
                     kind => return Err(format!("values of type {kind} are not known")),
                 };
                 self.check_count(n, least, "values")?;
+                if n > MAX_VALUES {
+                    return Err(format!("a list has {n} values; at most {MAX_VALUES} are taken"));
+                }
                 let mut list = Vec::with_capacity(n as usize);
                 for _ in 0..n {
                     list.push(self.value(kind, nesting.saturating_sub(1))?);

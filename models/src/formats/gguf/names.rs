@@ -1,6 +1,6 @@
 //! What GGUF calls tensors and settings, and what a Hugging Face folder calls them.
 
-use super::Gguf;
+use super::{Gguf, GgufTensor};
 use crate::config::{RopeScaling, RopeSpec};
 use crate::error::{Error, Result};
 use crate::rope;
@@ -47,8 +47,11 @@ pub(super) fn module(name: &str) -> Option<(String, &str)> {
     Some((path, ending))
 }
 
-/// The configuration that a Hugging Face folder of the model would have, and its shape.
-pub(super) fn config(file: &Gguf) -> Result<(Value, Shape)> {
+/// The configuration that a Hugging Face folder of the model would have, and its shape. Settings are in the first part of a
+/// split file, tensors in any.
+pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
+    let file = &parts[0];
+    let tensor = |name: &str| parts.iter().find_map(|part| Some((part, find(part, name)?)));
     let metadata = file.metadata();
     let wrong = |key: &str, allowed: &str| Error::Field {
         path: file.path().to_path_buf(),
@@ -85,9 +88,9 @@ pub(super) fn config(file: &Gguf) -> Result<(Value, Shape)> {
         }
     }
     let vocabulary = metadata.get("tokenizer.ggml.tokens").and_then(Value::as_array).map(|list| list.len() as u64);
-    let table = file.tensors().iter().find(|tensor| tensor.name == "token_embd.weight");
+    let table = tensor("token_embd.weight").map(|(_, table)| table);
     let n_vocab = table.and_then(|tensor| tensor.shape.first().map(|n| *n as u64)).or(vocabulary);
-    let has = |name: &str| file.tensors().iter().any(|tensor| tensor.name == name);
+    let has = |name: &str| tensor(name).is_some();
     let context = number("context_length")?;
     let theta = float("rope.freq_base").unwrap_or(10_000.0);
     let mut config = json!({
@@ -113,7 +116,7 @@ pub(super) fn config(file: &Gguf) -> Result<(Value, Shape)> {
         fields.insert("sliding_window".into(), window.into());
         fields.insert("use_sliding_window".into(), false.into());
     }
-    if let Some(scaling) = rope_scaling(file, architecture, theta, head_dim as u32)? {
+    if let Some(scaling) = rope_scaling(file, tensor(FREQS), architecture, theta, head_dim as u32)? {
         fields.insert("rope_scaling".into(), scaling);
     }
     token_ids(metadata, fields);
@@ -136,7 +139,18 @@ fn token_ids(metadata: &std::collections::BTreeMap<String, Value>, fields: &mut 
     }
 }
 
-fn rope_scaling(file: &Gguf, architecture: &str, theta: f64, head_dim: u32) -> Result<Option<Value>> {
+fn find<'a>(part: &'a Gguf, name: &str) -> Option<&'a GgufTensor> {
+    part.tensors().iter().find(|tensor| tensor.name == name)
+}
+
+/// `factors` are those of the frequencies, and the part that they are in.
+fn rope_scaling(
+    file: &Gguf,
+    factors: Option<(&Gguf, &GgufTensor)>,
+    architecture: &str,
+    theta: f64,
+    head_dim: u32,
+) -> Result<Option<Value>> {
     let get = |name: &str| file.metadata().get(&format!("{architecture}.rope.scaling.{name}"));
     let factor = get("factor").and_then(Value::as_f64);
     let original = get("original_context_length").and_then(Value::as_u64);
@@ -155,8 +169,15 @@ fn rope_scaling(file: &Gguf, architecture: &str, theta: f64, head_dim: u32) -> R
             return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
         }
     }
-    let Some(tensor) = file.tensors().iter().find(|tensor| tensor.name == FREQS) else { return Ok(None) };
-    let factors = tensor.stored.float().and_then(|stored| stored.to_f32s(file.bytes(tensor))).unwrap_or_default();
+    let Some((part, tensor)) = factors else { return Ok(None) };
+    let factors = tensor.stored.float().and_then(|stored| stored.to_f32s(part.bytes(tensor))).unwrap_or_default();
+    if factors.len() != head_dim as usize / 2 {
+        return Err(Error::tensor(
+            part.path(),
+            FREQS,
+            format!("has {} factors for heads of {head_dim}", factors.len()),
+        ));
+    }
     // The file holds what the frequencies are divided by; of published models these are the settings that it can be.
     for (factor, original) in [8.0, 32.0, 16.0, 4.0].into_iter().flat_map(|f| [(f, 8192u32), (f, 4096), (f, 2048)]) {
         let scaling = RopeScaling::Llama3 {
@@ -168,7 +189,7 @@ fn rope_scaling(file: &Gguf, architecture: &str, theta: f64, head_dim: u32) -> R
         let plain = rope::inv_freq(&RopeSpec { theta, scaling: RopeScaling::None }, head_dim);
         let scaled = rope::inv_freq(&RopeSpec { theta, scaling }, head_dim);
         let alike = |((plain, scaled), factor): ((&f32, &f32), &f32)| (plain / factor / scaled - 1.0).abs() < 1e-3;
-        if factors.len() == plain.len() && plain.iter().zip(&scaled).zip(&factors).all(alike) {
+        if plain.iter().zip(&scaled).zip(&factors).all(alike) {
             return Ok(Some(json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": original,
@@ -176,7 +197,7 @@ fn rope_scaling(file: &Gguf, architecture: &str, theta: f64, head_dim: u32) -> R
         }
     }
     let what = "these rotary factors are no published model's".to_owned();
-    Err(Error::tensor(file.path(), FREQS, what))
+    Err(Error::tensor(part.path(), FREQS, what))
 }
 
 /// The tensor of rotary factors.

@@ -24,7 +24,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub fn open(path: &Path) -> Result<(Checkpoint, Files)> {
     let parts = open_parts(path)?;
     let first = &parts[0];
-    let (config, shape) = names::config(first)?;
+    let (config, shape) = names::config(&parts)?;
     let mut files = BTreeMap::new();
     files.insert("config.json".to_owned(), config.to_string().into_bytes());
     files.extend(text::files(first)?);
@@ -48,7 +48,7 @@ fn open_parts(path: &Path) -> Result<Vec<Gguf>> {
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
     let ending = format!("-of-{n_parts:05}.gguf");
-    let stem = name.strip_suffix(&ending).and_then(|name| name.len().checked_sub(6).map(|at| &name[..at]));
+    let stem = name.strip_suffix(&ending).and_then(|name| name.get(..name.len().checked_sub(6)?));
     let Some(stem) = stem.filter(|_| n_parts <= 10_000) else {
         let what = format!("is one of {n_parts} parts, so its name must end in -00001{ending}");
         return Err(Error::Missing { path: path.to_path_buf(), what });
