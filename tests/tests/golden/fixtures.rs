@@ -200,12 +200,12 @@ fn keys_and_values_of_every_type() {
     }
 }
 
-/// Every matrix in parts: a binding takes 12 kB.
+/// Every large matrix in parts: a binding takes 25 kB, what the bins of 8 sampled rows need.
 #[test]
 fn a_tensor_larger_than_a_binding_is_split() {
     for name in ["llama", "llama_tied", "mlx/llama_affine_b4_g64"] {
         fixture(name, |target| {
-            target.max_binding_bytes = 12 << 10;
+            target.max_binding_bytes = 25 << 10;
             target.prefill_tokens = 8; // Activations are bound too.
         });
     }
