@@ -218,14 +218,14 @@ fn name(op: EpilogueOp) -> &'static str {
 fn gate_and_up_of_every_kind_of_format() {
     for format in formats().into_iter().step_by(7) {
         let mut b = GraphBuilder::new("mlp");
-        let table = b.matrix("embed", VOCAB, 128, Format::F32);
+        let table = b.matrix("embed", VOCAB, 256, Format::F32);
         let x = b.op(Op::Embed { parts: vec![table] });
         let normed = b.norm(x, "norm");
         let gate = b.linear(normed, "gate", 256, format, true);
         let up = b.linear(normed, "up", 256, format, true);
         let gate = b.op(Op::Silu { x: gate });
         let y = b.op(Op::Mul { a: gate, b: up });
-        let y = b.linear(y, "down", 128, format, false);
+        let y = b.linear(y, "down", 256, format, false);
         let y = b.op(Op::Add { a: x, b: y });
         let y = b.op(Op::GatherRows { x: y });
         let graph = b.finish(vec![y]);
