@@ -8,6 +8,7 @@ pub mod mutate;
 pub mod random;
 pub mod rig;
 pub mod rng;
+pub mod sampler_fixture;
 pub mod sampling;
 pub mod shared;
 pub mod stored;

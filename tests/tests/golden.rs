@@ -5,6 +5,8 @@
 mod fixtures;
 #[path = "golden/sampler.rs"]
 mod sampler;
+#[path = "golden/sampler_cpu.rs"]
+mod sampler_cpu;
 #[path = "golden/smollm2.rs"]
 mod smollm2;
 #[path = "golden/support.rs"]

@@ -19,7 +19,7 @@ pub(crate) struct DeviceArgs {
     /// auto, cpu, gpu, or a part of an adapter's name (see `ingot devices`)
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Longest sequence in tokens [default: the model's, at most 8192]
+    /// Longest sequence in tokens [default: the model's, at most 8192; with --max-kv-size 131072]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
     /// Sequences at one time [default: 1, or the artifact's]

@@ -152,8 +152,7 @@ impl Conversation {
     ) -> Result<Answer, Error> {
         let before = self.clone();
         self.push("user", text);
-        let context = model.facts().max_context;
-        let room = (context - options.max_tokens.min(context / 4)) as usize;
+        let room = model.room_beside(options.max_tokens);
         let prompt = self.prompt(model.language(), room, &ChatOptions::default());
         match prompt.and_then(|(prompt, _)| model.generate(&prompt, options, on_piece)) {
             Ok(answer) => {

@@ -17,6 +17,12 @@ const LIMITED_CONTEXT: u32 = 1 << 17;
 /// Longest sequence then.
 const MAX_LIMITED_CONTEXT: u32 = 1 << 20;
 
+/// The longest sequence that a model is loaded or compiled for unless told otherwise, in tokens. `max_positions` are the
+/// model's; `is_limited` tells whether its cache holds the first and the newest of them alone.
+pub fn default_context(max_positions: u32, is_limited: bool) -> u32 {
+    if is_limited { LIMITED_CONTEXT } else { max_positions.min(DEFAULT_CONTEXT) }
+}
+
 /// Smallest limit of the cache.
 const LEAST_KV_SIZE: u32 = 8;
 
@@ -68,8 +74,7 @@ impl Lowered {
     pub(crate) fn context(&self, asked: Option<u32>) -> Result<u32, Error> {
         let most = if self.is_limited { MAX_LIMITED_CONTEXT } else { self.max_positions };
         match asked {
-            None if self.is_limited => Ok(LIMITED_CONTEXT),
-            None => Ok(most.min(DEFAULT_CONTEXT)),
+            None => Ok(default_context(most, self.is_limited)),
             Some(n) if (1..=most).contains(&n) => Ok(n),
             Some(found) => Err(Error::BadContext { found, allowed: format!("this model takes 1 to {most} tokens") }),
         }

@@ -84,6 +84,12 @@ impl Model {
         }
     }
 
+    /// Tokens that a prompt may have beside an answer of `max_tokens`, for which a quarter of the context is kept at most.
+    pub fn room_beside(&self, max_tokens: u32) -> usize {
+        let context = self.world.plan.max_context;
+        (context - max_tokens.min(context / 4)) as usize
+    }
+
     /// Token ids of a user's message: [`Language::chat_prompt`].
     pub fn chat_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
         self.language.chat_prompt(text)

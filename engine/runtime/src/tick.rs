@@ -18,6 +18,7 @@ pub fn tick(world: &mut World) -> Result<(), RuntimeError> {
     }
     system::commit_pages(world);
     system::retire(world);
+    world.cached.set(world.cached_bytes());
     Ok(())
 }
 

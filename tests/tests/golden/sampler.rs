@@ -1,62 +1,15 @@
 //! The sampler's fixtures on an adapter: what mlx-lm makes of logits, and what it leaves to be drawn.
 
-use ingot_runtime::sample::{Penalty, Random, Sampling, gumbel};
+use ingot_runtime::sample::{Random, Sampling, gumbel};
 use ingot_tests::rig::{gpus, turn};
+use ingot_tests::sampler_fixture::{fixture, ids, numbers, row, sampling};
 use ingot_tests::sampling::{Ask, SamplingRig};
-use ingot_tests::shared::shared;
-use ingot_tests::tolerance::is_as_good;
+use ingot_tests::tolerance::{SAMPLER, is_as_good};
 use serde_json::Value;
 
-/// The fixture says so itself.
-const TOLERANCE: f32 = 5e-5;
 /// Rows of a step, and steps of a case.
 const N_ROWS: usize = 16;
 const N_STEPS: u64 = 4;
-
-fn fixture() -> Option<Value> {
-    let path = shared("golden/sampler/sampler.json")?;
-    Some(serde_json::from_str(&std::fs::read_to_string(path).expect("it is read")).expect("golden JSON parses"))
-}
-
-/// Numbers; `null` stands for negative infinity.
-fn numbers(value: &Value) -> Vec<f32> {
-    let number = |value: &Value| value.as_f64().map_or(f32::NEG_INFINITY, |number| number as f32);
-    value.as_array().expect("a list").iter().map(number).collect()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().expect("a list").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
-}
-
-/// The library's form of a case's parameters; absent ones are its defaults.
-fn sampling(params: &Value) -> Sampling {
-    let number = |name: &str, default: f32| params[name].as_f64().map_or(default, |number| number as f32);
-    let count = |name: &str, default: u32| params[name].as_u64().map_or(default, |number| number as u32);
-    let penalty = |name: &str| Penalty {
-        strength: number(&format!("{name}_penalty"), 0.0),
-        window: count(&format!("{name}_context_size"), Penalty::default().window),
-    };
-    let plain = Sampling::default();
-    let bias = |(id, bias): (&String, &Value)| (id.parse().expect("an id"), bias.as_f64().expect("a number") as f32);
-    Sampling {
-        top_p: number("top_p", plain.top_p),
-        min_p: number("min_p", plain.min_p),
-        min_tokens_to_keep: count("min_tokens_to_keep", plain.min_tokens_to_keep),
-        top_k: count("top_k", plain.top_k),
-        xtc_probability: number("xtc_probability", plain.xtc_probability),
-        xtc_threshold: number("xtc_threshold", plain.xtc_threshold),
-        xtc_exempt: params.get("xtc_special_tokens").map_or(Vec::new(), ids),
-        repetition: penalty("repetition"),
-        presence: penalty("presence"),
-        frequency: penalty("frequency"),
-        logit_bias: params["logit_bias"].as_object().into_iter().flatten().map(bias).collect(),
-        ..plain
-    }
-}
-
-fn row(case: &Value) -> usize {
-    case["row"].as_u64().expect("a row") as usize
-}
 
 /// Hot draws, so that whatever stays is drawn: each must be the best of the fixture's tokens.
 fn check_kept(rig: &mut SamplingRig, case: &Value, logits: &[f32]) {
@@ -125,7 +78,7 @@ fn an_adapter_adjusts_logits_as_the_fixtures_do() {
                 assert_eq!(found.logits.len(), expected.len());
                 for (id, (found, expected)) in found.logits.iter().zip(&expected).enumerate() {
                     assert!(
-                        (found - expected).abs() <= TOLERANCE,
+                        (found - expected).abs() <= SAMPLER,
                         "id {id} is {found}, not {expected}: {}",
                         case["params"]
                     );

@@ -205,7 +205,7 @@ impl Chat {
     /// The conversation as token ids. What does not fit the context beside an answer is forgotten, the oldest first.
     fn prompt(&mut self, max_tokens: u32) -> Result<Vec<u32>> {
         let context = self.model.facts().max_context;
-        let room = (context - max_tokens.min(context / 4)) as usize;
+        let room = self.model.room_beside(max_tokens);
         let extra = self.settings.chat_template_config.clone().unwrap_or_default();
         let options = ChatOptions { extra, ..ChatOptions::default() };
         let (prompt, n_forgotten) = self.talk.prompt(self.model.language(), room, &options)?;

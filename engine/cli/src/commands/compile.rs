@@ -28,7 +28,7 @@ pub(crate) struct CompileArgs {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Longest sequence in tokens [default: the model's, at most 8192]
+    /// Longest sequence in tokens [default: the model's, at most 8192; with --max-kv-size 131072]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
     /// Sequences at one time

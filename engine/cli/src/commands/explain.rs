@@ -40,7 +40,7 @@ pub(crate) struct ExplainArgs {
     /// Write files into this folder instead: one a kernel, stage or picture
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Longest sequence in tokens [default: the model's, at most 8192]
+    /// Longest sequence in tokens [default: the model's, at most 8192; with --max-kv-size 131072]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
     /// Sequences at one time
@@ -76,9 +76,6 @@ impl Emit {
     }
 }
 
-/// Longest sequence unless told otherwise, as when a model is loaded.
-const DEFAULT_CONTEXT: u32 = 8192;
-
 /// Runs the command.
 pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
     check(args)?;
@@ -88,7 +85,8 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
     if let Some(max) = args.kv.max_kv_size {
         graph = limit_kv::run(&graph, max);
     }
-    let max_context = args.context.unwrap_or_else(|| most.min(DEFAULT_CONTEXT));
+    let is_limited = args.kv.max_kv_size.is_some();
+    let max_context = args.context.unwrap_or_else(|| ingot::default_context(most, is_limited));
     let options = Options { max_batch: args.max_batch, ..Options::new(max_context) };
     let stage = args.stop_after.as_deref().map(stage);
     let files = match args.emit.language() {

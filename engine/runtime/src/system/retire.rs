@@ -1,11 +1,9 @@
-//! Frees the rows and pages of sequences that ended, once no step in flight writes to them, and tells the account what
-//! their pages hold.
+//! Frees the rows and pages of sequences that ended, once no step in flight writes to them.
 
 use crate::world::{Event, State, World};
 
 /// Runs the system.
 pub fn retire(world: &mut World) {
-    let mut any = false;
     let World { sequences, pools, events, .. } = world;
     for row in 0..sequences.state.len() {
         let State::Done(reason) = sequences.state[row] else { continue };
@@ -17,12 +15,8 @@ pub fn retire(world: &mut World) {
             pages.pages().rev().for_each(|page| pool.release(page));
             pages.clear();
         }
-        any = true;
         sequences.constraint[row] = None;
         sequences.state[row] = State::Free;
         events.push(Event::Finished { request: sequences.request[row], reason });
-    }
-    if any {
-        world.cached.set(world.cached_bytes());
     }
 }

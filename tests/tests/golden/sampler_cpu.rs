@@ -1,66 +1,16 @@
-//! Processors, filters and temperature against mlx-lm: the same tokens kept, numbers within the fixture's tolerance.
+//! The sampler's fixtures on the processor: the same tokens kept, numbers within the fixture's tolerance.
 
-use ingot_runtime::sample::{History, Penalty, Sampling, argmax, filter, log_softmax, process};
+use ingot_runtime::sample::{History, Sampling, argmax, filter, log_softmax, process};
+use ingot_tests::sampler_fixture::{fixture, ids, numbers, row, sampling};
+use ingot_tests::tolerance::SAMPLER;
 use serde_json::Value;
-use std::io::Write;
-use std::path::Path;
-
-/// The fixture says so itself.
-const TOLERANCE: f32 = 5e-5;
-
-fn fixture() -> Option<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden/sampler/sampler.json");
-    if !path.exists() {
-        let _ = writeln!(std::io::stderr(), "skipped: {} is absent", path.display());
-        return None;
-    }
-    let text = std::fs::read_to_string(&path).expect("it is read");
-    Some(serde_json::from_str(&text).expect("golden JSON parses"))
-}
-
-/// Numbers; `null` stands for negative infinity.
-fn numbers(value: &Value) -> Vec<f32> {
-    let number = |value: &Value| value.as_f64().map_or(f32::NEG_INFINITY, |number| number as f32);
-    value.as_array().expect("a list").iter().map(number).collect()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().expect("a list").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
-}
-
-/// The library's form of a case's parameters; absent ones are its defaults.
-fn sampling(params: &Value) -> Sampling {
-    let number = |name: &str, default: f32| params[name].as_f64().map_or(default, |number| number as f32);
-    let count = |name: &str, default: u32| params[name].as_u64().map_or(default, |number| number as u32);
-    let penalty = |name: &str| Penalty {
-        strength: number(&format!("{name}_penalty"), 0.0),
-        window: count(&format!("{name}_context_size"), Penalty::default().window),
-    };
-    let plain = Sampling::default();
-    let bias = |(id, bias): (&String, &Value)| (id.parse().expect("an id"), bias.as_f64().expect("a number") as f32);
-    Sampling {
-        temperature: number("temp", plain.temperature),
-        top_p: number("top_p", plain.top_p),
-        min_p: number("min_p", plain.min_p),
-        min_tokens_to_keep: count("min_tokens_to_keep", plain.min_tokens_to_keep),
-        top_k: count("top_k", plain.top_k),
-        xtc_probability: number("xtc_probability", plain.xtc_probability),
-        xtc_threshold: number("xtc_threshold", plain.xtc_threshold),
-        xtc_exempt: params.get("xtc_special_tokens").map_or(Vec::new(), ids),
-        repetition: penalty("repetition"),
-        presence: penalty("presence"),
-        frequency: penalty("frequency"),
-        logit_bias: params["logit_bias"].as_object().into_iter().flatten().map(bias).collect(),
-        ..plain
-    }
-}
 
 #[track_caller]
 fn assert_close(found: &[f32], expected: &Value, what: &Value) {
     let expected = numbers(expected);
     assert_eq!(found.len(), expected.len(), "{what}");
     for (id, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let close = found == expected || (found - expected).abs() <= TOLERANCE;
+        let close = found == expected || (found - expected).abs() <= SAMPLER;
         assert!(close, "{what}: id {id} is {found}, not {expected}");
     }
 }
@@ -94,7 +44,7 @@ fn log_probabilities_and_argmax() {
 fn filters_temperature_and_whole_chains() {
     let Some(fixture) = fixture() else { return };
     let rows: Vec<Vec<f32>> = fixture["logprobs"].as_array().expect("rows").iter().map(numbers).collect();
-    let row = |case: &Value| &rows[case["row"].as_u64().expect("a row") as usize];
+    let row = |case: &Value| &rows[row(case)];
     let mut n_cases = 0;
     for case in fixture["filters"].as_array().expect("cases") {
         let found = filtered(row(case), &sampling(&case["params"]));
@@ -125,7 +75,7 @@ fn processors_of_logits() {
     let cases = fixture["processors"].as_array().expect("cases");
     for case in cases {
         let tokens = ids(&fixture["histories"][case["history"].as_str().expect("a name")]);
-        let mut logits = numbers(&fixture["logits"][case["row"].as_u64().expect("a row") as usize]);
+        let mut logits = numbers(&fixture["logits"][row(case)]);
         let history = History { tokens: &tokens, n_prompt: tokens.len() / 2, stop_ids: &[] };
         process(&mut logits, &sampling(&case["params"]), &history);
         assert_close(&logits, &case["logits"], &case["params"]);
