@@ -2,7 +2,7 @@
 
 use crate::select::tiles::TileTable;
 use ingot_ir::kv::{KvType, PAGE_TOKENS};
-use ingot_ir::weight::Format;
+use ingot_ir::weight::{Format, KFormat};
 pub use ingot_shaders::limits::{CoopScalar, CoopShape, Limits};
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ pub struct TargetProfile {
     pub kv_type: KvType,
     /// Tokens a KV page.
     pub page_tokens: u32,
+    /// Whether matrix-vector products round activations to 8 bits where they can (`Self::multiplies_bytes`).
+    pub int8_activations: bool,
     /// Fusions that do not pay or do not exist here.
     pub declined: Vec<Fusion>,
     /// Measured tiles of matrix products; what it does not know takes the catalogue's defaults.
@@ -84,6 +86,7 @@ impl TargetProfile {
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F32,
+            int8_activations: false,
             page_tokens: PAGE_TOKENS,
             // Its kernels read the checkpoint's rows where they are mapped, so they cannot be put in another order.
             declined: vec![Fusion::RopeKv],
@@ -109,6 +112,7 @@ impl TargetProfile {
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F16,
+            int8_activations: false,
             page_tokens: PAGE_TOKENS,
             declined: Vec::new(),
         }
@@ -188,6 +192,18 @@ impl TargetProfile {
     pub fn multiplies_half(&self, format: Format, n_cols: u32) -> bool {
         let has_pairs = format.is_quantized() && !matches!(format, Format::K(k) if k.has_table());
         !self.is_cpu && self.subgroups && self.limits.f16 && has_pairs && n_cols.is_multiple_of(32)
+    }
+
+    /// Whether a matrix-vector product of weights of `n_cols` columns may round activations to 8 bits and multiply in whole
+    /// numbers: codes of 4 and 8 bits, where four lanes of a subgroup can make a block together.
+    pub fn multiplies_bytes(&self, format: Format, n_cols: u32) -> bool {
+        let is_code = matches!(format, Format::Affine { bits: 4 | 8, .. } | Format::K(KFormat::Q4K));
+        let lanes = self.limits.subgroup.map_or(0, |(least, _)| least);
+        self.int8_activations
+            && is_code
+            && lanes >= 4
+            && self.limits.integer_dot
+            && self.multiplies_half(format, n_cols)
     }
 
     /// Rows up to which a matrix product takes the matrix-vector kernel.

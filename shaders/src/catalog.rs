@@ -8,7 +8,7 @@ use crate::spec::{
     Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KFormat, KernelSpec, LinkedKernel, Prologue, Role, Rows,
     ScaleType, Template, Tier, WeightFormat,
 };
-use crate::{cluster, unit_half};
+use crate::{cluster, unit_half, unit_int8};
 use std::collections::BTreeMap;
 
 /// Bytes of workgroup memory that every target has (WebGPU guarantees 16 KiB, every GPU in reach has 32).
@@ -116,7 +116,12 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     if template == Template::Matvec {
         if consts.u32("HALF") == 1 {
             bind_pairs(spec, consts.u32("W_COLS"), &mut slots)?;
-            slots.insert("unit", unit_half::generate(consts));
+            if consts.u32("INT8") == 1 {
+                bind_bytes(spec, &mut slots)?;
+                slots.insert("unit", unit_int8::generate(consts));
+            } else {
+                slots.insert("unit", unit_half::generate(consts));
+            }
         } else {
             slots.insert("unit", source("slot/unit_single.wgsl"));
         }
@@ -244,6 +249,20 @@ fn bind_pairs(spec: &KernelSpec, cols: u32, slots: &mut BTreeMap<&'static str, S
     Ok(())
 }
 
+/// Binds the slot `bytes`.
+fn bind_bytes(spec: &KernelSpec, slots: &mut BTreeMap<&'static str, Source>) -> Result<(), LinkError> {
+    let bytes = match spec.weight {
+        Some(WeightFormat::Affine { bits: 4, .. } | WeightFormat::K(KFormat::Q4K)) => "slot/bytes_affine4.wgsl",
+        Some(WeightFormat::Affine { bits: 8, .. }) => "slot/bytes_affine8.wgsl",
+        _ => {
+            let why = "there are no products in whole numbers (INT8) of this format".into();
+            return Err(LinkError::BadWeight { template: spec.template, weight: spec.weight, why });
+        }
+    };
+    slots.insert("bytes", source(bytes));
+    Ok(())
+}
+
 /// The buffers of a kernel, by group and number.
 fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     use Access::{Read, ReadWrite};
@@ -292,8 +311,9 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::Matvec => {
             let units = c.u32("ROWS_PER_WG") / c.u32("ROWS_PER_SUBGROUP") * c.u32("K_SPLIT");
             let lanes = if spec.tier == Tier::Plain { c.u32("WG") } else { 0 };
+            let bytes = if c.u32("INT8") == 1 { 10 * 512 } else { 0 };
             let squares = 1 + c.u32("M_MAX") * (c.u32("ROWS_PER_WG") + c.u32("WG") / 4);
-            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares)
+            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares + bytes)
         }
         Template::Matmul => 4 * c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")),
         Template::Attention => {

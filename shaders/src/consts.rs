@@ -100,6 +100,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("K_SPLIT", ConstDefault::U32(2), 1, 8),
                     rule("UNROLL", ConstDefault::Derived("2, and 1 with HALF"), 1, 8),
                     rule("HALF", ConstDefault::U32(0), 0, 1),
+                    rule("INT8", ConstDefault::U32(0), 0, 1),
                     rule("X_HALF", ConstDefault::U32(0), 0, 1),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     rule("SQUARE_PARTS", ConstDefault::Derived("ceil(N / ROWS_PER_WG)"), 1, MAX_SIZE),
@@ -407,6 +408,9 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")?;
             need(c.u32("HALF") == 0 || spec.tier == Tier::Subgroups, "HALF", "0 in the plain tier")?;
             need(c.u32("X_HALF") <= c.u32("HALF"), "X_HALF", "0 without HALF")?;
+            need(c.u32("INT8") <= c.u32("HALF"), "INT8", "0 without HALF")?;
+            let squares = c.u32("INT8") == 1 && spec.prologue == Prologue::RmsNorm;
+            need(!squares, "INT8", "0 with a norm whose squares are not known")?;
             let parts = spec.prologue == Prologue::RmsNormParts;
             need(!parts || c.u32("X_HALF") == 1, "X_HALF", "1 after a normed copy")?;
             let normed = spec.epilogue.contains(&EpilogueOp::Normed);

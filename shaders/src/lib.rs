@@ -21,6 +21,7 @@ pub mod lint;
 pub mod reflect;
 mod spec;
 mod unit_half;
+mod unit_int8;
 
 pub use catalog::{grid, link};
 pub use consts::{ConstDefault, ConstRule, ROPE_KV_RULES, const_rules, const_value};

@@ -66,11 +66,17 @@ pub enum Arithmetic {
     F32,
     /// Inputs rounded to half precision, sums in single precision.
     F16Inputs,
+    /// Inputs rounded to 8 bits in blocks of 32, sums in whole numbers and single precision.
+    Int8Inputs,
 }
 
 impl Arithmetic {
     /// Of a graph's matrix products on a target.
     pub fn of(target: &TargetProfile, graph: &Graph) -> Self {
+        let mut weights = graph.weights.as_slice().iter();
+        if weights.any(|weight| target.multiplies_bytes(weight.format, weight.n_cols)) {
+            return Self::Int8Inputs;
+        }
         let is_half =
             graph.weights.as_slice().iter().any(|weight| target.multiplies_half(weight.format, weight.n_cols));
         if is_half { Self::F16Inputs } else { Self::F32 }
@@ -83,11 +89,13 @@ pub fn kernel(arithmetic: Arithmetic, k: u32) -> f64 {
     let epsilon = match arithmetic {
         Arithmetic::F32 => f64::from(f32::EPSILON),
         Arithmetic::F16Inputs => 1.0 / 2048.0,
+        // Half a step, of the largest of a block.
+        Arithmetic::Int8Inputs => 1.0 / 254.0,
     };
     // Rounded inputs err once each, whatever the length: their errors average out relative to the sum.
     let growth = match arithmetic {
         Arithmetic::F32 => f64::from(k.max(1)).sqrt(),
-        Arithmetic::F16Inputs => 1.0,
+        Arithmetic::F16Inputs | Arithmetic::Int8Inputs => 1.0,
     };
     8.0 * epsilon * growth.max(1.0)
 }

@@ -146,6 +146,12 @@ fn matrix(
     }
     let mut operands = vec![STEP];
     operands.extend(input(b, &mut spec, x, norm, linear)?);
+    if template == Template::Matvec
+        && spec.prologue != Prologue::RmsNorm
+        && b.target.multiplies_bytes(w.format, w.n_cols)
+    {
+        spec.set("INT8", Const::U32(1));
+    }
     operands.push(read(Role::Weight, Place::Weight(weight)));
     let Spot { place, at, stride } = if group.half {
         spec.set("OUT_HALF", Const::U32(1));

@@ -31,7 +31,7 @@ pub(crate) struct DeviceArgs {
     /// Threads of the processor [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// What the processor multiplies quantized matrices with: f32, or int8 (rounded to 8 bits, faster)
+    /// What quantized matrices are multiplied with: f32 (on a GPU that has it f16), or int8 (rounded to 8 bits)
     #[arg(long, value_name = "TYPE", default_value_t = Activations::F32)]
     pub activations: Activations,
     #[command(flatten)]

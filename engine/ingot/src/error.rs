@@ -91,14 +91,18 @@ pub enum Error {
     /// A device that does not exist or does not open.
     #[error(transparent)]
     Device(#[from] ingot_runtime::gpu::GpuError),
-    /// An option of the processor alone.
-    #[error("{what} run on the CPU alone, and the device is {device}; use --device cpu, or leave the option away")]
-    CpuOnly {
-        /// What was asked for.
-        what: String,
-        /// The device that was to run it.
-        device: String,
+    /// Activations of 8 bits where there are no instructions for them.
+    #[error(
+        "{target} has no products of packed 8-bit integers, subgroups and f16 together, which int8 activations need; \
+         leave --activations out"
+    )]
+    NoInt8 {
+        /// What it was to be compiled for.
+        target: String,
     },
+    /// Activations of 8 bits for a plan that is compiled already.
+    #[error("the kernels of an artifact are fixed; compile it again with --activations int8, or leave the flag out")]
+    CompiledActivations,
     /// A tokenizer or chat template that could not be read, told when it is needed: a model runs on token ids without it.
     #[error("{0}")]
     Unusable(String),

@@ -90,7 +90,7 @@ pub use ingot_runtime::sample::Adjust;
 pub use ingot_runtime::sample::{Penalty, Sampling};
 pub use ingot_runtime::world::FinishReason;
 pub use language::Language;
-pub use load::{AdjustTarget, LoadOptions, Progress};
+pub use load::{AdjustTarget, LoadOptions, Progress, round_activations};
 pub use lower::default_context;
 pub use measure::{Measured, Workload};
 pub use model::{Model, PlanFacts};

@@ -91,7 +91,8 @@ pub struct LoadOptions {
     pub kv_tokens: Option<u32>,
     /// Tokens of a prompt that are read in one step; `None` takes the device's number, or the artifact's.
     pub prefill_step_size: Option<u32>,
-    /// What the processor multiplies quantized matrices with. A GPU takes [`Activations::F32`] alone.
+    /// What quantized matrices are multiplied with. On a GPU [`Activations::Int8`] rounds what products of few rows with codes
+    /// of 4 and 8 bits read, and needs f16, subgroups and integer dot products; without it a GPU that has f16 reads f16.
     pub activations: Activations,
 }
 
@@ -139,6 +140,7 @@ impl Model {
         options.tiles.set(&mut target, place.as_ref().map(|place| place.info().name.as_str()))?;
         target.kv_type = options.kv_type.unwrap_or(target.kv_type);
         target.prefill_tokens = options.prefill_step_size.map_or(target.prefill_tokens, |n| n.clamp(1, max_context));
+        round_activations(&mut target, options.activations)?;
         if let Some(adjust) = options.adjust_target.take() {
             adjust(&mut target);
         }
@@ -179,6 +181,9 @@ impl Model {
             }
             asked => asked.unwrap_or(most),
         };
+        if place.is_some() && options.activations != Activations::F32 {
+            return Err(Error::CompiledActivations);
+        }
         let max_batch = match (options.max_batch, artifact.plan().max_batch) {
             (0, most) => most,
             (asked, most) if asked <= most => asked,
@@ -217,6 +222,20 @@ impl Model {
         checked?;
         Ok(text.join(started?, eos_ids, source))
     }
+}
+
+/// Has products of a target round activations, if that is asked for.
+///
+/// # Errors
+/// The target's name, if it cannot.
+pub fn round_activations(target: &mut TargetProfile, activations: Activations) -> Result<(), Error> {
+    target.int8_activations = activations == Activations::Int8 && !target.is_cpu;
+    let limits = &target.limits;
+    let can = target.subgroups && limits.f16 && limits.integer_dot;
+    if target.int8_activations && !can {
+        return Err(Error::NoInt8 { target: target.name.clone() });
+    }
+    Ok(())
 }
 
 /// Tokenizer and chat template, read beside the weights: a large vocabulary takes as long as an upload.
@@ -268,9 +287,6 @@ fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Resu
         }
         Some(place) => {
             let name = place.info().name.clone();
-            if options.activations != Activations::F32 {
-                return Err(Error::CpuOnly { what: format!("{} activations", options.activations), device: name });
-            }
             (Backend::Gpu(Box::new(start_gpu(&place, &plan, trusted, &weights, limits.clone(), options)?)), name)
         }
     };

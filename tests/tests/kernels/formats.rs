@@ -3,7 +3,7 @@
 use crate::support::{batch, check, formats, target};
 use ingot_compiler::TargetProfile;
 use ingot_ir::graph::{Graph, Op};
-use ingot_ir::weight::{Format, ScaleType};
+use ingot_ir::weight::{Format, KFormat, ScaleType};
 use ingot_tests::random::{GraphBuilder, VOCAB};
 use ingot_tests::rig::{Device, Rig, devices, gpus, turn};
 use ingot_tests::stored::StoredTensors;
@@ -70,6 +70,19 @@ fn products_read_every_format() {
 fn matvec_takes_several_rows_of_every_format() {
     for format in formats() {
         each_device(&product(format, width(format), 37), &[5], width(format), |_, target| target.matvec_rows = 4);
+    }
+}
+
+/// Activations rounded to 8 bits, where codes are bytes or halves of them: one tile of x and several, one row and eight.
+#[test]
+fn whole_numbers_of_every_format_that_has_them() {
+    let is_code = |format: &Format| matches!(format, Format::Affine { bits: 4 | 8, .. } | Format::K(KFormat::Q4K));
+    for (ix, format) in formats().into_iter().filter(is_code).enumerate() {
+        let k = [width(format), 4096, 20_480][ix % 3];
+        each_device(&product(format, k, 37), &[5, 1], k, |_, target| {
+            target.matvec_rows = [8, 1][ix % 2];
+            (target.limits.integer_dot, target.int8_activations) = (true, true);
+        });
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ingot::ir::plan::VariantId;
-use ingot::{Bytes, CompileOptions, RandomShape, Tiles};
+use ingot::{Activations, Bytes, CompileOptions, RandomShape, Tiles};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -34,6 +34,10 @@ pub(crate) struct CompileArgs {
     /// Sequences at one time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=args::MAX_BATCH))]
     max_batch: u32,
+    /// What a GPU multiplies quantized matrices with: f32 (f16 where the target has it), or int8 (rounded to 8 bits); the
+    /// processor is told when it runs the file
+    #[arg(long, value_name = "TYPE", default_value_t = Activations::F32)]
+    activations: Activations,
     #[command(flatten)]
     kv: args::KvArgs,
     /// Memory that the model may take when it runs, e.g. 8G or 1.5GiB; more is refused [default: any]
@@ -54,6 +58,7 @@ pub(crate) struct CompileArgs {
 pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
     let mut target = args::target(&args.target, &args.tiles)?;
     target.kv_type = args.kv.kv_type().unwrap_or(target.kv_type);
+    ingot::round_activations(&mut target, args.activations)?;
     let mut bar = progress::bar("writing");
     let mut told = |done, total| {
         if let Some(bar) = &mut bar {
