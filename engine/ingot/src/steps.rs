@@ -281,6 +281,9 @@ pub(crate) fn describe(spec: &KernelSpec) -> String {
     for op in &spec.epilogue {
         name += &format!(", {op}");
     }
+    if spec.u32("INT8") == Some(1) {
+        name += ", int8";
+    }
     let tiles = ["M_MAX", "Q_TILE"].iter().filter_map(|name| match spec.u32(name) {
         Some(n) if n > 1 => Some(format!(", {name} {n}")),
         _ => None,

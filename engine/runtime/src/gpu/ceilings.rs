@@ -24,8 +24,12 @@ const ROUND_FLOPS: f64 = 8.0 * 4.0 * 2.0;
 /// A dispatch of the arithmetic is to take about this long: launching it must not matter.
 const LONG: f64 = 5e-3;
 
-/// Repeats of each measurement; the best counts. The first ones raise the clock.
+/// A measurement is repeated until this many in a row are no better than the best, which counts: an idle device takes a
+/// while to raise its clocks.
 const REPEATS: usize = 12;
+
+/// Repeats at most.
+const MOST_REPEATS: usize = 400;
 
 /// Whatever takes longer is a hang.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -95,9 +99,14 @@ impl<'a> Rig<'a> {
     }
 
     fn best_s(&mut self, entry: &str, n_groups: u32) -> Result<f64, GpuError> {
-        let mut best = f64::INFINITY;
-        for _ in 0..REPEATS {
-            best = best.min(self.run(entry, n_groups)?);
+        let (mut best, mut n_since) = (f64::INFINITY, 0);
+        for _ in 0..MOST_REPEATS {
+            let found = self.run(entry, n_groups)?;
+            n_since = if found < 0.995 * best { 0 } else { n_since + 1 };
+            best = best.min(found);
+            if n_since == REPEATS {
+                break;
+            }
         }
         Ok(best.max(1e-9))
     }
