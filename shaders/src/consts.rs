@@ -88,7 +88,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                         power_of_two: true,
                         ..rule("WG", ConstDefault::Derived("64, and 256 with HALF"), 32, 256)
                     },
-                    rule("ROWS_PER_SUBGROUP", ConstDefault::U32(2), 1, 8),
+                    rule("ROWS_PER_SUBGROUP", ConstDefault::Derived("2, and 4 with INT8"), 1, 8),
                     rule(
                         "ROWS_PER_WG",
                         ConstDefault::Derived(
@@ -318,11 +318,12 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
         (_, "WG") => 64 << (2 * c.u32("HALF")),
+        (_, "ROWS_PER_SUBGROUP") => 2 << c.u32("INT8"),
         (_, "UNROLL") => 2 - c.u32("HALF"),
         (_, "ROWS_PER_WG") => {
             let rows = c.u32("ROWS_PER_SUBGROUP");
             // Many rows of x: each workgroup adds up the squares of all, so fewer workgroups do.
-            let times = 1 + u32::from(c.u32("HALF") == 1 && c.u32("M_MAX") > 4);
+            let times = 1 + u32::from(c.u32("HALF") == 1 && c.u32("INT8") == 0 && c.u32("M_MAX") > 4);
             (c.u32("WG") / 32 / c.u32("K_SPLIT")).max(1).max(pairs / rows) * rows * times
         }
         (_, "HEADS") => {

@@ -35,13 +35,18 @@ pub(crate) fn generate(consts: &Consts) -> Source {
         let _ = writeln!(text, "    var sum_{r}_{m} = 0.0;");
     }
     text.push_str("    for (var first = 0u; first < N_BLOCKS; first += X_BLOCKS) {\n");
+    // The first weights are on their way while x is rounded.
+    text.push_str("        let begin = unit % K_SPLIT * stride + lane;\n");
+    for r in 0..rows {
+        let _ = writeln!(text, "        var w_{r} = bytes_load(row_{r}, min(first + begin, N_BLOCKS - 1u));");
+    }
     text.push_str("        workgroupBarrier();\n        x_bytes_make(first, x_first, x_last, lanes);\n");
     text.push_str("        workgroupBarrier();\n");
     text.push_str("        let end = select(0u, min(X_BLOCKS, N_BLOCKS - first), is_mine);\n");
-    text.push_str("        for (var b = unit % K_SPLIT * stride + lane; b < end; b += K_SPLIT * stride) {\n");
+    text.push_str("        for (var b = begin; b < end; b += K_SPLIT * stride) {\n");
     let pad = "            ";
     for r in 0..rows {
-        let _ = writeln!(text, "{pad}let w_{r} = bytes_load(row_{r}, first + b);");
+        let _ = writeln!(text, "{pad}if b != begin {{ w_{r} = bytes_load(row_{r}, first + b); }}");
     }
     for (r, m) in sums() {
         let _ = writeln!(text, "{pad}var whole_{r}_{m} = 0i;");

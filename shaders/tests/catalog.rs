@@ -5,8 +5,8 @@ use ingot_shaders::limits::{Limits, Uses, check_uses, needs_cooperative, uses};
 use ingot_shaders::lint::{Lint, lint, lint_linked};
 use ingot_shaders::reflect::{parse, reflect};
 use ingot_shaders::{
-    Consumer, EpilogueOp, KFormat, KernelSpec, LinkError, Prologue, Rows, ScaleType, Template, Tier, WeightFormat,
-    backend, grid, link, wgsl_for,
+    Const, Consumer, EpilogueOp, KFormat, KernelSpec, LinkError, Prologue, Rows, ScaleType, Template, Tier,
+    WeightFormat, backend, grid, link, wgsl_for,
 };
 use std::process::Command;
 
@@ -117,6 +117,7 @@ fn specs() -> Vec<KernelSpec> {
         }
     }
     list.extend(half_products());
+    list.extend(half_formats());
     list.extend(decoding_attentions());
     list.extend(kv_types());
     for rows in Rows::ALL {
@@ -265,6 +266,43 @@ fn half_products() -> Vec<KernelSpec> {
     list
 }
 
+/// Products in half precision of every other format, and those in whole numbers.
+fn half_formats() -> Vec<KernelSpec> {
+    let affine = |bits| WeightFormat::Affine { bits, group: 64, scales: ScaleType::F16 };
+    let tables = [KFormat::Iq4Nl, KFormat::Iq4Xs];
+    let blocks = KFormat::ALL.iter().filter(|k| !tables.contains(k)).map(|k| WeightFormat::K(*k));
+    let mut formats: Vec<WeightFormat> = [1, 2, 3, 5, 6, 8].map(affine).into_iter().chain(blocks).collect();
+    formats.extend([WeightFormat::Mxfp4, WeightFormat::Mxfp8]);
+    formats.extend([false, true].map(|global| WeightFormat::Nvfp4 { global }));
+    let mut list = Vec::new();
+    for (ix, format) in formats.into_iter().enumerate() {
+        let mut spec = KernelSpec::new(Template::Matvec, Tier::Subgroups)
+            .with("K", 4096)
+            .with("N", 96)
+            .with("M_MAX", [1, 4][ix % 2])
+            .with("HALF", 1)
+            .with("X_HALF", [1, 0][ix / 2 % 2]);
+        spec.weight = Some(format);
+        list.push(spec);
+    }
+    for (ix, format) in [affine(4), affine(8), WeightFormat::K(KFormat::Q4K)].into_iter().enumerate() {
+        for m_max in [1, 8] {
+            let mut spec = KernelSpec::new(Template::Matvec, Tier::Subgroups)
+                .with("K", [4096, 14_336, 512][ix])
+                .with("N", 96)
+                .with("M_MAX", m_max)
+                .with("HALF", 1)
+                .with("INT8", 1)
+                .with("X_HALF", 1);
+            spec.weight = Some(format);
+            list.push(spec.clone());
+            spec.prologue = Prologue::RmsNormParts;
+            list.push(spec.with("SQUARE_PARTS", 16).with("K_SPLIT", 2));
+        }
+    }
+    list
+}
+
 /// Attention of one query a tile, whole and in parts, and what joins the parts.
 fn decoding_attentions() -> Vec<KernelSpec> {
     let mut list = Vec::new();
@@ -338,7 +376,8 @@ fn check(spec: &KernelSpec) -> Option<String> {
 }
 
 /// What a kernel uses that the target it is for does not have. Every kernel is for Apple's GPUs, but for those that say
-/// that they need a shape of cooperative matrix that Metal does not have; a plain one is for every GPU.
+/// that they need a shape of cooperative matrix that Metal does not have, or products of packed integers; a plain one is for
+/// every GPU.
 fn check_limits(spec: &KernelSpec, used: &Uses) -> Option<String> {
     let apple = Limits::apple();
     let shape = needs_cooperative(spec);
@@ -347,6 +386,7 @@ fn check_limits(spec: &KernelSpec, used: &Uses) -> Option<String> {
         return Some(format!("uses {ty:?}, but says that it needs {shape:?}"));
     }
     let mut limits = if spec.tier == Tier::Plain { Limits::COMMON } else { apple.clone() };
+    limits.integer_dot = spec.consts.iter().any(|(name, value)| name == "INT8" && *value == Const::U32(1));
     limits.cooperative.extend(shape.filter(|shape| !apple.cooperative.contains(shape)));
     check_uses(spec.template.name(), used, &limits).err().map(|error| error.to_string())
 }

@@ -10,7 +10,7 @@ use crate::{progress, shipped};
 use anyhow::{Context, Result};
 use clap::Args;
 use ingot::compiler::TargetProfile;
-use ingot::{Activations, Cache, DeviceChoice, LoadOptions, Model, RandomShape, Tiles};
+use ingot::{Activations, Cache, Ceilings, DeviceChoice, LoadOptions, Model, RandomShape, Tiles};
 use std::path::{Path, PathBuf};
 
 /// What runs the model, and with how much of the machine.
@@ -50,10 +50,28 @@ pub(crate) struct DeviceArgs {
     pub no_cache: bool,
 }
 
+/// Limits of the GPU that a choice means, if it means one.
+pub(crate) struct Limits(Option<(String, Ceilings)>);
+
+impl Limits {
+    /// The limits of the device that a model is on.
+    pub(crate) fn of(self, model: &Model) -> Result<Ceilings> {
+        match self.0 {
+            Some((name, ceilings)) if name == model.device() => Ok(ceilings),
+            _ => Ok(model.ceilings()?),
+        }
+    }
+}
+
 impl DeviceArgs {
     /// Loads the checkpoint in a folder, or an artifact.
     pub(crate) fn load(&self, folder: &Path) -> Result<Model> {
         Ok(Model::load(folder, self.options())?)
+    }
+
+    /// Measures the limits of the device before anything is loaded on it; [`Limits::of`] then tells a model's.
+    pub(crate) fn limits(&self) -> Result<Limits> {
+        Ok(Limits(ingot::ceilings(&self.device)?))
     }
 
     /// Loads a model of random weights.

@@ -96,7 +96,7 @@ pub use measure::{Measured, Workload};
 pub use model::{Model, PlanFacts};
 pub use quality::{Comparison, Mean, Position, Windows, compare};
 pub use random::RandomShape;
-pub use steps::{Profile, ProfiledKernel, ProfiledLaunch, StepFacts, StepShape};
+pub use steps::{Profile, ProfiledKernel, ProfiledLaunch, StepFacts, StepShape, ceilings};
 pub use stream::Stream;
 pub use tiles::{Tiles, stored_path, tuned_target};
 pub use tune::{TuneOptions, TuneProgress, Tuned, TunedShape, tune, tune_random};

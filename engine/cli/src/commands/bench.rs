@@ -88,13 +88,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         .iter()
         .map(|against| Peer::new(against, args.against_model.as_deref(), folder.as_deref(), &device))
         .collect::<Result<_>>()?;
+    let limits = device.limits()?;
     let (mut model, name) = match (&args.random, &folder) {
         (Some(shape), _) => (device.load_random(shape)?, format!("{} {} (random weights)", shape.name, shape.format)),
         (None, Some(folder)) => (device.load(folder)?, folder.display().to_string()),
         (None, None) => unreachable!("a folder unless weights are random"),
     };
-    // Before the stream's own buffer is made beside the model.
-    let ceilings = model.ceilings()?;
+    let ceilings = limits.of(&model)?;
     let mut report = Report::new(&model, name, ceilings);
     let printed = !args.json && !args.csv;
     if printed {

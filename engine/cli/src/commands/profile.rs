@@ -48,6 +48,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<()> {
     let shape = StepShape { n_sequences: args.batch, n_tokens: args.prefill.unwrap_or(1), depth: args.depth };
     let mut device = args.device.clone();
     device.make_room(args.batch, shape.depth.saturating_add(shape.n_tokens));
+    let limits = device.limits()?;
     let (mut model, name) = match &args.random {
         Some(random) => (device.load_random(random)?, format!("{} {} (random weights)", random.name, random.format)),
         None => {
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<()> {
         }
     };
     let profile = model.profile(shape, &args.sampling.sampling(), args.repeats as usize)?;
-    let ceilings = model.ceilings()?;
+    let ceilings = limits.of(&model)?;
     if let Some(path) = &args.trace {
         let trace = trace::of(&profile, &ceilings, &name, model.device());
         std::fs::write(path, trace.to_string()).with_context(|| format!("{} cannot be written", path.display()))?;
