@@ -111,7 +111,7 @@ pub enum Error {
     /// The engine's thread has ended.
     #[error("the engine has ended; start it again")]
     EngineGone,
-    /// What ended all answers of an engine.
+    /// What ended all answers of an engine or a batch.
     #[error(transparent)]
     Shared(#[from] std::sync::Arc<Error>),
     /// An answer that was asked for after an error.

@@ -24,7 +24,9 @@ pub struct GenerateOptions {
     /// How tokens are chosen. Line ends and end tokens are exempt from XTC besides the ids that it names.
     pub sampling: Sampling,
     /// The form that the answer keeps. Its end ends the answer; before, the model's end tokens count only where the form may
-    /// end. An answer that is ended by `max_tokens` or a stop string need not be whole.
+    /// end. It goes before all that `sampling` says: where bias, the shortest length or the program's own change of logits leave
+    /// none of the tokens that fit, these have the model's own logits. An answer that is ended by `max_tokens` or a stop string
+    /// need not be whole.
     pub grammar: Option<Grammar>,
     /// Whether the model's end tokens do not end the answer.
     pub ignore_eos: bool,
@@ -60,6 +62,8 @@ pub struct Piece {
     pub text: String,
     /// The token's log-probabilities, if they were asked for.
     pub logprobs: Option<Logprobs>,
+    /// Whether a draft model proposed the token and this model took it. Always false: there are no draft models yet.
+    pub from_draft: bool,
     /// Why the answer ended, in its last piece.
     pub finish: Option<FinishReason>,
     /// Counts, times and memory so far.

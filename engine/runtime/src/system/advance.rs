@@ -1,6 +1,6 @@
 //! Hands a finished step's results to its sequences: chooses tokens, appends them, checks stop rules.
 
-use crate::sample::{Chooser, History, Scratch, argmax, logprobs, sample};
+use crate::sample::{Chooser, History, Scratch, logprobs, sample, sample_fitting};
 use crate::world::{Event, FinishReason, Sequences, State, World};
 
 /// Runs the system on [`World::output`], the result of the oldest step in flight.
@@ -41,7 +41,7 @@ pub fn advance(world: &mut World) {
                 Ok((output.sampled[last], false))
             }
             Chooser::Host => {
-                let logits = &mut output.logits[last * n_vocab..(last + 1) * n_vocab];
+                let logits = &output.logits[last * n_vocab..(last + 1) * n_vocab];
                 fitting(sequences, row, logits, scratch, events)
             }
         };
@@ -70,36 +70,30 @@ pub fn advance(world: &mut World) {
     spare.push(record);
 }
 
-/// Chooses a token on the processor, of those that fit if the answer keeps a form; true if that form is then complete.
+/// Chooses a token on the processor, of those that fit if the answer keeps a form; true if that form is then complete. Tells
+/// its log-probabilities if they are wanted.
 fn fitting(
     sequences: &mut Sequences,
     row: usize,
-    logits: &mut [f32],
+    logits: &[f32],
     scratch: &mut Scratch,
     events: &mut Vec<Event>,
 ) -> Result<(u32, bool), String> {
-    if let Some(constraint) = &sequences.constraint[row] {
-        constraint.mask(logits)?;
-    }
-    let mut id = choose(sequences, row, logits, scratch, events);
-    let Some(constraint) = &mut sequences.constraint[row] else { return Ok((id, false)) };
-    if !constraint.allows(id) {
-        // Where the answer is to go on but its form has ended, the form wins.
-        id = argmax(logits);
-    }
-    Ok((id, constraint.accept(id)?))
-}
-
-/// Chooses a token on the processor, and tells its log-probabilities if they are wanted.
-fn choose(sequences: &Sequences, row: usize, logits: &[f32], scratch: &mut Scratch, events: &mut Vec<Event>) -> u32 {
     let (sampling, n_prompt) = (&sequences.sampling[row], sequences.n_prompt[row] as usize);
     let history = History { tokens: &sequences.tokens[row], n_prompt, stop_ids: &sequences.stop_ids[row] };
-    let id = sample(logits, sampling, &history, scratch);
+    let id = match &sequences.constraint[row] {
+        Some(form) => sample_fitting(logits, sampling, &history, form, scratch)?,
+        None => sample(logits, sampling, &history, scratch),
+    };
+    let is_complete = match &mut sequences.constraint[row] {
+        Some(form) => form.accept(id)?,
+        None => false,
+    };
     if let Some(n_best) = sampling.n_logprobs {
         let (logprob, mut best) = logprobs(id, n_best as usize, scratch);
         // What cannot come next has no logarithm.
         best.retain(|(_, logprob)| logprob.is_finite());
         events.push(Event::Logprobs { request: sequences.request[row], logprob, best });
     }
-    id
+    Ok((id, is_complete))
 }
