@@ -87,7 +87,8 @@ pub struct LoadOptions {
     /// shorter window keep it. Sequences then go on past the model's own context. An artifact has its own limit.
     pub max_kv_size: Option<u32>,
     /// Tokens that the cache has room for, all sequences together; `None` gives each the whole context. With less, requests
-    /// wait for each other; where none can go on, one ends with [`FinishReason::KvFull`](crate::FinishReason).
+    /// wait for each other; where the older ones need its pages, the youngest is set back and read again later. One that
+    /// needs more by itself ends with [`FinishReason::KvFull`](crate::FinishReason).
     pub kv_tokens: Option<u32>,
     /// Tokens of a prompt that are read in one step; `None` takes the device's number, or the artifact's.
     pub prefill_step_size: Option<u32>,

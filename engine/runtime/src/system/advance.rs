@@ -11,19 +11,23 @@ pub fn advance(world: &mut World) {
     for (&row, &(n, first_row, n_rows)) in record.sequences.iter().zip(&record.spans) {
         sequences.n_in_flight[row] -= 1;
         sequences.n_cached[row] += n;
-        let (State::Prefill | State::Decode) = sequences.state[row] else {
+        if !sequences.is_under_way(row) {
             continue; // What ran past a stop is dropped.
-        };
-        let request = sequences.request[row];
-        let n_cached = sequences.n_cached[row];
-        if sequences.prompt_logits[row] {
-            let rows = first_row as usize * n_vocab..(first_row + n_rows) as usize * n_vocab;
-            events.push(Event::Logits { request, first: n_cached - n, logits: output.logits[rows].to_vec() });
         }
-        if n_cached <= sequences.n_prompt[row] {
+        let request = sequences.request[row];
+        // What a sequence that was set back reads again has been told.
+        let (n_cached, n_told) = (sequences.n_cached[row], sequences.n_told[row]);
+        sequences.n_told[row] = n_told.max(n_cached);
+        let first = n_told.clamp(n_cached - n, n_cached);
+        if sequences.prompt_logits[row] && first < n_cached {
+            let first_row = first_row + first - (n_cached - n);
+            let rows = first_row as usize * n_vocab..(first_row + n_cached - first) as usize * n_vocab;
+            events.push(Event::Logits { request, first, logits: output.logits[rows].to_vec() });
+        }
+        if n_told < n_cached && n_cached <= sequences.n_prompt[row] {
             events.push(Event::Prefilled { request, n_tokens: n_cached });
         }
-        if n_cached < sequences.n_prompt[row] {
+        if (n_cached as usize) < sequences.tokens[row].len() {
             continue;
         }
         if sequences.max_tokens[row] == 0 {
