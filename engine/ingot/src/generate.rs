@@ -45,6 +45,21 @@ impl Default for GenerateOptions {
 }
 
 /// Natural logarithms of probabilities, after penalties and before filters and temperature.
+///
+/// ```
+/// # use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model, Sampling};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let prompt = model.chat_prompt("Tell me a story.")?;
+/// let sampling = Sampling { n_logprobs: Some(2), ..Sampling::default() };
+/// let options = GenerateOptions { max_tokens: 4, sampling, ..GenerateOptions::default() };
+/// let answer = model.generate(&prompt, &options, |_| true)?;
+/// for (id, of) in answer.ids.iter().zip(&answer.logprobs) {
+///     assert_eq!((of.best[0].0, of.best.len()), (*id, 2));
+///     println!("{:.2}", of.chosen.exp());
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Logprobs {
     /// The chosen token's.
@@ -136,6 +151,7 @@ impl Model {
     ///     true
     /// })?;
     /// assert_eq!((answer.ids.len(), answer.finish), (8, FinishReason::Length));
+    /// println!("{:.0} tokens/s, {} bytes", answer.stats.generation_tps(), answer.stats.memory.peak);
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///

@@ -45,6 +45,8 @@ pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
 ///     context: Some(512),      // tokens of the longest sequence
 ///     max_batch: 2,            // sequences at one time
 ///     max_kv_size: Some(128),  // of which the cache holds 128
+///     progress: Some(Box::new(|done, total| println!("{done} of {total} bytes"))),
+///     adjust_target: Some(Box::new(|target| target.prefill_tokens = 64)),
 ///     ..LoadOptions::default()
 /// };
 /// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
@@ -125,6 +127,12 @@ impl Model {
     }
 
     /// Loads a model of a known shape with random weights, for measurements. It has no tokenizer.
+    ///
+    /// ```no_run
+    /// # use ingot::{LoadOptions, Model, RandomShape};
+    /// let model = Model::load_random(&RandomShape::named("llama-1b")?, LoadOptions::default())?;
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Model::load`].
