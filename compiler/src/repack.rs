@@ -2,8 +2,11 @@
 //!
 //! It streams: any byte range of a packed weight can be made alone, so that an upload needs no second copy.
 
+mod planes;
+
 use ingot_ir::plan::PlanWeight;
 use ingot_ir::weight::{Format, Layout, factors_at_bytes, scales_at_bytes};
+use planes::Arrangement;
 
 /// A checkpoint tensor's bytes. Rows are contiguous in each part.
 #[derive(Clone, Copy, Debug, Default)]
@@ -143,16 +146,21 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
     let scales_end = scales_at + u64::from(weight.n_rows) * scale_bytes;
     let end = offset + out.len() as u64;
     out.fill(0);
-    // Codes or plain values: rows as they are.
-    let turned = matches!(weight.format, Format::Affine { bits: 4, .. });
-    for_rows(offset, end.min(codes_end), 0, code_bytes, |row, within, at, len| {
+    let arrangement = Arrangement::of(weight.format, weight.n_cols);
+    let stored_row = |row: u32| {
         let (segment, source) = row_source(weight, row);
-        let stored = &parts[segment].values[source as usize * code_bytes as usize..][..code_bytes as usize];
-        if turned {
-            turn_blocks(stored, within, &mut out[at..at + len]);
-        } else {
-            out[at..at + len].copy_from_slice(&stored[within..within + len]);
-        }
+        &parts[segment].values[source as usize * code_bytes as usize..][..code_bytes as usize]
+    };
+    let low_bytes = arrangement.low_row_bytes(code_bytes);
+    let low_end = u64::from(weight.n_rows) * low_bytes;
+    for_rows(offset, end.min(low_end), 0, low_bytes, |row, within, at, len| {
+        arrangement.fill_low(stored_row(row), within, &mut out[at..at + len]);
+    });
+    // What lies before `offset` is not asked for.
+    let high_out = (offset.max(low_end) - offset) as usize;
+    for_rows(offset.max(low_end), end.min(codes_end), low_end, code_bytes - low_bytes, |row, within, at, len| {
+        let at = high_out + at;
+        arrangement.fill_high(stored_row(row), within, &mut out[at..at + len]);
     });
     let scales_out = (offset.max(scales_at) - offset) as usize;
     if let Format::Affine { scales, .. } = weight.format {
@@ -201,25 +209,6 @@ fn global_factor(tensor: &TensorBytes<'_>, row: usize, row_bytes: usize) -> f32 
     let ix = row / (n_rows / (tensor.global.len() / 4));
     let bytes = &tensor.global[4 * ix..][..4];
     f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) / (448.0 * 6.0)
-}
-
-/// Bytes of a block of 4-bit codes: 32 columns, the load of one lane.
-const BLOCK_BYTES: usize = 16;
-
-/// Bytes `within ..` of a row of 4-bit codes whose blocks are turned: word i of block b, eight columns, is the block's word
-/// i ^ (b / 2 % 4). See `shaders/slot/weight_affine4.wgsl` for the reason.
-fn turn_blocks(row: &[u8], within: usize, out: &mut [u8]) {
-    let mut at = 0;
-    while at < out.len() {
-        let byte = within + at;
-        let block = byte / BLOCK_BYTES;
-        let stored = &row[block * BLOCK_BYTES..][..BLOCK_BYTES];
-        let turned: [u8; BLOCK_BYTES] = std::array::from_fn(|byte| stored[byte ^ (4 * (block / 2 % 4))]);
-        let first = byte % BLOCK_BYTES;
-        let n = (BLOCK_BYTES - first).min(out.len() - at);
-        out[at..at + n].copy_from_slice(&turned[first..first + n]);
-        at += n;
-    }
 }
 
 /// Calls `f(row, byte within the row, byte from `start`, length)` for every row that meets bytes `start .. end`, where

@@ -45,8 +45,11 @@ pub struct TargetProfile {
     pub bandwidth_gb_s: u32,
     /// Tokens of the largest prefill chunk.
     pub prefill_tokens: u32,
-    /// Up to this many rows a matrix product reads its weights with the matrix-vector kernel.
+    /// Rows that the matrix-vector kernel multiplies with each weight that it reads.
     pub matvec_rows: u32,
+    /// Times that it may read all weights, each time for other rows, before the tiled product takes over: that one costs as
+    /// much for one row as for a tile.
+    pub matvec_rounds: u32,
     /// Rows whose logits one step may want.
     pub max_rows: u32,
     /// Queries that a prefill attention tile covers.
@@ -77,6 +80,7 @@ impl TargetProfile {
             bandwidth_gb_s: 50,
             prefill_tokens: 512,
             matvec_rows: 8,
+            matvec_rounds: 1,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F32,
@@ -101,6 +105,7 @@ impl TargetProfile {
             bandwidth_gb_s: 300,
             prefill_tokens: 512,
             matvec_rows: 8,
+            matvec_rounds: 1,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F16,
@@ -114,7 +119,7 @@ impl TargetProfile {
     /// wgpu binds at most 2 GiB - 4 there. No f16 and no cooperative matrices, which older ones lack.
     pub fn vulkan() -> Self {
         let plain = Self::gpu("vulkan", VULKAN_BINDING, true);
-        Self { limits: Limits { subgroup: Some((8, 64)), ..plain.limits }, ..plain }
+        Self { limits: Limits { subgroup: Some((8, 64)), ..plain.limits }, matvec_rounds: 2, ..plain }
     }
 
     /// NVIDIA from Turing on through Vulkan: 48 KiB of shared memory, 1024 invocations, subgroups of 32 (the driver's
@@ -131,7 +136,7 @@ impl TargetProfile {
             cooperative: vec![CoopShape::square(16, F16, F16), CoopShape::square(16, F16, F32)],
             ..Limits::COMMON
         };
-        Self { limits, bandwidth_gb_s: 900, ..Self::gpu("nvidia", VULKAN_BINDING, true) }
+        Self { limits, bandwidth_gb_s: 900, matvec_rounds: 8, ..Self::gpu("nvidia", VULKAN_BINDING, true) }
     }
 
     /// Mesa's software rasterizer, as Mesa 22.3's llvmpipe reports itself (`ingot devices --json`): bindings of 128 MiB,
@@ -155,6 +160,7 @@ impl TargetProfile {
             limits: Limits::apple(),
             unified_memory: true,
             bandwidth_gb_s: 200,
+            matvec_rounds: 2,
             ..Self::gpu("apple", (4 << 30) - 4, true)
         }
     }
@@ -177,9 +183,16 @@ impl TargetProfile {
         vec![Self::cpu(), Self::vulkan(), Self::nvidia(), Self::apple(), Self::lavapipe(), Self::webgpu()]
     }
 
-    /// Whether a matrix-vector product of weights of a format multiplies in half precision.
-    pub fn multiplies_half(&self, format: Format) -> bool {
-        !self.is_cpu && self.subgroups && self.limits.f16 && matches!(format, Format::Affine { bits: 4, .. })
+    /// Whether a matrix-vector product of quantized weights of `n_cols` columns multiplies in half precision: all but those
+    /// of tables.
+    pub fn multiplies_half(&self, format: Format, n_cols: u32) -> bool {
+        let has_pairs = format.is_quantized() && !matches!(format, Format::K(k) if k.has_table());
+        !self.is_cpu && self.subgroups && self.limits.f16 && has_pairs && n_cols.is_multiple_of(32)
+    }
+
+    /// Rows up to which a matrix product takes the matrix-vector kernel.
+    pub fn few_rows(&self) -> u32 {
+        self.matvec_rows.saturating_mul(self.matvec_rounds)
     }
 
     /// Whether attention of one query a sequence has a kernel of its own here, which can split KV: it needs subgroups of 8

@@ -4,12 +4,10 @@
 // leading one then come out as 1.f at the smallest exponent e, for 0.f at the next: 2v - 2^(e + 1), which is less than v
 // there alone.
 
-// e2m1: the four numbers in the lower half of a word, lowest first.
-fn e2m1_quad(half: u32) -> vec4<f32> {
-    let bits = vec4<u32>(half) >> vec4<u32>(0u, 4u, 8u, 12u);
-    let v = bitcast<vec4<f32>>(((bits & vec4<u32>(7u)) << vec4<u32>(22u)) + vec4<u32>(0x3f000000u));
-    let size = min(v, 2.0 * v - 1.0);
-    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(size) | ((bits & vec4<u32>(8u)) << vec4<u32>(28u)));
+// e2m1: numbers of these sizes (three bits: exponent, fraction), with a sign in bit 31.
+fn e2m1_numbers(sizes: vec4<u32>, signs: vec4<u32>) -> vec4<f32> {
+    let v = bitcast<vec4<f32>>((sizes << vec4<u32>(22u)) + vec4<u32>(0x3f000000u));
+    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(min(v, 2.0 * v - 1.0)) | signs);
 }
 
 // e4m3: the four numbers of a word, lowest first.

@@ -115,7 +115,7 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
 
     if template == Template::Matvec {
         if consts.u32("HALF") == 1 {
-            bind_pairs(spec, &mut slots)?;
+            bind_pairs(spec, consts.u32("W_COLS"), &mut slots)?;
             slots.insert("unit", unit_half::generate(consts));
         } else {
             slots.insert("unit", source("slot/unit_single.wgsl"));
@@ -192,7 +192,7 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
             (if cols.is_multiple_of(8) { "weight_half" } else { "weight_half_ragged" }, Some(half), None)
         }
         WeightFormat::Affine { bits, scales, .. } => {
-            let weight = if bits == 4 { "weight_affine4" } else { "weight_affine" };
+            let weight = if bits == 4 { "weight_affine4" } else { "weight_planes" };
             match scales {
                 ScaleType::F16 => (weight, Some("half_f16"), Some("scale_half")),
                 ScaleType::Bf16 => (weight, Some("half_bf16"), Some("scale_half")),
@@ -211,7 +211,7 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
                 KFormat::Iq4Nl => "scale_iq4_nl",
                 KFormat::Iq4Xs => "scale_iq4_xs",
             };
-            ("weight_affine", None, Some(scale))
+            (if k == KFormat::Q4K { "weight_affine4" } else { "weight_planes" }, None, Some(scale))
         }
     };
     let codes = match format {
@@ -227,12 +227,20 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
 }
 
 /// Binds the slot `pairs`.
-fn bind_pairs(spec: &KernelSpec, slots: &mut BTreeMap<&'static str, Source>) -> Result<(), LinkError> {
-    let why = "there are no half-precision products (HALF) of this format";
-    let Some(WeightFormat::Affine { bits: 4, .. }) = spec.weight else {
-        return Err(LinkError::BadWeight { template: spec.template, weight: spec.weight, why: why.into() });
+fn bind_pairs(spec: &KernelSpec, cols: u32, slots: &mut BTreeMap<&'static str, Source>) -> Result<(), LinkError> {
+    let bad = |why: &str| LinkError::BadWeight { template: spec.template, weight: spec.weight, why: why.into() };
+    let pairs = match spec.weight {
+        Some(WeightFormat::Affine { bits: 4, .. } | WeightFormat::K(KFormat::Q4K)) => "slot/pairs_affine4.wgsl",
+        Some(WeightFormat::Affine { .. }) => "slot/pairs_planes.wgsl",
+        Some(WeightFormat::K(k)) if !matches!(k, KFormat::Iq4Nl | KFormat::Iq4Xs) => "slot/pairs_planes.wgsl",
+        Some(WeightFormat::Mxfp4 | WeightFormat::Nvfp4 { .. }) => "slot/pairs_fp4.wgsl",
+        Some(WeightFormat::Mxfp8) => "slot/pairs_fp8.wgsl",
+        _ => return Err(bad("there are no half-precision products (HALF) of this format")),
     };
-    slots.insert("pairs", source("slot/pairs_affine4.wgsl"));
+    if !cols.is_multiple_of(32) {
+        return Err(bad("half-precision products (HALF) take rows of whole blocks of 32 columns"));
+    }
+    slots.insert("pairs", source(pairs));
     Ok(())
 }
 

@@ -515,12 +515,20 @@ pub(crate) fn add_weight(spec: &KernelSpec, consts: &mut Consts) -> Result<Weigh
     Ok(format)
 }
 
+/// Of a code's bits, the low ones that lie in a plane of their own; see `lib/planes.wgsl`.
+fn low_bits(bits: u32) -> u32 {
+    1 << bits.ilog2()
+}
+
 /// Adds the numbers of codes with scales. Gives the scales' first word.
 fn add_codes(consts: &mut Consts, rows: u32, cols: u32, bits: u32, group: u32) -> Result<u32, String> {
     let codes = u64::from(rows) * (u64::from(cols) * u64::from(bits) / 32);
     let scales_at = u32::try_from(codes.next_multiple_of(4)).map_err(|_| "codes exceed 2^32 words".to_string())?;
     consts.add("W_BITS", bits);
     consts.add("W_GROUP", group);
+    let low = low_bits(bits);
+    consts.add("W_LOW", low);
+    consts.add("W_HIGH_AT", (u64::from(rows) * (u64::from(cols) * u64::from(low) / 32)) as u32);
     consts.add("W_SCALES_AT", scales_at);
     Ok(scales_at)
 }

@@ -7,8 +7,7 @@ use crate::consts::Consts;
 use crate::link::Source;
 use std::fmt::Write;
 
-/// Eights of a block, and of them those whose products are added in half precision: 8 products in each half of a pair.
-const EIGHTS: u32 = 4;
+/// Eights whose products are added in half precision: 8 products in each half of a pair.
 const CHAIN: u32 = 2;
 
 const HEAD: &str = "\
@@ -31,7 +30,10 @@ const BLOCKS_PER_PART = (N_BLOCKS + K_SPLIT - 1u) / K_SPLIT;
 /// The module's text.
 pub(crate) fn generate(consts: &Consts) -> Source {
     let (rows, xs, unroll) = (consts.u32("ROWS_PER_SUBGROUP"), consts.u32("M_MAX"), consts.u32("UNROLL"));
-    let unit = Unit { rows, xs };
+    // As providers of pairs have it: 16 columns a block of codes of 8 bits, 32 of others, and groups of 16 or more.
+    let eights = if consts.u32("W_BITS") == 8 { 2 } else { 4 };
+    let parts = if consts.u32("W_GROUP") == 16 { eights / CHAIN } else { 1 };
+    let unit = Unit { rows, xs, eights, parts };
     let mut text = HEAD.to_string();
     text.push_str("fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n");
     text.push_str("    let lane = lane_of(lanes);\n    let stride = n_lanes_of(lanes);\n");
@@ -90,6 +92,10 @@ struct Unit {
     rows: u32,
     /// Rows of x.
     xs: u32,
+    /// Eights of a block.
+    eights: u32,
+    /// Parts of a block that have scales of their own.
+    parts: u32,
 }
 
 impl Unit {
@@ -113,16 +119,34 @@ impl Unit {
         }
     }
 
+    /// Scales what a part of a block came to.
+    fn finish(self, text: &mut String, u: u32, part: u32) {
+        let pad = "                ";
+        for (r, m) in self.sums() {
+            let product = format!("product_{r}_{m}");
+            let _ = writeln!(text, "{pad}sum_{r}_{m} += pairs_finish(w_{u}_{r}, {part}u, {product}, x_sum_{m});");
+        }
+        if part + 1 < self.parts {
+            for (r, m) in self.sums() {
+                let _ = writeln!(text, "{pad}product_{r}_{m} = 0.0;");
+            }
+            for m in 0..self.xs {
+                let _ = writeln!(text, "{pad}x_sum_{m} = 0.0;");
+            }
+        }
+    }
+
     /// The products of one block.
     fn products(self, text: &mut String, u: u32) {
         let pad = "                ";
+        let eights_per_part = self.eights / self.parts;
         for m in 0..self.xs {
             let _ = writeln!(text, "{pad}var x_sum_{m} = 0.0;");
         }
         for (r, m) in self.sums() {
             let _ = writeln!(text, "{pad}var product_{r}_{m} = 0.0;");
         }
-        for eight in 0..EIGHTS {
+        for eight in 0..self.eights {
             let starts = eight % CHAIN == 0;
             let _ = writeln!(text, "{pad}let at_{eight} = pairs_at(b, {eight}u);");
             for r in 0..self.rows {
@@ -155,9 +179,9 @@ impl Unit {
                     }
                 }
             }
-        }
-        for (r, m) in self.sums() {
-            let _ = writeln!(text, "{pad}sum_{r}_{m} += pairs_finish(w_{u}_{r}, product_{r}_{m}, x_sum_{m});");
+            if (eight + 1) % eights_per_part == 0 {
+                self.finish(text, u, eight / eights_per_part);
+            }
         }
     }
 }

@@ -71,7 +71,8 @@ pub enum Arithmetic {
 impl Arithmetic {
     /// Of a graph's matrix products on a target.
     pub fn of(target: &TargetProfile, graph: &Graph) -> Self {
-        let is_half = graph.weights.as_slice().iter().any(|weight| target.multiplies_half(weight.format));
+        let is_half =
+            graph.weights.as_slice().iter().any(|weight| target.multiplies_half(weight.format, weight.n_cols));
         if is_half { Self::F16Inputs } else { Self::F32 }
     }
 }

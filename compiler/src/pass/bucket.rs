@@ -56,7 +56,7 @@ pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32) -> Vec<Buck
         let bounds = Dims { tokens, sequences, rows, tiles, filtered: rows };
         Bucket { bounds, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
     };
-    let (short, long) = (target.matvec_rows, target.prefill_tokens.max(batch));
+    let (short, long) = (target.few_rows(), target.prefill_tokens.max(batch));
     let mut buckets: Vec<Bucket> = sizes.flat_map(decode).collect();
     buckets.extend((1 < short && short < long).then(|| chunk(short)));
     buckets.push(chunk(long));

@@ -228,7 +228,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
 /// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled.
 fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {
     let rows = graph.values[linear].shape.rows;
-    let few = rows == Dim::Rows || bucket.get(rows) <= target.matvec_rows;
+    let few = rows == Dim::Rows || bucket.get(rows) <= target.few_rows();
     if few { Template::Matvec } else { Template::Matmul }
 }
 

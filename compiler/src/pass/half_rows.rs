@@ -64,5 +64,6 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
 /// Whether a linear layer's product multiplies in half precision.
 fn is_half(graph: &Graph, target: &TargetProfile, linear: ValueId) -> bool {
     let Op::Linear { weight, .. } = graph.values[linear].op else { return false };
-    target.multiplies_half(graph.weights[weight].format)
+    let weight = &graph.weights[weight];
+    target.multiplies_half(weight.format, weight.n_cols)
 }

@@ -140,7 +140,7 @@ fn matrix(
         // A chunk wants one row a sequence, but for prompts whose every logit is wanted.
         let n_rows = if rows == Dim::Rows { b.bucket.bounds.sequences } else { b.bucket.bounds.get(rows) };
         spec.set("M_MAX", Const::U32(n_rows.clamp(1, b.target.matvec_rows)));
-        if b.target.multiplies_half(w.format) {
+        if b.target.multiplies_half(w.format, w.n_cols) {
             spec.set("HALF", Const::U32(1));
         }
     }

@@ -197,6 +197,17 @@ pub enum Error {
         /// The known names.
         known: String,
     },
+    /// A random model's format that is not known, or whose blocks do not divide the shape's rows.
+    #[error(
+        "`{found}` is no format of {shape}; write e.g. affine8g64_f16, affine4g64_bf16, mxfp4, mxfp8, nvfp4, q4_k, q6_k, \
+         iq4_xs, f16, bf16 or f32, whose groups or blocks divide the rows of its matrices"
+    )]
+    UnknownFormat {
+        /// What was asked for.
+        found: String,
+        /// The shape's name.
+        shape: String,
+    },
 }
 
 impl Error {

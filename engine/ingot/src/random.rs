@@ -1,10 +1,11 @@
 //! Models of known shapes with random weights, made on the spot: what a speed measurement needs and no download.
 
 use crate::Error;
+use half::{bf16, f16};
 use ingot_compiler::repack::TensorBytes;
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::kv::{KvShape, Window};
-use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight, WeightId};
+use ingot_ir::weight::{Format, KFormat, Layout, ScaleType, Source, Weight, WeightId};
 use std::collections::BTreeMap;
 
 /// The shape of a Llama.
@@ -93,11 +94,18 @@ const SHAPES: &[RandomShape] = &[
 ];
 
 impl RandomShape {
-    /// A known shape, 4-bit affine with group 64 unless changed.
+    /// A known shape, 4-bit affine with group 64 unless a format follows its name: `llama-8b`, `llama-8b:mxfp4`,
+    /// `llama-8b:affine8g64_f16`.
     pub fn named(name: &str) -> Result<Self, Error> {
         let known = || SHAPES.iter().map(|shape| shape.name).collect::<Vec<_>>().join(", ");
-        let found = SHAPES.iter().find(|shape| shape.name == name).cloned();
-        found.ok_or_else(|| Error::UnknownShape { found: name.into(), known: known() })
+        let (shape, format) = name.split_once(':').map_or((name, None), |(shape, format)| (shape, Some(format)));
+        let found = SHAPES.iter().find(|known| known.name == shape).cloned();
+        let found = found.ok_or_else(|| Error::UnknownShape { found: shape.into(), known: known() })?;
+        let Some(text) = format else { return Ok(found) };
+        let fits = |format: &Format| [found.hidden, found.intermediate].iter().all(|n| format.takes_cols(*n));
+        let format = Format::parse(text).filter(fits);
+        let format = format.ok_or_else(|| Error::UnknownFormat { found: text.into(), shape: shape.into() })?;
+        Ok(Self { format, ..found })
     }
 
     /// The op graph, as `ingot-models` would build it from a checkpoint of this shape.
@@ -180,8 +188,10 @@ impl RandomShape {
 pub(crate) struct RandomWeights {
     codes: Vec<u8>,
     scales: Vec<u8>,
+    /// As long as the scales, or empty.
     biases: Vec<u8>,
     ones: Vec<u8>,
+    global: Vec<u8>,
     /// By a tensor's name.
     places: BTreeMap<String, Place>,
 }
@@ -195,35 +205,42 @@ struct Place {
 }
 
 impl RandomWeights {
-    /// Bytes for the largest tensor of a graph.
+    /// Bytes for the largest tensor of a graph whose matrices have one format.
     pub(crate) fn new(graph: &Graph) -> Self {
         let mut places = BTreeMap::new();
+        let mut format = Format::F32;
         let (mut codes, mut scales, mut ones) = (0, 0, 0);
         for weight in graph.weights.as_slice() {
             let Source::Tensor(name) = &weight.source else { continue };
-            let n = u64::from(weight.n_rows) * u64::from(weight.n_cols);
-            let (values, n_scales) = match weight.format {
-                Format::Affine { bits, group, .. } => (n * u64::from(bits) / 8, n / u64::from(group)),
-                format => (u64::from(weight.n_rows) * format.row_bytes(weight.n_cols), 0),
-            };
-            let (n_values, n_scales) = (values as usize, n_scales as usize);
-            let n_scale_bytes = n_scales * SCALE_BYTES;
-            places.insert(name.clone(), Place { values_at: 0, n_values, scales_at: 0, n_scales: n_scale_bytes });
-            let most = if weight.n_cols == 1 { &mut ones } else { &mut codes };
-            *most = usize::max(*most, n_values);
-            scales = scales.max(n_scales);
+            let (n_rows, parts) = (u64::from(weight.n_rows), weight.format.row_parts(weight.n_cols));
+            let (n_values, n_scales) = ((n_rows * parts.values) as usize, (n_rows * parts.scales) as usize);
+            places.insert(name.clone(), Place { values_at: 0, n_values, scales_at: 0, n_scales });
+            if weight.n_cols == 1 {
+                ones = ones.max(n_values);
+            } else {
+                format = weight.format;
+                (codes, scales) = (codes.max(n_values), scales.max(n_scales));
+            }
         }
         // A 64-bit linear congruential generator (Knuth's MMIX numbers), eight bytes a step.
         let mut state = 0x1234_5678_9abc_def0u64;
         let mut bytes = Vec::with_capacity(codes + 8);
+        let mask = small_numbers(format);
         while bytes.len() < codes {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            bytes.extend_from_slice(&(state ^ (state >> 29)).to_le_bytes());
+            bytes.extend_from_slice(&((state ^ (state >> 29)) & mask).to_le_bytes());
         }
-        // Codes 0..15 become roughly -0.03 .. 0.03 with scale 2^-8 (f16 0x1c00) and bias -7.5 * 2^-8 (f16 0xa780).
-        let biases = 0xa780u16.to_le_bytes().repeat(scales);
-        let scales = 0x1c00u16.to_le_bytes().repeat(scales);
-        Self { codes: bytes, scales, biases, ones: 1f32.to_le_bytes().repeat(ones / 4), places }
+        let repeat = |unit: Vec<u8>, n: usize| if unit.is_empty() { unit } else { unit.repeat(n.div_ceil(unit.len())) };
+        let (scale, bias) = scale_and_bias(format);
+        let global = if format.has_global() { 1f32.to_le_bytes().to_vec() } else { Vec::new() };
+        Self {
+            codes: bytes,
+            scales: repeat(scale, scales),
+            biases: repeat(bias, scales),
+            ones: 1f32.to_le_bytes().repeat(ones / 4),
+            global,
+            places,
+        }
     }
 
     /// Gives every tensor memory of its own, for a device that reads it where it is: tensors that share theirs would
@@ -232,6 +249,7 @@ impl RandomWeights {
         let align = |n: usize| n.next_multiple_of(64);
         let (mut n_codes, mut n_scales) = (0, 0);
         let is_matrix = |name: &str| !name.starts_with('n');
+        let has_biases = !self.biases.is_empty();
         for (_, place) in self.places.iter_mut().filter(|(name, _)| is_matrix(name)) {
             (place.values_at, place.scales_at) = (n_codes, n_scales);
             n_codes += align(place.n_values);
@@ -240,13 +258,15 @@ impl RandomWeights {
         let blocks = [
             std::mem::replace(&mut self.codes, vec![0; n_codes]),
             std::mem::replace(&mut self.scales, vec![0; n_scales]),
-            std::mem::replace(&mut self.biases, vec![0; n_scales]),
+            std::mem::replace(&mut self.biases, vec![0; if has_biases { n_scales } else { 0 }]),
         ];
         for (_, place) in self.places.iter().filter(|(name, _)| is_matrix(name)) {
             let copy = |to: &mut [u8], at: usize, n: usize, from: &[u8]| to[at..at + n].copy_from_slice(&from[..n]);
             copy(&mut self.codes, place.values_at, place.n_values, &blocks[0]);
             copy(&mut self.scales, place.scales_at, place.n_scales, &blocks[1]);
-            copy(&mut self.biases, place.scales_at, place.n_scales, &blocks[2]);
+            if has_biases {
+                copy(&mut self.biases, place.scales_at, place.n_scales, &blocks[2]);
+            }
         }
     }
 
@@ -256,18 +276,68 @@ impl RandomWeights {
         Some(TensorBytes {
             values: &block[place.values_at..][..place.n_values],
             scales: &self.scales[place.scales_at..][..place.n_scales],
-            biases: &self.biases[place.scales_at..][..place.n_scales],
-            global: &[],
+            biases: if self.biases.is_empty() { &[] } else { &self.biases[place.scales_at..][..place.n_scales] },
+            global: &self.global,
         })
     }
 }
 
-/// Bytes of a scale of the known shapes' formats.
-const SCALE_BYTES: usize = 2;
+/// The bits that random bytes of a format may set: what they make stays below 2^-7, or below 2 where scales follow, and
+/// is never infinite.
+fn small_numbers(format: Format) -> u64 {
+    match format {
+        Format::F32 => 0xbbff_ffff_bbff_ffff,
+        Format::F16 => 0x9fff_9fff_9fff_9fff,
+        Format::Bf16 => 0xbbff_bbff_bbff_bbff,
+        Format::Mxfp8 => 0xbfbf_bfbf_bfbf_bfbf,
+        Format::Affine { .. } | Format::Mxfp4 | Format::Nvfp4 { .. } | Format::K(_) => u64::MAX,
+    }
+}
+
+/// The bytes that a format's scales repeat, and its biases: numbers of some hundredths, around zero.
+fn scale_and_bias(format: Format) -> (Vec<u8>, Vec<u8>) {
+    let of = |scales: ScaleType, number: f32| match scales {
+        ScaleType::F16 => f16::from_f32(number).to_le_bytes().to_vec(),
+        ScaleType::Bf16 => bf16::from_f32(number).to_le_bytes().to_vec(),
+        ScaleType::F32 => number.to_le_bytes().to_vec(),
+    };
+    match format {
+        Format::F32 | Format::F16 | Format::Bf16 => (Vec::new(), Vec::new()),
+        Format::Affine { bits, scales, .. } => {
+            let most = f32::from((1u16 << bits) - 1);
+            (of(scales, 0.0625 / most), of(scales, -0.03125))
+        }
+        // 2^-6, and 0.015625 as e4m3.
+        Format::Mxfp4 | Format::Mxfp8 => (vec![121], Vec::new()),
+        Format::Nvfp4 { .. } => (vec![8], Vec::new()),
+        Format::K(k) => {
+            // Small integers, then the one or two halves that they are multiples of.
+            let n_halves = if k.header_bytes() > 2 { 2 } else { 1 };
+            let mut header = vec![0x11; k.header_bytes() as usize - 2 * n_halves];
+            header.extend(f16::from_f32(0.0005).to_le_bytes());
+            if n_halves == 2 {
+                let has_minimum = matches!(k, KFormat::Q2K | KFormat::Q4K | KFormat::Q5K);
+                header.extend(f16::from_f32(if has_minimum { 0.002 } else { 0.0 }).to_le_bytes());
+            }
+            (header, Vec::new())
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formats_follow_names() {
+        assert_eq!(RandomShape::named("llama-8b:mxfp4").unwrap().format, Format::Mxfp4);
+        assert_eq!(RandomShape::named("llama-8b:q4_k").unwrap().format, Format::K(KFormat::Q4K));
+        let error = |name| RandomShape::named(name).unwrap_err().to_string();
+        assert!(error("llama-9b:mxfp4").contains("llama-8b"));
+        assert!(error("llama-8b:q9").contains("`q9`"));
+        // 576 columns are no whole blocks.
+        assert!(error("smollm2-135m:q4_k").contains("smollm2-135m"));
+    }
 
     #[test]
     fn spread_tensors_hold_what_they_held_and_share_nothing() {

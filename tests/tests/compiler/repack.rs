@@ -50,6 +50,52 @@ impl Case {
             runs.concat()
         }
     }
+    /// The codes of all rows, bit by bit: the low bits of all, then the high bits of those that have some.
+    fn codes(&self, bits: usize) -> Vec<u8> {
+        let n_cols = self.weight.n_cols as usize;
+        let is_fp4 = matches!(self.weight.format, Format::Mxfp4 | Format::Nvfp4 { .. });
+        let low = 1 << bits.ilog2();
+        let (mut low_bits, mut high_bits) = (Vec::new(), Vec::new());
+        for (name, ix) in self.rows() {
+            let row = &self.tensor(name).values[ix * n_cols * bits / 8..][..n_cols * bits / 8];
+            let (low_at, high_at) = (low_bits.len(), high_bits.len());
+            low_bits.resize(low_at + n_cols * low, false);
+            high_bits.resize(high_at + n_cols * (bits - low), false);
+            for column in 0..n_cols {
+                let eights = if low == 8 { 2 } else { 4 };
+                let block = column / 8 / eights;
+                let turn = if low == 8 { block / 4 % 2 } else { block / 2 % 4 };
+                let place = (column / 8 % eights) ^ if n_cols % 32 == 0 { turn } else { 0 };
+                let (half, ix) = (column % 8 / 4, column % 4);
+                // The place of a column's first bit in a block, of so many bits a column.
+                let at = |bits: usize| {
+                    8 * eights * bits * block
+                        + 16 * half
+                        + match bits {
+                            8 => 32 * (2 * place + ix / 2) + 8 * (ix % 2),
+                            4 => 32 * place + 4 * ix,
+                            2 => 32 * (place / 2) + 8 * (place % 2) + 2 * ix,
+                            _ => 4 * place + ix,
+                        }
+                };
+                for bit in 0..bits {
+                    let from = column * bits + bit;
+                    let value = row[from / 8] >> (from % 8) & 1 == 1;
+                    if is_fp4 {
+                        // Three bits of size and a sign.
+                        let to = [[9, 10, 11, 15], [12, 13, 14, 8], [1, 2, 3, 7], [4, 5, 6, 0]][ix][bit];
+                        low_bits[low_at + 32 * (4 * block + place) + 16 * half + to] = value;
+                    } else if bit < low {
+                        low_bits[low_at + at(low) + bit] = value;
+                    } else {
+                        high_bits[high_at + at(bits - low) + bit - low] = value;
+                    }
+                }
+            }
+        }
+        low_bits.extend(high_bits);
+        low_bits.chunks(8).map(|byte| byte.iter().rev().fold(0, |all, bit| all << 1 | u8::from(*bit))).collect()
+    }
     /// What the layout says, row by row and number by number.
     fn naive(&self) -> Vec<u8> {
         let PlanWeight { format, n_cols, .. } = self.weight;
@@ -57,18 +103,8 @@ impl Case {
         let mut out = Vec::new();
         match format {
             Format::Affine { bits, group, scales } => {
-                let code_bytes = n_cols as usize * usize::from(bits) / 8;
                 let (n_groups, size) = (n_cols as usize / usize::from(group), scales.n_bytes() as usize);
-                for (name, ix) in self.rows() {
-                    let codes = row(self.tensor(name).values, ix, code_bytes);
-                    if bits == 4 {
-                        // Word i of a block of 4 words of 8 codes holds word i ^ (block / 2 % 4).
-                        let word = |i: usize| (i ^ (i / 8 % 4)) * 4;
-                        out.extend((0..code_bytes / 4).flat_map(|i| codes[word(i)..word(i) + 4].to_vec()));
-                    } else {
-                        out.extend(codes);
-                    }
-                }
+                out.extend(self.codes(bits.into()));
                 out.resize(out.len().next_multiple_of(16), 0);
                 for (name, ix) in self.rows() {
                     let (scales, biases) = (
@@ -83,9 +119,7 @@ impl Case {
             }
             Format::K(k) => {
                 let n_cols = n_cols as usize;
-                for (name, ix) in self.rows() {
-                    out.extend(row(self.tensor(name).values, ix, n_cols * k.bits() as usize / 8));
-                }
+                out.extend(self.codes(k.bits() as usize));
                 out.resize(out.len().next_multiple_of(16), 0);
                 for (name, ix) in self.rows() {
                     let n_bytes = n_cols / k.block() as usize * k.header_bytes() as usize;
@@ -99,9 +133,7 @@ impl Case {
                     _ => (4, 16),
                 };
                 let n_cols = n_cols as usize;
-                for (name, ix) in self.rows() {
-                    out.extend(row(self.tensor(name).values, ix, n_cols * code_bits / 8));
-                }
+                out.extend(self.codes(code_bits));
                 out.resize(out.len().next_multiple_of(16), 0);
                 for (name, ix) in self.rows() {
                     out.extend(row(self.tensor(name).scales, ix, n_cols / group));

@@ -23,7 +23,8 @@ use std::path::PathBuf;
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     model: PathArgs,
-    /// A model of a published shape with random 4-bit weights: smollm2-135m, llama-1b, llama-8b, llama-70b
+    /// A model of a published shape with random weights: smollm2-135m, llama-1b, llama-8b, llama-70b, in 4 bits or in
+    /// the format after a colon, e.g. llama-8b:affine8g64_f16 or llama-8b:mxfp4
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
     /// Tokens of the prompts to prefill; 0 for none
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         .map(|against| Peer::new(against, args.against_model.as_deref(), folder.as_deref(), &device))
         .collect::<Result<_>>()?;
     let (mut model, name) = match (&args.random, &folder) {
-        (Some(shape), _) => (device.load_random(shape)?, format!("{} (random weights)", shape.name)),
+        (Some(shape), _) => (device.load_random(shape)?, format!("{} {} (random weights)", shape.name, shape.format)),
         (None, Some(folder)) => (device.load(folder)?, folder.display().to_string()),
         (None, None) => unreachable!("a folder unless weights are random"),
     };

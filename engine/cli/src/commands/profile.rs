@@ -15,7 +15,8 @@ use std::path::PathBuf;
 pub(crate) struct ProfileArgs {
     #[command(flatten)]
     model: PathArgs,
-    /// A model of a published shape with random 4-bit weights: smollm2-135m, llama-1b, llama-8b, llama-70b
+    /// A model of a published shape with random weights: smollm2-135m, llama-1b, llama-8b, llama-70b, in 4 bits or in
+    /// the format after a colon, e.g. llama-8b:affine8g64_f16 or llama-8b:mxfp4
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
     /// Tokens in the cache before the step
@@ -48,7 +49,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<()> {
     let mut device = args.device.clone();
     device.make_room(args.batch, shape.depth.saturating_add(shape.n_tokens));
     let (mut model, name) = match &args.random {
-        Some(random) => (device.load_random(random)?, format!("{} (random weights)", random.name)),
+        Some(random) => (device.load_random(random)?, format!("{} {} (random weights)", random.name, random.format)),
         None => {
             let folder = args.model.folder()?;
             (device.load(&folder)?, folder.display().to_string())
