@@ -86,7 +86,7 @@ pub use ingot_models::text::chat_template::ChatOptions;
 /// let schema = serde_json::json!({ "type": "integer", "minimum": 1, "maximum": 99 });
 /// let options = GenerateOptions { grammar: Some(Grammar::JsonSchema(schema)), ..GenerateOptions::default() };
 /// let answer = model.generate(&prompt, &options, |_| true)?;
-/// assert!((1..=99).contains(&answer.text.parse().unwrap()));
+/// assert!((1..=99).contains(&answer.text.trim().parse::<u32>().unwrap()));
 /// # Ok::<(), ingot::Error>(())
 /// ```
 pub use ingot_models::text::grammar::Grammar;

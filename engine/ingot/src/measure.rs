@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, context, ..LoadOptions::default() };
 /// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
 /// let measured = model.measure(workload, &Sampling::default())?;
-/// assert_eq!(measured.n_decoded, 2 * 4);
+/// assert!(measured.n_decoded >= 2 * 4);
 /// println!("{:.0} tokens/s", measured.n_decoded as f64 / measured.decode.as_secs_f64());
 /// # Ok::<(), ingot::Error>(())
 /// ```
