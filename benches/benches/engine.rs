@@ -1,16 +1,18 @@
-//! Compilation and its passes, CPU decode and prefill, the sampler and the tokenizer.
+//! Compilation and its passes, CPU decode and prefill, the sampler, forms of answers and the tokenizer.
 //!
 //! `cargo bench -p ingot-bench` measures; `cargo test --release` runs each once.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ingot::compiler::pass::bucket;
 use ingot::compiler::pipeline::{GRAPH_PASSES, bucket_graph, bucket_kernels};
 use ingot::compiler::{Options, TargetProfile, compile};
 use ingot::models::Files;
 use ingot::models::text::detokenizer::Detokenizer;
+use ingot::models::text::grammar::GrammarState;
 use ingot::models::text::tokenizer::Tokenizer;
-use ingot::runtime::sample::{History, Sampling, Scratch, sample};
-use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model, RandomShape};
+use ingot::runtime::sample::{Constraint, History, Sampling, Scratch, sample, sample_fitting};
+use ingot::{DeviceChoice, GenerateOptions, Grammar, LoadOptions, Model, RandomShape};
+use serde_json::{Value, json};
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
@@ -120,5 +122,120 @@ fn sampler(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, compilation, passes, decode, sampler, tokenizer);
+/// Answers of a JSON schema, in vocabularies as large as SmolLM2's and Llama 3's: which tokens may come next, taking one, and
+/// choosing among those that may.
+fn forms(c: &mut Criterion) {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "maxLength": 40 },
+            "age": { "type": "integer", "minimum": 0, "maximum": 900 },
+            "kind": { "enum": ["red", "green", "blue"] },
+            "hoard": { "type": "array", "items": { "type": "string" } }
+        },
+        "required": ["name", "age", "kind", "hoard"],
+        "additionalProperties": false
+    });
+    let answer = r#"{"name": "Ember the Old", "age": 412, "kind": "green", "hoard": ["gold", "a pizza oven"]}"#;
+    for n_vocab in [49_152, 128_256] {
+        let tokenizer = vocabulary(n_vocab);
+        let ids = tokenizer.encode(answer, false).expect("ids");
+        let form = Grammar::JsonSchema(schema.clone());
+        let begin = || tokenizer.begin(&form, n_vocab).expect("a form");
+        let mut group = c.benchmark_group(format!("form, {n_vocab} tokens"));
+        group.sample_size(20);
+        group.bench_function("begin", |b| b.iter(&begin));
+        // As an answer goes, from the first token on: what a form has not met yet it computes for later.
+        let mut mask = Vec::new();
+        group.throughput(Throughput::Elements(ids.len() as u64));
+        group.bench_function("mask and accept, each token", |b| {
+            b.iter_batched(begin, |state| walk(state, &ids, Some(&mut mask)), BatchSize::SmallInput);
+        });
+        group.bench_function("accept alone, each token", |b| {
+            b.iter_batched(begin, |state| walk(state, &ids, None), BatchSize::SmallInput);
+        });
+        let mut inside = begin();
+        ids[..12].iter().for_each(|id| assert!(!inside.accept(*id).expect("it fits")));
+        group.throughput(Throughput::Elements(1));
+        group.bench_function("mask inside a string", |b| b.iter(|| inside.allowed(&mut mask).expect("a mask")));
+        let logits: Vec<f32> = (0..n_vocab).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 6_000.0).collect();
+        let mut constraint = Constraint::start(Box::new(Held(inside.clone())));
+        constraint.wait();
+        let mut scratch = Scratch::default();
+        let history = History { tokens: &[0], n_prompt: 1, stop_ids: &[] };
+        for (name, temperature) in [("greedy choice of what fits", 0.0), ("draw of what fits", 0.7)] {
+            let sampling = Sampling { temperature, seed: 1, ..Sampling::default() };
+            group.bench_function(name, |b| {
+                b.iter(|| sample_fitting(&logits, &sampling, &history, &constraint, &mut scratch).expect("one fits"));
+            });
+        }
+        group.finish();
+    }
+}
+
+/// Takes the answer token by token; computes what may come at each if there is memory for it. Gives the state back, so that
+/// dropping it is not measured.
+fn walk(mut state: GrammarState, ids: &[u32], mut mask: Option<&mut Vec<u32>>) -> GrammarState {
+    for id in ids {
+        if let Some(mask) = &mut mask {
+            state.allowed(mask).expect("a mask");
+        }
+        state.accept(*id).expect("it fits");
+    }
+    state
+}
+
+/// A form as the runtime takes it.
+#[derive(Clone, Debug)]
+struct Held(GrammarState);
+
+impl ingot::runtime::sample::Grammar for Held {
+    fn allowed(&mut self, mask: &mut Vec<u32>) -> Result<(), String> {
+        self.0.allowed(mask).map_err(|error| error.to_string())
+    }
+    fn accept(&mut self, id: u32) -> Result<bool, String> {
+        self.0.accept(id).map_err(|error| error.to_string())
+    }
+    fn fork(&self) -> Box<dyn ingot::runtime::sample::Grammar> {
+        Box::new(self.clone())
+    }
+}
+
+/// A byte-level vocabulary: every byte, then made-up words of one to six syllables, half of them after a space, and numbers.
+fn vocabulary(n: u32) -> Tokenizer {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut others = (0x100..).filter_map(char::from_u32);
+    let bytes = (0..=255u8).map(|byte| if printable(byte) { char::from(byte) } else { others.next().unwrap_or(' ') });
+    let syllable = |x: u32| {
+        let (head, tail) = (b"bcdfghklmnprstvw"[x as usize % 16], b"aeiou"[x as usize / 16 % 5]);
+        [char::from(head), char::from(tail)]
+    };
+    let word = |ix: u32| {
+        let hash = ix.wrapping_mul(2_654_435_761);
+        let mut word = String::from(if hash & 1 == 0 { "Ġ" } else { "" });
+        (0..1 + hash / 2 % 6).for_each(|at| word.extend(syllable(hash >> 8 ^ ix.rotate_left(at * 5))));
+        word
+    };
+    let numbers = (10..1000).map(|n: u32| n.to_string());
+    let mut vocab: serde_json::Map<String, Value> = serde_json::Map::new();
+    let words = bytes.map(String::from).chain(numbers).chain((0..).map(word));
+    for word in std::iter::once("</s>".to_owned()).chain(words) {
+        if vocab.len() as u32 == n {
+            break;
+        }
+        let id = vocab.len();
+        vocab.entry(word).or_insert_with(|| id.into());
+    }
+    let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let end = json!({ "id": 0, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null,
+        "pre_tokenizer": level, "post_processor": null, "decoder": level,
+        "model": { "type": "BPE", "vocab": vocab, "merges": [] }
+    });
+    let files = [("tokenizer.json".to_owned(), file.to_string().into_bytes())];
+    Tokenizer::load(&Files::held(Path::new("made up"), files.into()), &[0]).expect("a tokenizer")
+}
+
+criterion_group!(benches, compilation, passes, decode, sampler, forms, tokenizer);
 criterion_main!(benches);

@@ -28,6 +28,8 @@ mod random;
 mod sampled;
 #[path = "serving/stranger.rs"]
 mod stranger;
+#[path = "serving/set_back.rs"]
+mod set_back;
 #[path = "serving/support.rs"]
 mod support;
 #[path = "serving/tiles.rs"]

@@ -2,11 +2,14 @@
 
 use crate::args::HubArgs;
 use crate::fetch;
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 
 /// The model that runs when none is named.
 pub(crate) const DEFAULT_MODEL: &str = "ingot-tales-14m";
+
+/// All that come with Ingot.
+const SHIPPED: &str = "ingot-tales-14m, ingot-tales-1m";
 
 /// The folder or file of `--model`: as given if it exists, else a shipped model of that name, or a hub's model, which is
 /// fetched.
@@ -17,6 +20,12 @@ pub(crate) fn folder(asked: Option<&Path>, hub: &HubArgs) -> Result<PathBuf> {
         }
         let is_name = path.components().count() == 1 && !path.exists();
         let shipped = if is_name { find(path) } else { None };
+        if is_name && shipped.is_none() {
+            let name = path.display();
+            bail!(
+                "{name} is no file or folder here and no shipped model ({SHIPPED}); models of the hub are owner/name"
+            );
+        }
         // A path that does not exist is named by the error of opening it.
         return Ok(shipped.unwrap_or_else(|| path.to_owned()));
     }

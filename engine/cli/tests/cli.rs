@@ -571,6 +571,11 @@ fn devices_that_are_not_there() {
 #[test]
 fn checkpoints_that_are_not_whole() {
     fail(on_cpu(&["generate", "-p", "x", "--model", "/no/such/folder"]), 1, &["/no/such/folder", "no such folder"]);
+    fail(
+        on_cpu(&["generate", "-p", "x", "--model", "tales"]),
+        1,
+        &["tales is no file", "ingot-tales-1m", "owner/name"],
+    );
     fail(on_cpu(&["generate", "-p", "x", "--model", ""]), 2, &["--model"]);
 
     let truncated = copy();

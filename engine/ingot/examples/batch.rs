@@ -11,9 +11,12 @@ fn main() -> Result<(), ingot::Error> {
     let prompts = heroes.map(|hero| model.chat_prompt(&format!("Tell me a story about {hero}.")));
     let prompts = prompts.into_iter().collect::<Result<Vec<_>, _>>()?;
     let options = GenerateOptions { max_tokens: 40, ..GenerateOptions::default() };
-    let answers = model.batch_generate(&prompts, &options, |_, _| true)?;
+    let answers = model.batch_generate(&prompts, &options, |_, _| true);
     for (hero, answer) in heroes.iter().zip(answers) {
-        println!("{hero} ({:?}): {}", answer.finish, answer.text);
+        match answer {
+            Ok(answer) => println!("{hero} ({:?}): {}", answer.finish, answer.text),
+            Err(error) => eprintln!("{hero}: {error}"),
+        }
     }
     Ok(())
 }

@@ -105,7 +105,7 @@ impl Answering {
         if self.writer.stopped {
             self.stop(world);
         }
-        Ok(Piece { id: Some(id), text, logprobs, finish: None, stats: self.stats(world) })
+        Ok(Piece { id: Some(id), text, logprobs, from_draft: false, finish: None, stats: self.stats(world) })
     }
 
     fn end(&mut self, reason: FinishReason, world: &World) -> Result<Piece, Error> {
@@ -116,7 +116,14 @@ impl Answering {
         self.text.push_str(&rest);
         let finish = if self.writer.stopped { FinishReason::Stop } else { reason };
         self.finish = Some(finish);
-        Ok(Piece { id: None, text: rest, logprobs: None, finish: Some(finish), stats: self.stats(world) })
+        Ok(Piece {
+            id: None,
+            text: rest,
+            logprobs: None,
+            from_draft: false,
+            finish: Some(finish),
+            stats: self.stats(world),
+        })
     }
 
     fn stats(&self, world: &World) -> Stats {

@@ -10,6 +10,21 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Where a load looks for what earlier loads left.
+///
+/// ```
+/// use ingot::{Cache, DeviceChoice, LoadOptions, Model};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// let cache = Cache::Folder(folder.path().to_owned());
+/// let options = LoadOptions { device: DeviceChoice::Cpu, cache: cache.clone(), ..LoadOptions::default() };
+/// Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// for entry in cache.entries()? {
+///     println!("{}: {}, {} bytes", entry.path.display(), entry.what, entry.n_bytes);
+/// }
+/// assert!(cache.clear()? > 0);
+/// assert_eq!(Cache::Off.folder(), None);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Cache {
     /// In the user's cache folder: `$INGOT_HOME/cache` if that is set, else the system's place for caches.

@@ -59,6 +59,16 @@ pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result
 
 /// Compiles a model of a known shape with random weights.
 ///
+/// ```no_run
+/// # use ingot::{CompileOptions, RandomShape, compiler::TargetProfile};
+/// # let mut progress = |_, _| {};
+/// # let options = CompileOptions { target: TargetProfile::vulkan(), context: None, max_batch: 1, max_kv_size: None,
+/// #     memory_budget: None, plan_only: false, n_threads: None, progress: &mut progress };
+/// let plan = ingot::compile_random(&RandomShape::named("llama-1b")?, "llama-1b.ingot".as_ref(), options)?;
+/// println!("{} kernels", plan.kernels.len());
+/// # Ok::<(), ingot::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`compile`].
 pub fn compile_random(shape: &RandomShape, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {

@@ -31,6 +31,12 @@ pub struct Message {
 /// talk.say(&mut model, "Tell me a story.", &options, |_| true)?;
 /// let second = talk.say(&mut model, "And then?", &options, |_| true)?;
 /// assert!(second.stats.n_cached > 0);
+/// assert_eq!((talk.messages.len(), &*talk.messages[0].role), (4, "user"));
+/// assert!(talk.forget_oldest());
+///
+/// let mut talk = Conversation::with_system("Be brief.");
+/// talk.push("user", "Hello");
+/// assert_eq!(talk.rendered()[1]["content"], "Hello");
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -58,7 +58,12 @@ pub enum DeviceInfo {
 /// ```
 /// use ingot::DeviceInfo;
 ///
-/// assert!(ingot::devices().iter().any(|device| matches!(device, DeviceInfo::Cpu { .. })));
+/// for device in ingot::devices() {
+///     match device {
+///         DeviceInfo::Cpu { n_threads } => println!("{n_threads} threads"),
+///         DeviceInfo::Gpu(adapter) => println!("{}: {}", adapter.name, ingot::target_of(&adapter).name),
+///     }
+/// }
 /// ```
 pub fn devices() -> Vec<DeviceInfo> {
     let cpu = DeviceInfo::Cpu { n_threads: n_threads() };
@@ -115,6 +120,11 @@ pub(crate) fn place(choice: &DeviceChoice, open: Option<Gpu>) -> Result<Option<P
 }
 
 /// What the compiler is told of the device that a choice means.
+///
+/// ```
+/// assert_eq!(ingot::target(&ingot::DeviceChoice::Cpu)?.name, "cpu");
+/// # Ok::<(), ingot::Error>(())
+/// ```
 ///
 /// # Errors
 /// As opening the device.

@@ -34,6 +34,16 @@ const N_SEQUENCES: u32 = 4;
 const CONTEXT: u32 = 64;
 
 /// What is checked.
+///
+/// ```no_run
+/// use ingot::{DeviceChoice, DoctorOptions, Tiles, doctor};
+///
+/// let progress = &mut |check: &ingot::Check| println!("{}: {:.1e}", check.name, check.error);
+/// let options = DoctorOptions { device: DeviceChoice::Gpu, quick: true, tiles: Tiles::Stored, progress };
+/// let diagnosis = doctor(options)?;
+/// println!("{} of {} checks failed, {} kernels ran", diagnosis.n_failed(), diagnosis.checks.len(), diagnosis.n_kernels());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct DoctorOptions<'a> {
     /// The device.
     pub device: DeviceChoice,

@@ -6,7 +6,19 @@ use ingot_ir::memory::MemoryTable;
 use ingot_runtime::RuntimeError;
 use thiserror::Error;
 
-/// What can go wrong between a checkpoint and its text.
+/// What can go wrong between a checkpoint and its text. Each says what to do.
+///
+/// ```
+/// use ingot::{DeviceChoice, Error, LoadOptions, Model};
+///
+/// let load = |folder: &str, memory_budget| {
+///     let options = LoadOptions { device: DeviceChoice::Cpu, memory_budget, ..LoadOptions::default() };
+///     Model::load(folder.as_ref(), options).map(drop)
+/// };
+/// assert!(matches!(load("no/such/folder/here", None), Err(Error::Model(_))));
+/// let error = load("../../models/ingot-tales-1m", Some(1000)).unwrap_err();
+/// println!("{error}\n{}", error.memory_table().unwrap());
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -115,7 +127,7 @@ pub enum Error {
     /// The engine's thread has ended.
     #[error("the engine has ended; start it again")]
     EngineGone,
-    /// What ended all answers of an engine.
+    /// What ended all answers of an engine or a batch.
     #[error(transparent)]
     Shared(#[from] std::sync::Arc<Error>),
     /// An answer that was asked for after an error.

@@ -20,7 +20,16 @@ impl RuntimeGrammar for Form {
 }
 
 impl Model {
-    /// The beginning of an answer of a form, for a [`ingot_runtime::world::Request`].
+    /// The beginning of an answer of a form, for a [`ingot_runtime::world::Request`]. Here it tells whether a form is one:
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Grammar, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    /// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+    /// assert!(model.form(&Grammar::Regex("yes|no".into())).is_ok());
+    /// assert!(model.form(&Grammar::Regex("[a-".into())).is_err());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// If the form is malformed, or the model's tokens cannot be held to one.

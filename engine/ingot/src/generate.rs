@@ -24,7 +24,9 @@ pub struct GenerateOptions {
     /// How tokens are chosen. Line ends and end tokens are exempt from XTC besides the ids that it names.
     pub sampling: Sampling,
     /// The form that the answer keeps. Its end ends the answer; before, the model's end tokens count only where the form may
-    /// end. An answer that is ended by `max_tokens` or a stop string need not be whole.
+    /// end. It goes before all that `sampling` says: where bias, the shortest length or the program's own change of logits leave
+    /// none of the tokens that fit, these have the model's own logits. An answer that is ended by `max_tokens` or a stop string
+    /// need not be whole.
     pub grammar: Option<Grammar>,
     /// Whether the model's end tokens do not end the answer.
     pub ignore_eos: bool,
@@ -43,6 +45,21 @@ impl Default for GenerateOptions {
 }
 
 /// Natural logarithms of probabilities, after penalties and before filters and temperature.
+///
+/// ```
+/// # use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model, Sampling};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let prompt = model.chat_prompt("Tell me a story.")?;
+/// let sampling = Sampling { n_logprobs: Some(2), ..Sampling::default() };
+/// let options = GenerateOptions { max_tokens: 4, sampling, ..GenerateOptions::default() };
+/// let answer = model.generate(&prompt, &options, |_| true)?;
+/// for (id, of) in answer.ids.iter().zip(&answer.logprobs) {
+///     assert_eq!((of.best[0].0, of.best.len()), (*id, 2));
+///     println!("{:.2}", of.chosen.exp());
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Logprobs {
     /// The chosen token's.
@@ -60,6 +77,8 @@ pub struct Piece {
     pub text: String,
     /// The token's log-probabilities, if they were asked for.
     pub logprobs: Option<Logprobs>,
+    /// Whether a draft model proposed the token and this model took it. Always false: there are no draft models yet.
+    pub from_draft: bool,
     /// Why the answer ended, in its last piece.
     pub finish: Option<FinishReason>,
     /// Counts, times and memory so far.
@@ -132,6 +151,7 @@ impl Model {
     ///     true
     /// })?;
     /// assert_eq!((answer.ids.len(), answer.finish), (8, FinishReason::Length));
+    /// println!("{:.0} tokens/s, {} bytes", answer.stats.generation_tps(), answer.stats.memory.peak);
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///

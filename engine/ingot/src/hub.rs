@@ -1,4 +1,20 @@
 //! Where a model is: a path, or a name on a hub; and what the hub's cache holds, seen with Ingot's eyes.
+//!
+//! ```no_run
+//! use ingot::hub::{HubSettings, ModelId, fetch, list};
+//!
+//! let settings = HubSettings::from_env()?;
+//! let id: ModelId = "HuggingFaceTB/SmolLM2-135M-Instruct".parse()?;
+//! let fetched = fetch(&id, &settings, &mut |now| {
+//!     println!("{}: {} of {} bytes of all", now.file, now.done_bytes, now.total_bytes);
+//!     true
+//! })?;
+//! println!("{}", fetched.folder.display());
+//! for model in list(&settings)? {
+//!     println!("{}", model.id);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use crate::Error;
 use ingot_ir::weight::Format;
@@ -47,6 +63,13 @@ pub struct Verdict {
 }
 
 /// Judges a checkpoint folder by its headers; weights are not read.
+///
+/// ```
+/// let folder = std::path::Path::new("../../models/ingot-tales-1m");
+/// assert_eq!(ingot::hub::id_of(folder), None, "it exists");
+/// let verdict = ingot::hub::judge(folder);
+/// println!("{}, {}", verdict.format, verdict.runs.unwrap());
+/// ```
 pub fn judge(folder: &Path) -> Verdict {
     let opened = ingot_models::Model::open(folder).and_then(|model| Ok((model.graph()?, model)));
     match opened {

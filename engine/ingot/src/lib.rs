@@ -51,9 +51,44 @@ pub use engine::{Engine, Pieces, WaitingPieces};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
 pub use ingot_ir::cost::Cost;
-pub use ingot_ir::memory::{Bytes, MemoryTable};
-pub use ingot_models::convert::{ConvertOptions, Converted, Recipe, convert};
+/// ```
+/// assert_eq!(ingot::Bytes(1_500).to_string(), "1.5 kB");
+/// ```
+pub use ingot_ir::memory::Bytes;
+pub use ingot_ir::memory::MemoryTable;
+/// ```
+/// use ingot::{ConvertOptions, models::formats::safetensors::StoredType};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// let (from, to) = ("../../models/ingot-tales-1m".as_ref(), folder.path().join("f32"));
+/// let options = ConvertOptions { dequantize: true, dtype: Some(StoredType::F32), ..ConvertOptions::default() };
+/// let converted = ingot::convert(from, &to, &options, &mut |_, _| {})?;
+/// assert_eq!((converted.n_files, converted.bits_per_weight()), (1, 32.0));
+/// # Ok::<(), ingot::models::Error>(())
+/// ```
+pub use ingot_models::convert::convert;
+pub use ingot_models::convert::{ConvertOptions, Converted, Recipe};
+/// ```
+/// # use ingot::{ChatOptions, DeviceChoice, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let messages = serde_json::json!([{ "role": "user", "content": "Hi" }]);
+/// let options = ChatOptions { add_generation_prompt: false, ..ChatOptions::default() };
+/// assert!(model.messages_prompt(&messages, &options)?.len() < model.chat_prompt("Hi")?.len());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_models::text::chat_template::ChatOptions;
+/// ```
+/// # use ingot::{DeviceChoice, GenerateOptions, Grammar, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let prompt = model.chat_prompt("How many?")?;
+/// let schema = serde_json::json!({ "type": "integer", "minimum": 1, "maximum": 99 });
+/// let options = GenerateOptions { grammar: Some(Grammar::JsonSchema(schema)), ..GenerateOptions::default() };
+/// let answer = model.generate(&prompt, &options, |_| true)?;
+/// assert!((1..=99).contains(&answer.text.trim().parse::<u32>().unwrap()));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_models::text::grammar::Grammar;
 /// ```
 /// use ingot::{DeviceChoice, LoadOptions, Memory, Model};
@@ -74,7 +109,21 @@ pub use ingot_models::text::grammar::Grammar;
 pub use ingot_runtime::account::Account as Memory;
 pub use ingot_runtime::backend::MemoryUse;
 pub use ingot_runtime::ceilings::Ceilings;
+/// ```
+/// use ingot::{Activations, LoadOptions};
+///
+/// let options = LoadOptions { activations: "int8".parse().unwrap(), ..LoadOptions::default() };
+/// assert_eq!(options.activations, Activations::Int8);
+/// ```
 pub use ingot_runtime::cpu::Activations;
+/// ```no_run
+/// use ingot::{Gpu, LoadOptions, Model, wgpu};
+///
+/// fn load(device: wgpu::Device, queue: wgpu::Queue) -> Result<Model, ingot::Error> {
+///     let options = LoadOptions { gpu: Some(Gpu::share(device, queue)), ..LoadOptions::default() };
+///     Model::load("models/ingot-tales-14m".as_ref(), options)
+/// }
+/// ```
 pub use ingot_runtime::gpu::Gpu;
 /// ```
 /// use ingot::{Adjust, Sampling};
@@ -87,6 +136,13 @@ pub use ingot_runtime::gpu::Gpu;
 /// assert!(!sampling.is_greedy());
 /// ```
 pub use ingot_runtime::sample::Adjust;
+/// ```
+/// use ingot::{Penalty, Sampling};
+///
+/// let repetition = Penalty { strength: 1.1, window: 64 };
+/// let sampling = Sampling { temperature: 0.8, min_p: 0.05, repetition, ..Sampling::default() };
+/// assert!(sampling.check(4096).is_ok());
+/// ```
 pub use ingot_runtime::sample::{Penalty, Sampling};
 pub use ingot_runtime::world::FinishReason;
 pub use language::Language;

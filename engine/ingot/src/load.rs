@@ -45,6 +45,8 @@ pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
 ///     context: Some(512),      // tokens of the longest sequence
 ///     max_batch: 2,            // sequences at one time
 ///     max_kv_size: Some(128),  // of which the cache holds 128
+///     progress: Some(Box::new(|done, total| println!("{done} of {total} bytes"))),
+///     adjust_target: Some(Box::new(|target| target.prefill_tokens = 64)),
 ///     ..LoadOptions::default()
 /// };
 /// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
@@ -87,7 +89,8 @@ pub struct LoadOptions {
     /// shorter window keep it. Sequences then go on past the model's own context. An artifact has its own limit.
     pub max_kv_size: Option<u32>,
     /// Tokens that the cache has room for, all sequences together; `None` gives each the whole context. With less, requests
-    /// wait for each other; where none can go on, one ends with [`FinishReason::KvFull`](crate::FinishReason).
+    /// wait for each other; where the older ones need its pages, the youngest is set back and read again later. One that
+    /// needs more by itself ends with [`FinishReason::KvFull`](crate::FinishReason).
     pub kv_tokens: Option<u32>,
     /// Tokens of a prompt that are read in one step; `None` takes the device's number, or the artifact's.
     pub prefill_step_size: Option<u32>,
@@ -125,6 +128,12 @@ impl Model {
     }
 
     /// Loads a model of a known shape with random weights, for measurements. It has no tokenizer.
+    ///
+    /// ```no_run
+    /// # use ingot::{LoadOptions, Model, RandomShape};
+    /// let model = Model::load_random(&RandomShape::named("llama-1b")?, LoadOptions::default())?;
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Model::load`].

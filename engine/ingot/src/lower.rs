@@ -19,6 +19,11 @@ const MAX_LIMITED_CONTEXT: u32 = 1 << 20;
 
 /// The longest sequence that a model is loaded or compiled for unless told otherwise, in tokens. `max_positions` are the
 /// model's; `is_limited` tells whether its cache holds the first and the newest of them alone.
+///
+/// ```
+/// assert_eq!([2048, 131_072].map(|positions| ingot::default_context(positions, false)), [2048, 8192]);
+/// assert_eq!(ingot::default_context(2048, true), 131_072);
+/// ```
 pub fn default_context(max_positions: u32, is_limited: bool) -> u32 {
     if is_limited { LIMITED_CONTEXT } else { max_positions.min(DEFAULT_CONTEXT) }
 }

@@ -8,6 +8,19 @@ use ingot_runtime::world::{Event, Request, RequestId, World};
 use std::time::{Duration, Instant};
 
 /// Sequences that are alike, with made-up prompts and answers that never end early.
+///
+/// ```
+/// use ingot::{DeviceChoice, LoadOptions, Model, Sampling, Workload};
+///
+/// let workload = Workload { n_sequences: 2, n_prompt: 8, n_gen: 4 };
+/// let context = Some(workload.context());
+/// let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, context, ..LoadOptions::default() };
+/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let measured = model.measure(workload, &Sampling::default())?;
+/// assert!(measured.n_decoded >= 2 * 4);
+/// println!("{:.0} tokens/s", measured.n_decoded as f64 / measured.decode.as_secs_f64());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Workload {
     /// Sequences at one time.

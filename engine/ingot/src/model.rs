@@ -106,6 +106,15 @@ impl Model {
     }
 
     /// Logits of every prompt token, `[token][vocabulary]`, and the vocabulary's size.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    /// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+    /// let (logits, n_vocab) = model.logits(&[1, 2, 3])?;
+    /// assert_eq!(logits.len(), 3 * n_vocab);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn logits(&mut self, prompt: &[u32]) -> Result<(Vec<f32>, usize), Error> {
         let mut all = Vec::new();
         self.each_logits(prompt, |logits| all.extend_from_slice(logits))?;

@@ -56,6 +56,9 @@ impl Model {
         let tensors = declare(&self.world.plan, kept);
         let io = |error| Error::io(path, error);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Err(Error::io(folder, std::io::Error::other("no such folder; make it first")));
+        }
         let file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
         let (mut layer, mut failed) = (LayerKv::default(), None::<RuntimeError>);
         safetensors::write(file.path(), metadata, &tensors, |ix, out| {
@@ -85,8 +88,11 @@ impl Model {
     /// [`Error::OtherPromptCache`] for a file of another model or cache, or no such file; [`Error::PromptGone`] if the cache
     /// has no room.
     pub fn load_prompt(&mut self, path: &Path) -> Result<Vec<u32>, Error> {
-        let file = Safetensors::open(path)?;
         let other = |why: String| Err(Error::OtherPromptCache { path: path.to_path_buf(), why });
+        if !path.exists() {
+            return other("no such file; `ingot cache-prompt` writes one".into());
+        }
+        let file = Safetensors::open(path)?;
         let found = |key: &str| file.metadata().get(key).map_or("", String::as_str);
         if (found("kind"), found("version")) != (KIND, VERSION) {
             return other("not a file that `ingot cache-prompt` of this version has written".into());

@@ -5,6 +5,22 @@ use rayon::prelude::*;
 
 /// How a text is cut: windows of tokens that are read together, one after the other. Each token but a window's first is
 /// predicted from those before it. A last window that is not full is left out, unless it is the only one.
+///
+/// ```
+/// use ingot::{DeviceChoice, LoadOptions, Model, Windows, compare};
+///
+/// let load = |name: &str| {
+///     let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+///     Model::load(format!("../../models/{name}").as_ref(), options)
+/// };
+/// let (mut large, mut small) = (load("ingot-tales-14m")?, load("ingot-tales-1m")?);
+/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// let (perplexity, error) = small.perplexity(text, windows, &mut |_, _| {})?.exp();
+/// println!("{perplexity:.1} ± {error:.1}");
+/// let apart = compare(&mut large, &mut small, text, windows, &mut |_, _| {})?;
+/// assert!(apart.kl().mean() > 0.0 && apart.positions.iter().all(|at| at.kl >= 0.0));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Windows {
     /// Tokens of a window, what the tokenizer puts before a text included.

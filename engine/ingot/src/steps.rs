@@ -12,6 +12,22 @@ use ingot_runtime::sample::{self, Room, Sampling};
 use ingot_runtime::world::World;
 
 /// A step: sequences that are alike.
+///
+/// ```
+/// use ingot::{DeviceChoice, LoadOptions, Model, Sampling, StepShape};
+///
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
+/// let facts = model.step_facts(shape)?;
+/// println!("{} launches, {} bytes, {} operations", facts.n_dispatches, facts.cost.bytes(), facts.cost.flops);
+/// let profile = model.profile(shape, &Sampling::default(), 1)?;
+/// assert_eq!(profile.launches.len(), facts.n_dispatches);
+/// for kernel in profile.by_kernel() {
+///     println!("{} x {}: {} s", kernel.n, kernel.name, kernel.time_s);
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StepShape {
     /// Sequences.
@@ -115,6 +131,14 @@ pub fn ceilings(choice: &DeviceChoice) -> Result<Option<(String, Ceilings)>, Err
 
 impl Model {
     /// Measures what the device can do at most, beside the loaded model; see [`ceilings`].
+    ///
+    /// ```no_run
+    /// # use ingot::{LoadOptions, Model, StepShape};
+    /// # let model = Model::load("models/ingot-tales-14m".as_ref(), LoadOptions::default())?;
+    /// let cost = model.step_facts(StepShape { n_sequences: 1, n_tokens: 1, depth: 0 })?.cost;
+    /// println!("a token takes at least {} s", model.ceilings()?.least_s(cost.bytes(), cost.flops));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// If the device has no room for the buffer that is read.

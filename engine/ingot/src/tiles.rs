@@ -10,6 +10,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// Which tiles a compilation takes.
+///
+/// ```
+/// use ingot::{DeviceChoice, Tiles, stored_path, tuned_target};
+///
+/// let tiles: Tiles = "builtin".parse().unwrap();
+/// assert_eq!(tuned_target(&DeviceChoice::Cpu, &tiles)?.name, "cpu");
+/// // Where `ingot tune` keeps what it has found for an adapter.
+/// println!("{:?}", stored_path("NVIDIA H100"));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Tiles {
     /// Those that `ingot tune` kept for the adapter, else the built-in ones.

@@ -41,6 +41,20 @@ const SAMPLES: usize = 3;
 const WORTH: f64 = 0.98;
 
 /// How tiles are chosen.
+///
+/// ```no_run
+/// use ingot::{DeviceChoice, RandomShape, TuneOptions, TuneProgress, tune, tune_random};
+///
+/// let progress = &mut |now: &TuneProgress| println!("shape {} of {}", now.ix + 1, now.n_shapes);
+/// let options = TuneOptions { device: DeviceChoice::Gpu, quick: true, max_candidates: None, output: None, progress };
+/// let tuned = tune("models/ingot-tales-14m".as_ref(), options)?;
+/// println!("{} shapes", tuned.shapes.len());
+///
+/// let output = Some("tiles.json".into());
+/// let options = TuneOptions { device: DeviceChoice::Gpu, quick: false, max_candidates: None, output, progress: &mut |_| {} };
+/// tune_random(&RandomShape::named("llama-1b")?, options)?;
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct TuneOptions<'a> {
     /// The device; it must be a GPU.
     pub device: DeviceChoice,

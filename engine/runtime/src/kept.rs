@@ -5,7 +5,7 @@
 
 use crate::RuntimeError;
 use crate::cpu::pages::PageLayout;
-use crate::kv::{PageList, PagePool, PrefixHash, find_prefix};
+use crate::kv::{PageList, PageNames, PagePool, PrefixHash, find_prefix};
 use crate::world::World;
 use ingot_ir::kv::{KvGroupId, KvLayerId, Window};
 use ingot_ir::plan::{Binding, Plan};
@@ -43,13 +43,11 @@ impl Kept {
 impl World {
     /// Takes the pages of a text that has been read. `None` if they are gone, or in use.
     pub fn keep(&mut self, tokens: &[u32]) -> Option<Kept> {
-        let prefix = find_prefix(&mut self.pools, &self.windows, tokens)?;
-        let kept = Kept { tokens: tokens[..prefix.n_tokens].to_vec(), pages: prefix.pages };
-        if kept.tokens.len() == tokens.len() {
-            return Some(kept);
-        }
-        self.give_back(kept);
-        None
+        let mut names = PageNames::default();
+        let prefix = find_prefix(&self.pools, &self.windows, tokens, &mut names)?;
+        let is_whole = prefix.n_tokens == tokens.len();
+        let take = || prefix.take(&mut self.pools, &self.windows, tokens, &mut names);
+        is_whole.then(|| Kept { tokens: tokens.to_vec(), pages: take() })
     }
 
     /// Pages for a text whose keys and values [`World::write_kept`] is to bring. `None` if too few are free.

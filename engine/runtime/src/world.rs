@@ -6,7 +6,7 @@
 use crate::RuntimeError;
 use crate::account::Cached;
 use crate::backend::{Backend, StepOutput};
-use crate::kv::{PageList, PagePool, PrefixHash};
+use crate::kv::{PageList, PageNames, PagePool};
 use crate::sample::{Chooser, Constraint, Grammar, Sampling, Scratch};
 use ingot_ir::kv::{KvGroupId, Window};
 use ingot_ir::plan::Plan;
@@ -44,7 +44,7 @@ pub enum FinishReason {
     Stop,
     /// The most tokens asked for, or the end of the context.
     Length,
-    /// No page was left for its keys and values.
+    /// No page was left for its keys and values, though it was alone.
     KvFull,
     /// The client went away.
     Cancelled,
@@ -127,10 +127,14 @@ impl Event {
 pub enum State {
     /// The row is free.
     Free,
-    /// Part of the prompt is not in the cache.
+    /// Has no pages, and too few are free for it to begin, or to begin again.
+    Waiting,
+    /// Part of the tokens that are known is not in the cache.
     Prefill,
     /// One token a step.
     Decode,
+    /// Leaves its pages to older ones once no step in flight uses them, and waits.
+    SetBack,
     /// Ended; waits for steps in flight, then retires.
     Done(FinishReason),
 }
@@ -138,6 +142,8 @@ pub enum State {
 /// Sequences by column; the row is also the row of the page tables.
 #[derive(Debug)]
 pub struct Sequences {
+    /// Rows in use, the oldest request first.
+    pub by_age: Vec<usize>,
     /// The request served.
     pub request: Vec<RequestId>,
     /// Where it stands.
@@ -150,10 +156,12 @@ pub struct Sequences {
     pub n_scheduled: Vec<u32>,
     /// Those of them that are in the cache.
     pub n_cached: Vec<u32>,
+    /// Those of which clients have been told that they are: more than are there, after a sequence was set back.
+    pub n_told: Vec<u32>,
     /// Full pages whose content others may find, by KV group the same.
     pub n_committed: Vec<u32>,
-    /// Names the tokens of these pages.
-    pub committed: Vec<PrefixHash>,
+    /// Names of pages' tokens.
+    pub page_names: Vec<PageNames>,
     /// Steps in flight.
     pub n_in_flight: Vec<u32>,
     /// Tokens the answer may have.
@@ -183,14 +191,16 @@ pub struct Sequences {
 impl Sequences {
     fn new(n: usize, n_groups: usize, max_context: u32) -> Self {
         Self {
+            by_age: Vec::with_capacity(n),
             request: vec![RequestId(0); n],
             state: vec![State::Free; n],
             tokens: (0..n).map(|_| Vec::with_capacity(max_context as usize + 1)).collect(),
             n_prompt: vec![0; n],
             n_scheduled: vec![0; n],
             n_cached: vec![0; n],
+            n_told: vec![0; n],
             n_committed: vec![0; n],
-            committed: vec![PrefixHash::EMPTY; n],
+            page_names: vec![PageNames::default(); n],
             n_in_flight: vec![0; n],
             max_tokens: vec![0; n],
             sampling: vec![Sampling::default(); n],
@@ -207,8 +217,15 @@ impl Sequences {
     }
     /// Whether a row's next token cannot be chosen yet, since the tokens that fit are still being computed. Never blocks.
     pub fn waits_for_mask(&mut self, row: usize) -> bool {
-        let lives = matches!(self.state[row], State::Prefill | State::Decode);
-        lives && self.constraint[row].as_mut().is_some_and(|constraint| !constraint.is_ready())
+        self.is_under_way(row) && self.constraint[row].as_mut().is_some_and(|constraint| !constraint.is_ready())
+    }
+    /// Whether a step's results for a row are still wanted.
+    pub fn is_under_way(&self, row: usize) -> bool {
+        matches!(self.state[row], State::Prefill | State::Decode | State::SetBack)
+    }
+    /// Whether a row has pages.
+    pub fn holds_pages(&self, row: usize) -> bool {
+        self.pages[row].iter().any(|list| list.n_pages() > 0)
     }
     /// Rows in use, in order.
     pub fn live(&self) -> impl Iterator<Item = usize> + '_ {
@@ -261,6 +278,10 @@ pub struct World {
     pub pools: Vec<PagePool>,
     /// What is seen of each KV group.
     pub windows: Vec<Window>,
+    /// Whether a sequence under way found too few free pages when it was last asked. Until it has them nobody begins.
+    pub is_short: bool,
+    /// How often a sequence was set back.
+    pub n_set_back: u64,
     /// The step being packed.
     pub step: StepTables,
     /// Its words.
@@ -308,6 +329,8 @@ impl World {
             sequences,
             pools,
             windows,
+            is_short: false,
+            n_set_back: 0,
             step: StepTables::default(),
             words: Vec::new(),
             in_flight: VecDeque::new(),

@@ -146,26 +146,26 @@ impl<'a> Client<'a> {
         let mut n_tries = 0;
         loop {
             match f() {
-                Err(error) if retries(&error) && self.waits(&error, n_tries) => n_tries += 1,
+                Err(error) if retries(&error) => match self.wait_after(&error, n_tries) {
+                    Some(wait) => std::thread::sleep(wait),
+                    None => return Err(error),
+                },
                 result => return result,
             }
+            n_tries += 1;
         }
     }
 
-    /// Waits before the next try; false if there shall be none.
-    pub(super) fn waits(&self, error: &HubError, n_tries: u32) -> bool {
+    /// How long to wait before the next try; `None` if there shall be none.
+    pub(super) fn wait_after(&self, error: &HubError, n_tries: u32) -> Option<Duration> {
         if !error.is_passing() || n_tries + 1 >= MAX_TRIES {
-            return false;
+            return None;
         }
         let wait = match error {
             HubError::RateLimited { retry_after: Some(wait), .. } => *wait,
             _ => self.settings.retry_wait * 2u32.pow(n_tries),
         };
-        if wait > MAX_WAIT {
-            return false;
-        }
-        std::thread::sleep(wait);
-        true
+        (wait <= MAX_WAIT).then_some(wait)
     }
 
     fn no_network(&self, why: &str) -> HubError {

@@ -1,8 +1,9 @@
-//! One file after the other from the hub into the cache.
+//! A file from the hub into the cache.
 
 use super::cached::{self, Snapshot};
 use super::client::{Client, Place, RemoteFile, text};
-use super::{FetchProgress, HubError, ModelId};
+use super::side_by_side::Line;
+use super::{HubError, ModelId};
 use ring::digest::{Context, SHA256};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -15,42 +16,21 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// How often another process's lock is looked at.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
 
-/// The files of one fetch.
-pub(super) struct Download<'a, 'p> {
-    client: &'a Client<'a>,
-    id: &'a ModelId,
-    snapshot: &'a Snapshot,
-    on_progress: &'p mut dyn FnMut(FetchProgress<'_>) -> bool,
-    /// Bytes of the files that are done.
-    before_bytes: u64,
-    total_bytes: u64,
+/// What the files of one fetch have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Download<'a> {
+    pub(super) client: &'a Client<'a>,
+    pub(super) id: &'a ModelId,
+    pub(super) snapshot: &'a Snapshot,
 }
 
-impl<'a, 'p> Download<'a, 'p> {
-    pub(super) fn new(
-        client: &'a Client<'a>,
-        id: &'a ModelId,
-        snapshot: &'a Snapshot,
-        files: &[&RemoteFile],
-        on_progress: &'p mut dyn FnMut(FetchProgress<'_>) -> bool,
-    ) -> Self {
-        let missing = files.iter().filter(|file| !snapshot.has(&file.name));
-        let total_bytes = missing.filter_map(|file| file.n_bytes).sum();
-        Self { client, id, snapshot, on_progress, before_bytes: 0, total_bytes }
-    }
-
-    /// Brings a file into the snapshot, unless it is there. What fails in passing is tried again, from where it ended.
-    pub(super) fn file(&mut self, file: &RemoteFile) -> Result<(), HubError> {
-        if self.snapshot.has(&file.name) {
-            return Ok(());
-        }
+impl Download<'_> {
+    /// Brings a file into the snapshot. What fails in passing is tried again, from where it ended.
+    pub(super) fn file<'f>(&self, file: &'f RemoteFile, line: &Line<'f, '_>) -> Result<(), HubError> {
         let (mut n_tries, mut furthest) = (0, 0);
         loop {
-            let error = match self.attempt(file) {
-                Ok(n_bytes) => {
-                    self.before_bytes += n_bytes;
-                    return Ok(());
-                }
+            let error = match self.attempt(file, line) {
+                Ok(n_bytes) => return line.tell(&file.name, n_bytes),
                 Err(error) => error,
             };
             // Who comes further each time is not stuck.
@@ -59,34 +39,33 @@ impl<'a, 'p> Download<'a, 'p> {
             {
                 (n_tries, furthest) = (0, done);
             }
-            if !self.client.waits(&error, n_tries) {
-                return Err(error);
-            }
+            let Some(wait) = self.client.wait_after(&error, n_tries) else { return Err(error) };
+            line.wait(&file.name, wait)?;
             n_tries += 1;
         }
     }
 
     /// Gives the file's size.
-    fn attempt(&mut self, file: &RemoteFile) -> Result<u64, HubError> {
+    fn attempt<'f>(&self, file: &'f RemoteFile, line: &Line<'f, '_>) -> Result<u64, HubError> {
         let place = self.client.place(self.id, self.snapshot.commit(), &file.name)?;
         let blob = self.snapshot.blob(&place.etag);
-        let _lock = self.lock(&place.etag, &file.name)?;
+        let _lock = self.lock(&place.etag, &file.name, line)?;
         if !blob.is_file() {
-            self.blob(file, &place, &blob)?;
+            self.blob(file, &place, &blob, line)?;
         }
         self.snapshot.link(&blob, &file.name)?;
         Ok(std::fs::metadata(&blob).map_or(0, |meta| meta.len()))
     }
 
-    /// One process at a time fetches a content; Python's tools take the same lock.
-    fn lock(&mut self, etag: &str, name: &str) -> Result<File, HubError> {
+    /// One process at a time fetches a content, and one thread; Python's tools take the same lock.
+    fn lock<'f>(&self, etag: &str, name: &'f str, line: &Line<'f, '_>) -> Result<File, HubError> {
         let path = self.snapshot.lock(etag);
         cached::create_parent(&path)?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(|error| HubError::io(&path, error))?;
         loop {
             match file.try_lock() {
-                Err(TryLockError::WouldBlock) => self.tell(name, 0)?,
+                Err(TryLockError::WouldBlock) => line.tell(name, 0)?,
                 // A file system without locks has no second process to fear, as far as can be told.
                 Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
             }
@@ -94,18 +73,18 @@ impl<'a, 'p> Download<'a, 'p> {
         }
     }
 
-    fn blob(&mut self, file: &RemoteFile, place: &Place, blob: &Path) -> Result<(), HubError> {
+    fn blob<'f>(&self, file: &'f RemoteFile, place: &Place, blob: &Path, line: &Line<'f, '_>) -> Result<(), HubError> {
         cached::create_parent(blob)?;
         let n_bytes = place.n_bytes.or(file.n_bytes);
         let mut part = Part::open(blob, &file.name, n_bytes, is_sha256(&place.etag), self.client)?;
         if n_bytes != Some(part.done) {
-            self.receive(place, &mut part)?;
+            self.receive(place, &mut part, line)?;
         }
         part.finish(blob, &place.etag)
     }
 
     /// The rest of a file.
-    fn receive(&mut self, place: &Place, part: &mut Part<'_>) -> Result<(), HubError> {
+    fn receive<'f>(&self, place: &Place, part: &mut Part<'f>, line: &Line<'f, '_>) -> Result<(), HubError> {
         let mut response = self.client.get(self.id, &place.url, Some(part.done))?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             // The file is shorter than the part, or empty.
@@ -130,7 +109,7 @@ impl<'a, 'p> Download<'a, 'p> {
         let mut body = response.body_mut().as_reader();
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            self.tell(part.name, part.done)?;
+            line.tell(part.name, part.done)?;
             match body.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(n) if part.n_bytes.is_some_and(|all| part.done + n as u64 > all) => {
@@ -146,37 +125,30 @@ impl<'a, 'p> Download<'a, 'p> {
             _ => Ok(()),
         }
     }
-
-    fn tell(&mut self, name: &str, done: u64) -> Result<(), HubError> {
-        let done_bytes = self.before_bytes + done;
-        // Where the hub tells no sizes the total grows with what arrives.
-        self.total_bytes = self.total_bytes.max(done_bytes);
-        let goes_on = (self.on_progress)(FetchProgress { file: name, done_bytes, total_bytes: self.total_bytes });
-        if goes_on { Ok(()) } else { Err(HubError::Stopped { file: name.to_owned() }) }
-    }
 }
 
 /// A file that is not whole yet.
-struct Part<'a> {
+struct Part<'f> {
     path: PathBuf,
     file: File,
-    name: &'a str,
+    name: &'f str,
     /// Bytes that are there.
     done: u64,
     n_bytes: Option<u64>,
     /// Of the bytes that are there; `None` if the content's name does not tell its hash.
     hash: Option<Context>,
-    cache: &'a Path,
+    /// The cache's folder.
+    cache: PathBuf,
 }
 
-impl<'a> Part<'a> {
+impl<'f> Part<'f> {
     /// What an earlier fetch has left, or an empty file.
     fn open(
         blob: &Path,
-        name: &'a str,
+        name: &'f str,
         n_bytes: Option<u64>,
         hashes: bool,
-        client: &'a Client<'_>,
+        client: &Client<'_>,
     ) -> Result<Self, HubError> {
         let mut path = blob.as_os_str().to_owned();
         path.push(".incomplete");
@@ -184,7 +156,7 @@ impl<'a> Part<'a> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|error| HubError::io(&path, error))?;
         let hash = hashes.then(|| Context::new(&SHA256));
-        let mut part = Self { path, file, name, done: 0, n_bytes, hash, cache: &client.settings.cache };
+        let mut part = Self { path, file, name, done: 0, n_bytes, hash, cache: client.settings.cache.clone() };
         let found = part.file.seek(SeekFrom::End(0)).map_err(|error| HubError::io(&part.path, error))?;
         match n_bytes {
             Some(n_bytes) if found <= n_bytes => part.take(found)?,
@@ -256,7 +228,7 @@ impl<'a> Part<'a> {
             return HubError::io(&self.path, error);
         }
         let needed = self.n_bytes.unwrap_or(0).saturating_sub(self.done);
-        HubError::DiskFull { cache: self.cache.to_path_buf(), file: self.name.to_owned(), needed }
+        HubError::DiskFull { cache: self.cache.clone(), file: self.name.to_owned(), needed }
     }
 }
 

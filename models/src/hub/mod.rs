@@ -14,6 +14,7 @@ mod settings;
 mod error;
 mod client;
 mod download;
+mod side_by_side;
 mod cached;
 
 pub use cached::{CachedModel, CachedSnapshot, find, list, remove};
@@ -24,12 +25,13 @@ pub use settings::{HubSettings, Token};
 use cached::Snapshot;
 use client::{Client, Listing, RemoteFile};
 use download::Download;
+use side_by_side::Sum;
 use std::path::PathBuf;
 
 /// How far a fetch is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FetchProgress<'a> {
-    /// The file that is being fetched.
+    /// A file that is being fetched, of which there may be several.
     pub file: &'a str,
     /// Bytes of all files that are there.
     pub done_bytes: u64,
@@ -49,8 +51,8 @@ pub struct Fetched {
 }
 
 /// Brings a model's newest files of its revision into the cache: those that Ingot reads (`model*.safetensors`, `*.json`,
-/// `*.jinja`), and of them those that are not there yet. `on_progress` stops the fetch by returning false; what has
-/// arrived by then is kept. Offline, and where the hub cannot be reached, a copy in the cache serves.
+/// `*.jinja`), and of them those that are not there yet, a few at one time. `on_progress` stops the fetch by returning false;
+/// what has arrived by then is kept. Offline, and where the hub cannot be reached, a copy in the cache serves.
 ///
 /// # Errors
 /// Each says what to do; see [`HubError`].
@@ -76,18 +78,23 @@ pub fn fetch(
         (Err(error), Some(snapshot)) if error.is_passing() => return Ok(snapshot.fetched(Some(error))),
         (Err(error), _) => return Err(error),
     };
-    let files = needed(id, &listing)?;
     let snapshot = Snapshot::at(id, settings, &listing.commit);
-    let mut download = Download::new(&client, id, &snapshot, &files, on_progress);
-    for file in &files {
-        download.file(file)?;
+    let missing = needed(id, &listing)?.map(|mut files| {
+        files.retain(|file| !snapshot.has(&file.name));
+        files
+    });
+    let download = Download { client: &client, id, snapshot: &snapshot };
+    let mut sum = Sum::new(missing.iter().flatten().copied(), on_progress);
+    for files in &missing {
+        side_by_side::fetch(&download, files, &mut sum)?;
     }
     snapshot.name(id)?;
     Ok(snapshot.fetched(None))
 }
 
-/// The files that Ingot reads: small ones first, so that what is wrong with a model is known before its weights are fetched.
-fn needed<'a>(id: &ModelId, listing: &'a Listing) -> Result<Vec<&'a RemoteFile>, HubError> {
+/// The files that Ingot reads: the small ones, which come first, so that what is wrong with a model is known before its weights
+/// are fetched, and the weights.
+fn needed<'a>(id: &ModelId, listing: &'a Listing) -> Result<[Vec<&'a RemoteFile>; 2], HubError> {
     let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
     let is_small = |name: &str| name.ends_with(".json") || name.ends_with(".jinja");
     let names = || listing.files.iter().map(|file| file.name.as_str());
@@ -106,7 +113,7 @@ fn needed<'a>(id: &ModelId, listing: &'a Listing) -> Result<Vec<&'a RemoteFile>,
     let chosen = |small: bool| {
         let wanted = move |name: &str| if small { is_small(name) } else { is_weights(name) };
         // Folders inside a repository hold other forms of the model.
-        listing.files.iter().filter(move |file| !file.name.contains(['/', '\\']) && wanted(&file.name))
+        listing.files.iter().filter(move |file| !file.name.contains(['/', '\\']) && wanted(&file.name)).collect()
     };
-    Ok(chosen(true).chain(chosen(false)).collect())
+    Ok([chosen(true), chosen(false)])
 }

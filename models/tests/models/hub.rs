@@ -167,6 +167,67 @@ fn a_connection_that_never_gets_further_is_an_error_and_the_next_run_goes_on() {
     assert_eq!(std::fs::read(healed.blob(WEIGHTS)).expect("a content"), weights());
 }
 
+/// A hub whose weights are in so many files, and these.
+fn sharded(n: usize) -> (Scene, Vec<(String, Vec<u8>)>) {
+    let name = |ix| format!("model-{:05}-of-{n:05}.safetensors", ix + 1);
+    let shards: Vec<_> = (0..n).map(|ix| (name(ix), weights()[ix * 1000..][..300_000].to_vec())).collect();
+    let mut files = vec![("config.json", &b"{}"[..]), ("tokenizer.json", b"{}")];
+    files.extend(shards.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
+    (scene_of(PlayHub::start(&files)), shards)
+}
+
+#[test]
+fn files_come_side_by_side_over_few_connections() {
+    let (scene, shards) = sharded(10);
+    for (name, _) in &shards {
+        scene.hub.trouble(&scene.hub.etag(name), 1, Trouble::Late(200));
+    }
+    let mut told = Vec::new();
+    let id: ModelId = "owner/tiny".parse().expect("a name");
+    let fetched = fetch(&id, &scene.settings, &mut |progress| {
+        told.push((progress.file.to_owned(), progress.done_bytes, progress.total_bytes));
+        true
+    });
+    let folder = fetched.expect("the hub answers").folder;
+    for (name, bytes) in &shards {
+        assert!(std::fs::read(folder.join(name)).expect("it is there") == *bytes, "{name}");
+    }
+    assert!((2..=4).contains(&scene.hub.most_answers()), "{} at one time", scene.hub.most_answers());
+    // One sum of all files, which only grows and ends at the whole; small files are there before the first large one.
+    assert!(told.iter().map(|(_, done, _)| done).is_sorted(), "{told:?}");
+    assert!(
+        told.iter().all(|(_, _, total)| *total == 3_000_004) && told.last().is_some_and(|last| last.1 == 3_000_004)
+    );
+    let first_large = told.iter().position(|(name, ..)| name.starts_with("model")).expect("weights");
+    assert!(told[first_large..].iter().all(|(name, ..)| name.starts_with("model")), "{told:?}");
+}
+
+#[test]
+fn the_first_file_that_fails_ends_the_others_and_the_next_run_goes_on() {
+    let (scene, shards) = sharded(6);
+    // One is refused while three others have come half of the way and hang.
+    for (name, _) in &shards[..3] {
+        scene.hub.trouble(&scene.hub.etag(name), 1, Trouble::Pause(150_000));
+    }
+    scene.refused(&scene.hub.etag(&shards[3].0), 1, Trouble::Late(418), &["status 418"]);
+    assert!(shards[4..].iter().all(|(name, _)| !scene.blob(name).exists()), "nothing is begun any more");
+    let part =
+        |name: &str| std::fs::metadata(scene.blob(name).with_extension("incomplete")).map_or(0, |meta| meta.len());
+    let parts: Vec<u64> = shards.iter().map(|(name, _)| part(name)).collect();
+    assert_eq!(parts[3..], [0; 3], "{parts:?}");
+    scene.hub.seen();
+    scene.fetch().expect("the rest comes");
+    let (mut found, mut expected) = (scene.ranges(), Vec::new());
+    expected.extend(parts.iter().filter(|n| **n < 300_000).map(|n| format!("bytes={n}-")));
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    let folder = scene.fetch().expect("it is there").folder;
+    for (name, bytes) in &shards {
+        assert!(std::fs::read(folder.join(name)).expect("it is there") == *bytes, "{name}");
+    }
+}
+
 #[test]
 fn a_hub_that_falls_silent_is_asked_again() {
     let mut scene = scene();

@@ -20,6 +20,8 @@ pub(crate) enum Trouble {
     Cut(usize),
     /// After so many bytes of the body nothing comes for three seconds.
     Pause(usize),
+    /// The answer begins a tenth of a second later. It is empty unless the status is 200.
+    Late(u16),
     /// The whole file, whatever range is asked for.
     NoRanges,
     /// The first byte is another one.
@@ -45,6 +47,9 @@ struct State {
     /// Part of a path, how many times yet, and what happens then.
     troubles: Vec<(String, usize, Trouble)>,
     seen: Vec<Seen>,
+    /// Answers of the store that are under way, and the most at one time.
+    n_answers: usize,
+    most_answers: usize,
 }
 
 /// A running hub with one model, `owner/tiny`, which `owner/old-name` leads to.
@@ -101,6 +106,11 @@ impl PlayHub {
         std::mem::take(&mut self.state.lock().expect("no panic").seen)
     }
 
+    /// The most answers of the store that were under way at one time.
+    pub(crate) fn most_answers(&self) -> usize {
+        self.state.lock().expect("no panic").most_answers
+    }
+
     /// The content's name at the hub.
     pub(crate) fn etag(&self, file: &str) -> String {
         let state = self.state.lock().expect("no panic");
@@ -153,7 +163,20 @@ impl PlayHub {
             return reply.send(200, &[], b"<html>Sign in to the guest network</html>");
         }
         if at_store {
-            return self.stored(&path, range.as_deref(), &mut reply);
+            let mut state = self.state.lock().expect("no panic");
+            state.n_answers += 1;
+            state.most_answers = state.most_answers.max(state.n_answers);
+        }
+        if let Some(Trouble::Late(status)) = reply.trouble {
+            std::thread::sleep(Duration::from_millis(100));
+            if status != 200 {
+                return reply.send(status, &[], b"");
+            }
+        }
+        if at_store {
+            let result = self.stored(&path, range.as_deref(), &mut reply);
+            self.state.lock().expect("no panic").n_answers -= 1;
+            return result;
         }
         if let Some(rest) = path.strip_prefix("/owner/old-name/") {
             return reply.send(307, &[("location", format!("/owner/tiny/{rest}"))], b"");

@@ -1,7 +1,7 @@
 //! Answers that keep a JSON schema, a regular expression or a grammar, from a shipped model: whatever the seed and the
 //! temperature, what comes out is of the form.
 
-use ingot::{DeviceChoice, Error, FinishReason, GenerateOptions, Grammar, LoadOptions, Model, Sampling};
+use ingot::{Adjust, DeviceChoice, Error, FinishReason, GenerateOptions, Grammar, LoadOptions, Model, Sampling};
 use ingot_tests::shared::root;
 use serde_json::{Value, json};
 
@@ -141,6 +141,42 @@ fn other_rules_of_the_answer_hold_beside_the_form() {
     let stopped = answer(GenerateOptions { stop: vec![stop], ..long.clone() });
     assert_eq!((stopped.text.as_str(), stopped.finish), (&whole.text[..at], FinishReason::Stop));
     assert_eq!(answer(GenerateOptions::default()).ids, free.ids, "a form leaves nothing behind");
+}
+
+#[test]
+fn a_program_chooses_among_what_fits_and_breaks_no_form() {
+    let mut model = model();
+    let prompt = model.chat_prompt("Count.").expect("a template");
+    let digits = |adjust: Adjust, temperature| GenerateOptions {
+        grammar: Some(Grammar::Regex("[0-9]{8}".into())),
+        sampling: Sampling { adjust: Some(adjust), temperature, n_logprobs: Some(3), ..Sampling::default() },
+        ..GenerateOptions::default()
+    };
+    let seven =
+        *model.tokenizer().expect("it has one").encode("7", false).expect("text").last().expect("an id") as usize;
+    // The program is asked first, of the whole vocabulary, and its word counts among the tokens that fit.
+    let prefers = Adjust::new(move |_, logits| {
+        assert!(logits.iter().all(|logit| logit.is_finite()), "nothing is dropped yet");
+        logits[seven] += 1000.0;
+    });
+    for temperature in [0.0, 1.0] {
+        let answer = model.generate(&prompt, &digits(prefers.clone(), temperature), |_| true).expect("an answer");
+        assert_eq!((answer.text.as_str(), answer.finish), ("77777777", FinishReason::Stop));
+        assert!(answer.logprobs.iter().all(|of| of.chosen > -1e-3), "{:?}", answer.logprobs);
+    }
+    // Whatever it leaves, the form is kept; where it wants nothing that fits, the model chooses.
+    let unchanged = Adjust::new(|_, _| {});
+    for temperature in [0.0, 1.0] {
+        let of_model = model.generate(&prompt, &digits(unchanged.clone(), temperature), |_| true).expect("an answer");
+        for left in [f32::NEG_INFINITY, f32::NAN, f32::INFINITY, f32::MIN, f32::MAX] {
+            let fills = Adjust::new(move |_, logits| logits.fill(left));
+            let answer = model.generate(&prompt, &digits(fills, temperature), |_| true).expect("an answer");
+            assert!(answer.text.len() == 8 && answer.text.bytes().all(|byte| byte.is_ascii_digit()), "{answer:?}");
+            if left.is_nan() || left == f32::NEG_INFINITY {
+                assert_eq!(answer.ids, of_model.ids, "{left} at {temperature}");
+            }
+        }
+    }
 }
 
 #[test]

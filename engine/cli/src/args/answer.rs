@@ -120,8 +120,8 @@ impl FormArgs {
             (Some(schema), ..) => {
                 let is_itself = schema.trim_start().starts_with('{');
                 let text = if is_itself { schema.clone() } else { read(schema, "--json-schema")? };
-                let place = if is_itself { "" } else { schema };
-                let schema = serde_json::from_str(&text).with_context(|| format!("--json-schema {place}: not JSON"))?;
+                let flag = if is_itself { "--json-schema".into() } else { format!("--json-schema {schema}") };
+                let schema = serde_json::from_str(&text).with_context(|| format!("{flag}: not JSON"))?;
                 Some(Grammar::JsonSchema(schema))
             }
             (_, Some(regex), _) => Some(Grammar::Regex(regex.clone())),

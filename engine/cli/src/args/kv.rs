@@ -31,7 +31,7 @@ pub(crate) struct KvArgs {
     _quantized_kv_start: Option<u32>,
     /// Positions that the cache holds of a sequence at most: the first 4 and the newest of a longer one, which may then be
     /// longer than the model's context [default: all, or the artifact's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..))]
+    #[arg(long, value_name = "N", value_parser = kv_size)]
     pub max_kv_size: Option<u32>,
 }
 
@@ -48,4 +48,9 @@ impl KvArgs {
         });
         float.or_else(codes)
     }
+}
+
+/// Positions of `--max-kv-size`: the 4 that are kept and some to look back at.
+fn kv_size(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|n| *n >= 8).ok_or_else(|| "it must be 8 or more".into())
 }

@@ -43,6 +43,7 @@ struct Settings {
 }
 
 const HELP: &str = r#"/set NAME VALUE   change a setting: a flag of `ingot chat --help` without its dashes, e.g. /set temp 0.7
+/set NAME         take that back: the setting is as it was at the start
 /system [TEXT]    set the system message; without a text, remove it
 /reset            forget the conversation, keep settings and system message
 /save FILE        write the conversation to a file
@@ -58,8 +59,10 @@ struct Chat {
     model: Model,
     talk: Conversation,
     settings: Settings,
-    /// The command line, and every `/set` as if it had been said there.
-    said: Vec<OsString>,
+    /// The command line.
+    flags: Vec<OsString>,
+    /// Every `/set` that holds, by name, as it would be said on the command line.
+    said: Vec<(String, OsString)>,
     last: Option<Answer>,
 }
 
@@ -75,7 +78,7 @@ pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
         output::println("This model has no chat template: it continues each message as a text of its own.")?;
     }
     let talk = args.system_prompt.map_or_else(Conversation::default, Conversation::with_system);
-    let mut chat = Chat { model, talk, settings: args.settings, said: flags, last: None };
+    let mut chat = Chat { model, talk, settings: args.settings, flags, said: Vec::new(), last: None };
     let mut reader = Reader::new()?;
     loop {
         // What was pressed between answers stops none.
@@ -117,9 +120,11 @@ impl Settings {
         Ok(ChatArgs::from_arg_matches_mut(&mut matches)?.settings)
     }
 
-    /// Whether there is a setting of that name.
-    fn has(name: &str) -> bool {
-        Self::augment_args(Command::new("set")).get_arguments().any(|arg| arg.get_long() == Some(name))
+    /// Whether a setting of that name takes a value; `None` if there is none.
+    fn takes_value(name: &str) -> Option<bool> {
+        let all = Self::augment_args(Command::new("set"));
+        let setting = all.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+        Some(setting.get_action().takes_values())
     }
 }
 
@@ -153,15 +158,19 @@ impl Chat {
     fn set(&mut self, rest: &str) -> Result<()> {
         let (name, value) =
             rest.split_once(char::is_whitespace).map_or((rest, ""), |(name, value)| (name, value.trim()));
-        if !Settings::has(name) {
+        let Some(takes_value) = Settings::takes_value(name) else {
             bail!(
                 "`{name}` is no setting; write /set NAME VALUE with a name of `ingot chat --help`, e.g. /set temp 0.7"
             );
-        }
+        };
         let mut said = self.said.clone();
-        // A flag without a value is a switch.
-        said.push(if value.is_empty() { format!("--{name}") } else { format!("--{name}={value}") }.into());
-        let settings = Settings::parse(&said).map_err(|error| {
+        match value {
+            "" if takes_value => said.retain(|(other, _)| other != name),
+            "" => said.push((name.to_owned(), format!("--{name}").into())),
+            value => said.push((name.to_owned(), format!("--{name}={value}").into())),
+        }
+        let all: Vec<OsString> = self.flags.iter().chain(said.iter().map(|(_, flag)| flag)).cloned().collect();
+        let settings = Settings::parse(&all).map_err(|error| {
             let message = error.to_string();
             let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
             anyhow!("{first}")
@@ -236,10 +245,11 @@ mod tests {
         assert_eq!(settings.max_tokens, 9);
         assert!(parse(&["--temp=hot"]).is_err());
         for name in ["temp", "max-tokens", "stop", "repetition-penalty", "chat-template-config", "seed"] {
-            assert!(Settings::has(name), "{name}");
+            assert_eq!(Settings::takes_value(name), Some(true), "{name}");
         }
+        assert_eq!(Settings::takes_value("ignore-eos"), Some(false));
         for name in ["model", "device", "", "threads"] {
-            assert!(!Settings::has(name), "{name}");
+            assert_eq!(Settings::takes_value(name), None, "{name}");
         }
     }
 }

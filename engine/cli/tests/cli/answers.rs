@@ -165,6 +165,16 @@ fn settings_hold_from_the_next_answer_on() {
     assert_eq!(errors, "");
     assert!(printed.contains("The capital \n"), "{printed}");
     assert!(printed.contains("Generation: 1 tokens") && printed.contains("Stopped at the limit"), "{printed}");
+    // Without a value a setting is as at the start.
+    let lines = [
+        &["/set regex yes|no", FRANCE, "/set regex", "/reset"][..],
+        &["/set stop of France", FRANCE, "/set stop", "/reset", FRANCE],
+    ];
+    let (printed, errors) = chat(&["-m", "40"], &lines.concat());
+    assert_eq!(errors, "");
+    let answers: Vec<&str> = printed.lines().skip(1).collect();
+    assert!(["yes", "no"].contains(&answers[0]), "{printed}");
+    assert_eq!(answers[1..], ["The capital ", "The capital of France is Paris."]);
 }
 
 #[test]
@@ -219,12 +229,18 @@ fn a_prompt_is_read_once_and_gone_on_from() {
     assert_eq!(went_on["text"], "The capital of France is Paris.");
     assert!(went_on["cached_tokens"].as_u64() > Some(3) && object["cached_tokens"] == 0, "{went_on}");
     fail(from_file("x", &["--kv-dtype", "f16"]), 1, &["--kv-dtype"]);
-    fail(on_cpu(&["generate", "-p", "x", "--prompt-cache-file", "/no/such/file"]), 1, &["/no/such/file"]);
+    fail(
+        on_cpu(&["generate", "-p", "x", "--prompt-cache-file", "/no/such/file"]),
+        1,
+        &["/no/such/file", "cache-prompt"],
+    );
+    let nowhere = on_cpu(&["cache-prompt", "-p", "x", "--prompt-cache-file", "/no/such/folder/x.safetensors"]);
+    fail(nowhere, 1, &["/no/such/folder: no such folder"]);
 }
 
 #[test]
 fn a_limited_cache_goes_on_past_the_models_context() {
     let object = answer(&["--max-kv-size", "64", "-m", "2100", "--ignore-eos", "--model", "ingot-tales-1m"]);
     assert_eq!((ids(&object).len(), &object["finish_reason"]), (2100, &Value::from("length")));
-    fail(on_cpu(&["generate", "-p", "x", "--max-kv-size", "3"]), 2, &["--max-kv-size"]);
+    fail(on_cpu(&["generate", "-p", "x", "--max-kv-size", "3"]), 2, &["--max-kv-size", "8 or more"]);
 }

@@ -20,6 +20,10 @@ impl PageList {
     pub fn is_empty(&self) -> bool {
         self.pages.is_empty()
     }
+    /// Pages, without the places that have none.
+    pub fn n_pages(&self) -> u32 {
+        (self.pages.len() - self.gone.len()) as u32
+    }
     /// The page at a place, if it has one.
     pub fn get(&self, place: usize) -> Option<u32> {
         self.pages.get(place).copied().filter(|_| !self.gone.contains(&place))
@@ -80,7 +84,7 @@ mod tests {
         list.remove(1..5, |page| released.push(page));
         list.remove(1..2, |page| released.push(page));
         assert_eq!(released, [11, 12, 13, 14]);
-        assert_eq!(list.pages().collect::<Vec<_>>(), [10, 15]);
+        assert_eq!((list.pages().collect::<Vec<_>>(), list.n_pages()), (vec![10, 15], 2));
         assert_eq!(
             (list.len(), list.get(0), list.get(4), list.get(5), list.get(6)),
             (6, Some(10), None, Some(15), None)

@@ -9,4 +9,4 @@ mod prefix;
 pub use contents::{Contents, PrefixHash};
 pub use list::PageList;
 pub use pool::PagePool;
-pub use prefix::{Prefix, find_prefix};
+pub use prefix::{PageNames, Prefix, find_prefix};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 /// the processor, so that logits are read back for each token.
 pub type AdjustLogits = dyn Fn(&[u32], &mut [f32]) + Send + Sync;
 
-/// Changes the logits of a request, after bias and penalties and before the filters.
+/// Changes the logits of a request: after bias and penalties, before the tokens that the answer's form forbids are dropped,
+/// and before the filters. So it may choose among what fits, and nothing that it does breaks a form.
 #[derive(Clone)]
 pub struct Adjust(Arc<AdjustLogits>);
 
@@ -17,10 +18,12 @@ impl Adjust {
         Self(Arc::new(adjust))
     }
 
-    /// Changes logits. What is no number afterwards is never chosen.
+    /// Changes logits. What is no number afterwards is never chosen, and infinity is the greatest number.
     pub(super) fn run(&self, tokens: &[u32], logits: &mut [f32]) {
         (self.0)(tokens, logits);
-        logits.iter_mut().filter(|logit| logit.is_nan()).for_each(|logit| *logit = f32::NEG_INFINITY);
+        for logit in logits {
+            *logit = if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) };
+        }
     }
 }
 

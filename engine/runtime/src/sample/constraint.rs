@@ -97,26 +97,30 @@ impl Constraint {
         Ok(state)
     }
 
-    /// Whether a token may come next.
-    pub fn allows(&self, id: u32) -> bool {
-        self.state().is_ok_and(|state| is_set(&state.mask, id as usize))
-    }
-
-    /// Makes the logits of tokens that may not come next minus infinity.
+    /// Makes the logits of tokens that may not come next minus infinity. Where those of all that may are minus infinity too
+    /// they become `plain`, the model's own: the form goes before whoever wanted none of them.
     ///
     /// # Errors
     /// If no token may come next.
-    pub fn mask(&self, logits: &mut [f32]) -> Result<(), String> {
+    pub fn mask(&self, logits: &mut [f32], plain: &[f32]) -> Result<(), String> {
         let mask = &self.state()?.mask;
-        let mut n_allowed = 0;
+        let (mut n_allowed, mut n_left) = (0, 0);
         for (id, logit) in logits.iter_mut().enumerate() {
             if is_set(mask, id) {
                 n_allowed += 1;
+                n_left += usize::from(*logit > f32::NEG_INFINITY);
             } else {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        if n_allowed == 0 { Err("no token of the vocabulary fits".into()) } else { Ok(()) }
+        if n_allowed == 0 {
+            return Err("no token of the vocabulary fits".into());
+        }
+        if n_left == 0 {
+            let fitting = (0..logits.len()).filter(|id| is_set(mask, *id));
+            fitting.for_each(|id| logits[id] = plain[id]);
+        }
+        Ok(())
     }
 
     /// Takes the token that was chosen, and begins to compute what may follow; true if nothing may, since the answer is
@@ -180,16 +184,21 @@ mod tests {
         let mut constraint = Constraint::start(Box::new(Down(2)));
         for id in [2, 1, 0] {
             ready(&mut constraint);
-            let mut logits = [1.0f32; 4];
-            constraint.mask(&mut logits).expect("one fits");
-            let left: Vec<u32> = (0..4).filter(|id| logits[*id as usize] == 1.0).collect();
-            assert_eq!(left, [id]);
-            assert!(constraint.allows(id) && !constraint.allows(id + 1) && !constraint.allows(1000));
+            // A logit that nobody has lost stays as it is; where all are lost the model's comes back.
+            for (logit, expected) in [(1.0, 1.0), (f32::NEG_INFINITY, 2.0)] {
+                let mut logits = [logit; 4];
+                constraint.mask(&mut logits, &[2.0; 4]).expect("one fits");
+                let left: Vec<u32> = (0..4).filter(|id| logits[*id as usize] > f32::NEG_INFINITY).collect();
+                assert_eq!((left, logits[id as usize]), (vec![id], expected));
+            }
             assert_eq!(constraint.accept(id), Ok(id == 0));
         }
         let mut wide = Constraint::start(Box::new(Down(40)));
         ready(&mut wide);
-        assert!(wide.mask(&mut [0.0; 4]).is_err_and(|why| why.contains("no token")), "the vocabulary ends before it");
+        assert!(
+            wide.mask(&mut [0.0; 4], &[0.0; 4]).is_err_and(|why| why.contains("no token")),
+            "the vocabulary ends before it"
+        );
         assert!(wide.accept(3).is_err_and(|why| why == "3 is not 40"));
     }
 
@@ -199,7 +208,7 @@ mod tests {
         ready(&mut constraint);
         assert_eq!(constraint.accept(14), Ok(false));
         ready(&mut constraint);
-        assert!(constraint.mask(&mut [0.0; 32]).is_err_and(|why| why.contains("thread")));
+        assert!(constraint.mask(&mut [0.0; 32], &[0.0; 32]).is_err_and(|why| why.contains("thread")));
         assert!(constraint.accept(13).is_err());
     }
 }

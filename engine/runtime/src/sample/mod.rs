@@ -1,10 +1,12 @@
 //! How the next token is chosen. A GPU does it itself, told by [`choice`]; what follows here is for the processor, and for what
 //! a GPU has no room for.
 //!
-//! A [`Constraint`] drops the tokens that an answer's form forbids, before all else. Then order and meaning are mlx-lm's. The logits pass the [`processors`]: bias, then penalties of what the sequence holds. The
-//! log-probabilities of the result are those that are told. At temperature 0 the greatest wins; else the [`filters`] drop
-//! tokens (top-p, min-p, XTC, top-k, all untempered), and the token is drawn from `softmax(logits / temperature)`: each id has
-//! noise that seed, position and id determine ([`gumbel`]), and the greatest sum wins.
+//! Order and meaning are mlx-lm's. The logits pass the [`processors`]: bias, then penalties of what the sequence holds; then the
+//! program's own change ([`Adjust`]). A [`Constraint`] drops the tokens that an answer's form forbids; it comes last, so that
+//! nothing before it breaks a form. The log-probabilities of the result are those that are told. At temperature 0 the greatest
+//! wins; else the [`filters`] drop tokens (top-p, min-p, XTC, top-k, all untempered), and the token is drawn from
+//! `softmax(logits / temperature)`: each id has noise that seed, position and id determine ([`gumbel`]), and the greatest sum
+//! wins.
 
 mod adjust;
 mod constraint;
@@ -46,21 +48,47 @@ pub struct History<'a> {
 /// Chooses a token from logits. The seed and the sequence's length determine the random numbers, so a result does not
 /// depend on the batch.
 pub fn sample(logits: &[f32], sampling: &Sampling, history: &History<'_>, scratch: &mut Scratch) -> u32 {
-    let Scratch { logits: processed, logprobs, filtered, order } = scratch;
-    processed.clear();
-    processed.extend_from_slice(logits);
-    process(processed, sampling, history);
+    adjusted(logits, sampling, history, scratch);
+    chosen(sampling, history, scratch)
+}
+
+/// [`sample`] of the tokens that fit a form.
+///
+/// # Errors
+/// If no token of the vocabulary fits.
+pub fn sample_fitting(
+    logits: &[f32],
+    sampling: &Sampling,
+    history: &History<'_>,
+    form: &Constraint,
+    scratch: &mut Scratch,
+) -> Result<u32, String> {
+    adjusted(logits, sampling, history, scratch);
+    form.mask(&mut scratch.logits, logits)?;
+    Ok(chosen(sampling, history, scratch))
+}
+
+/// Logits after bias, penalties and the program's own change, into the scratch memory.
+fn adjusted(logits: &[f32], sampling: &Sampling, history: &History<'_>, scratch: &mut Scratch) {
+    scratch.logits.clear();
+    scratch.logits.extend_from_slice(logits);
+    process(&mut scratch.logits, sampling, history);
     if let Some(adjust) = &sampling.adjust {
-        adjust.run(history.tokens, processed);
+        adjust.run(history.tokens, &mut scratch.logits);
     }
-    log_softmax(processed, logprobs);
+}
+
+/// The token that is chosen from the logits in the scratch memory.
+fn chosen(sampling: &Sampling, history: &History<'_>, scratch: &mut Scratch) -> u32 {
+    let Scratch { logits, logprobs, filtered, order } = scratch;
+    log_softmax(logits, logprobs);
     if sampling.temperature == 0.0 {
         return argmax(logprobs);
     }
     let random = Random::at(sampling.seed, history.tokens.len() as u32);
     filtered.clone_from(logprobs);
     filter(filtered, sampling, device::excludes(sampling, &random), order);
-    random::draw(processed, 1.0 / sampling.temperature, random.noise, |id| filtered[id] > f32::NEG_INFINITY)
+    random::draw(logits, 1.0 / sampling.temperature, random.noise, |id| filtered[id] > f32::NEG_INFINITY)
 }
 
 /// The log-probability of the token that [`sample`] has just chosen, and the best ids with theirs, in falling order.

@@ -61,9 +61,10 @@ fn transformed(bits: u32) -> f32 {
     -e.ln()
 }
 
-/// The id of the greatest of `logit / temperature + gumbel`, the lowest on a tie, among the ids that stay.
+/// The id of the greatest of `logit / temperature + gumbel`, the lowest on a tie, among the ids that stay; of logits beyond
+/// what a number holds the lowest id that stays.
 pub(super) fn draw(logits: &[f32], inverse_temperature: f32, noise: [u32; 2], stays: impl Fn(usize) -> bool) -> u32 {
-    let (mut best, mut best_id) = (f32::NEG_INFINITY, 0);
+    let (mut best, mut best_id) = (f32::NEG_INFINITY, None);
     for (id, logit) in logits.iter().enumerate() {
         let tempered = logit * inverse_temperature;
         let bits = bits(noise, id as u32);
@@ -74,10 +75,10 @@ pub(super) fn draw(logits: &[f32], inverse_temperature: f32, noise: [u32; 2], st
         }
         let value = tempered + transformed(bits);
         if value > best {
-            (best, best_id) = (value, id as u32);
+            (best, best_id) = (value, Some(id));
         }
     }
-    best_id
+    best_id.or_else(|| (0..logits.len()).find(|id| stays(*id))).unwrap_or(0) as u32
 }
 
 #[cfg(test)]
@@ -133,5 +134,7 @@ mod tests {
             let by_hand = (0..500u32).filter(|id| stays(*id as usize)).max_by(|a, b| value(*a).total_cmp(&value(*b)));
             assert_eq!(Some(draw(&logits, 1.25, noise, stays)), by_hand);
         }
+        let noise = Random::at(1, 0).noise;
+        assert_eq!(draw(&[0.0, -3e38, -3e38], 10.0, noise, |id| id > 0), 1, "minus infinity, but it stays");
     }
 }

@@ -1,7 +1,6 @@
 //! Gives waiting requests a sequence row, first come, first served, and tells the device how their tokens are chosen.
 
 use crate::backend::Backend;
-use crate::kv::PrefixHash;
 use crate::sample::{self, Chooser, Constraint, Room};
 use crate::world::{Event, FinishReason, Request, State, World};
 use ingot_ir::plan::Plan;
@@ -16,22 +15,25 @@ pub fn admit(world: &mut World) {
             events.push(Event::Finished { request, reason: FinishReason::Cancelled });
         }
         let running = (0..sequences.state.len()).find(|row| sequences.request[*row] == request);
-        if let Some(row) = running.filter(|row| matches!(sequences.state[*row], State::Prefill | State::Decode)) {
+        if let Some(row) = running.filter(|row| sequences.state[*row] == State::Waiting || sequences.is_under_way(*row))
+        {
             sequences.state[row] = State::Done(FinishReason::Cancelled);
         }
     }
     while let Some(row) = sequences.state.iter().position(|state| *state == State::Free) {
         let Some((id, request)) = waiting.pop_front() else { break };
         sequences.chooser[row] = chooser(plan, backend, row as u32, &request, words);
+        sequences.by_age.push(row);
         sequences.request[row] = id;
-        sequences.state[row] = State::Prefill;
+        sequences.state[row] = State::Waiting;
         sequences.n_prompt[row] = request.prompt.len() as u32;
         sequences.tokens[row].clear();
         sequences.tokens[row].extend_from_slice(&request.prompt);
         sequences.n_scheduled[row] = 0;
         sequences.n_cached[row] = 0;
+        sequences.n_told[row] = 0;
         sequences.n_committed[row] = 0;
-        sequences.committed[row] = PrefixHash::EMPTY;
+        sequences.page_names[row].clear();
         sequences.n_in_flight[row] = 0;
         sequences.max_tokens[row] = request.max_tokens;
         sequences.sampling[row] = request.sampling;

@@ -1,6 +1,6 @@
 //! Hands a finished step's results to its sequences: chooses tokens, appends them, checks stop rules.
 
-use crate::sample::{Chooser, History, Scratch, argmax, logprobs, sample};
+use crate::sample::{Chooser, History, Scratch, logprobs, sample, sample_fitting};
 use crate::world::{Event, FinishReason, Sequences, State, World};
 
 /// Runs the system on [`World::output`], the result of the oldest step in flight.
@@ -11,19 +11,23 @@ pub fn advance(world: &mut World) {
     for (&row, &(n, first_row, n_rows)) in record.sequences.iter().zip(&record.spans) {
         sequences.n_in_flight[row] -= 1;
         sequences.n_cached[row] += n;
-        let (State::Prefill | State::Decode) = sequences.state[row] else {
+        if !sequences.is_under_way(row) {
             continue; // What ran past a stop is dropped.
-        };
-        let request = sequences.request[row];
-        let n_cached = sequences.n_cached[row];
-        if sequences.prompt_logits[row] {
-            let rows = first_row as usize * n_vocab..(first_row + n_rows) as usize * n_vocab;
-            events.push(Event::Logits { request, first: n_cached - n, logits: output.logits[rows].to_vec() });
         }
-        if n_cached <= sequences.n_prompt[row] {
+        let request = sequences.request[row];
+        // What a sequence that was set back reads again has been told.
+        let (n_cached, n_told) = (sequences.n_cached[row], sequences.n_told[row]);
+        sequences.n_told[row] = n_told.max(n_cached);
+        let first = n_told.clamp(n_cached - n, n_cached);
+        if sequences.prompt_logits[row] && first < n_cached {
+            let first_row = first_row + first - (n_cached - n);
+            let rows = first_row as usize * n_vocab..(first_row + n_cached - first) as usize * n_vocab;
+            events.push(Event::Logits { request, first, logits: output.logits[rows].to_vec() });
+        }
+        if n_told < n_cached && n_cached <= sequences.n_prompt[row] {
             events.push(Event::Prefilled { request, n_tokens: n_cached });
         }
-        if n_cached < sequences.n_prompt[row] {
+        if (n_cached as usize) < sequences.tokens[row].len() {
             continue;
         }
         if sequences.max_tokens[row] == 0 {
@@ -41,7 +45,7 @@ pub fn advance(world: &mut World) {
                 Ok((output.sampled[last], false))
             }
             Chooser::Host => {
-                let logits = &mut output.logits[last * n_vocab..(last + 1) * n_vocab];
+                let logits = &output.logits[last * n_vocab..(last + 1) * n_vocab];
                 fitting(sequences, row, logits, scratch, events)
             }
         };
@@ -70,36 +74,30 @@ pub fn advance(world: &mut World) {
     spare.push(record);
 }
 
-/// Chooses a token on the processor, of those that fit if the answer keeps a form; true if that form is then complete.
+/// Chooses a token on the processor, of those that fit if the answer keeps a form; true if that form is then complete. Tells
+/// its log-probabilities if they are wanted.
 fn fitting(
     sequences: &mut Sequences,
     row: usize,
-    logits: &mut [f32],
+    logits: &[f32],
     scratch: &mut Scratch,
     events: &mut Vec<Event>,
 ) -> Result<(u32, bool), String> {
-    if let Some(constraint) = &sequences.constraint[row] {
-        constraint.mask(logits)?;
-    }
-    let mut id = choose(sequences, row, logits, scratch, events);
-    let Some(constraint) = &mut sequences.constraint[row] else { return Ok((id, false)) };
-    if !constraint.allows(id) {
-        // Where the answer is to go on but its form has ended, the form wins.
-        id = argmax(logits);
-    }
-    Ok((id, constraint.accept(id)?))
-}
-
-/// Chooses a token on the processor, and tells its log-probabilities if they are wanted.
-fn choose(sequences: &Sequences, row: usize, logits: &[f32], scratch: &mut Scratch, events: &mut Vec<Event>) -> u32 {
     let (sampling, n_prompt) = (&sequences.sampling[row], sequences.n_prompt[row] as usize);
     let history = History { tokens: &sequences.tokens[row], n_prompt, stop_ids: &sequences.stop_ids[row] };
-    let id = sample(logits, sampling, &history, scratch);
+    let id = match &sequences.constraint[row] {
+        Some(form) => sample_fitting(logits, sampling, &history, form, scratch)?,
+        None => sample(logits, sampling, &history, scratch),
+    };
+    let is_complete = match &mut sequences.constraint[row] {
+        Some(form) => form.accept(id)?,
+        None => false,
+    };
     if let Some(n_best) = sampling.n_logprobs {
         let (logprob, mut best) = logprobs(id, n_best as usize, scratch);
         // What cannot come next has no logarithm.
         best.retain(|(_, logprob)| logprob.is_finite());
         events.push(Event::Logprobs { request: sequences.request[row], logprob, best });
     }
-    id
+    Ok((id, is_complete))
 }

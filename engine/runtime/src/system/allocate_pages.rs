@@ -1,6 +1,10 @@
-//! Gives scheduled tokens their pages, and takes back those that no window shows any more. A sequence that finds none waits
-//! for the next tick; if nothing is in flight that could free pages, it ends with [`FinishReason::KvFull`].
+//! Gives scheduled tokens their pages, the oldest sequences first, and takes back those that no window shows any more.
+//!
+//! A sequence that finds too few waits for the next tick, and the youngest of those that are younger has its pages taken: it
+//! is set back, and reads its tokens again once there is room. Who is alone and finds too few ends with
+//! [`FinishReason::KvFull`]. So the oldest always gets on, and what is set back gets old.
 
+use crate::backend::MAX_IN_FLIGHT;
 use crate::world::{FinishReason, State, World};
 use ingot_ir::kv::KvGroupId;
 use ingot_ir::plan::REWIND_TOKENS;
@@ -8,19 +12,21 @@ use std::ops::Range;
 
 /// Runs the system.
 pub fn allocate_pages(world: &mut World) {
-    for row in 0..world.sequences.state.len() {
+    if world.in_flight.len() >= MAX_IN_FLIGHT {
+        return; // Nobody was asked for more.
+    }
+    world.is_short = false;
+    for ix in 0..world.sequences.by_age.len() {
+        let row = world.sequences.by_age[ix];
         let n_step = world.sequences.n_step[row];
         if n_step == 0 {
             continue;
         }
         free_unseen(world, row);
         if is_short(world, row, n_step) {
+            world.is_short = true;
             world.sequences.n_step[row] = 0;
-            let alone = world.in_flight.is_empty()
-                && world.sequences.live().all(|other| other == row || world.sequences.n_step[other] == 0);
-            if alone {
-                world.sequences.state[row] = State::Done(FinishReason::KvFull);
-            }
+            make_room(world, ix);
             continue;
         }
         let wanted = pages_for(world, row, n_step);
@@ -38,6 +44,23 @@ pub fn allocate_pages(world: &mut World) {
                 world.sequences.n_pages_written[row][group] = pages.len() as u32;
             }
         }
+    }
+}
+
+/// Sees to it that the sequence at a place of the order of age gets pages, or ends if nobody has any to leave.
+fn make_room(world: &mut World, ix: usize) {
+    let World { sequences, in_flight, n_set_back, .. } = world;
+    let is_leaving = |row: &usize| matches!(sequences.state[*row], State::Done(_) | State::SetBack);
+    let holds = |row: &&usize| sequences.holds_pages(**row);
+    if sequences.by_age.iter().filter(holds).any(is_leaving) {
+        return;
+    }
+    if let Some(&youngest) = sequences.by_age[ix + 1..].iter().rev().find(holds) {
+        sequences.state[youngest] = State::SetBack;
+        sequences.n_step[youngest] = 0;
+        *n_set_back += 1;
+    } else if in_flight.is_empty() && !sequences.by_age[..ix].iter().any(|row| sequences.holds_pages(*row)) {
+        sequences.state[sequences.by_age[ix]] = State::Done(FinishReason::KvFull);
     }
 }
 

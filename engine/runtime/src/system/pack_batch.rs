@@ -36,7 +36,7 @@ pub fn pack_batch(world: &mut World) {
         } else {
             step.rows.push(first_token + n - 1);
         }
-        let samples = start + n >= sequences.n_prompt[row] && sequences.max_tokens[row] > 0;
+        let samples = (start + n) as usize >= known.len() && sequences.max_tokens[row] > 0;
         if let (Chooser::Device(lists), true) = (sequences.chooser[row], samples) {
             let (sampling, n_prompt) = (&sequences.sampling[row], sequences.n_prompt[row]);
             let choice = choice(sampling, lists, row as u32, start + n, n_prompt);

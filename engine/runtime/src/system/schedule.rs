@@ -1,5 +1,5 @@
-//! Decides how many tokens each sequence puts into the next step: decoding rows first, then chunks of prompts, under
-//! the largest variant's bounds.
+//! Decides how many tokens each sequence puts into the next step: decoding rows first, then chunks of prompts, the oldest
+//! first, under the largest variant's bounds.
 
 use super::allocate_pages::is_short;
 use crate::backend::MAX_IN_FLIGHT;
@@ -35,7 +35,7 @@ fn ready(world: &World, row: usize) -> u32 {
             let room = answered < sequences.max_tokens[row] && scheduled < world.plan.max_context;
             u32::from(feeds && room)
         }
-        State::Free | State::Done(_) => 0,
+        State::Free | State::Waiting | State::SetBack | State::Done(_) => 0,
     }
 }
 
@@ -48,7 +48,8 @@ pub fn schedule(world: &mut World) {
     let bounds = world.plan.max_bounds();
     let (mut tokens, mut sequences, mut rows) = (bounds.tokens, bounds.sequences, bounds.rows);
     for state in [State::Decode, State::Prefill] {
-        for row in 0..world.sequences.state.len() {
+        for ix in 0..world.sequences.by_age.len() {
+            let row = world.sequences.by_age[ix];
             if world.sequences.state[row] != state || tokens == 0 || sequences == 0 || rows == 0 {
                 continue;
             }

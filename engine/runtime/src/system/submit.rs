@@ -26,11 +26,11 @@ fn start(world: &mut World) -> Result<(), RuntimeError> {
     let Some(record) = world.in_flight.back() else { return Ok(()) };
     let sequences = &mut world.sequences;
     let spans = || record.sequences.iter().zip(&record.spans);
-    let ends_prompt = |sequences: &Sequences, row: usize, n: u32| {
-        sequences.state[row] == State::Decode || sequences.n_scheduled[row] + n >= sequences.n_prompt[row]
+    let reads_all = |sequences: &Sequences, row: usize, n: u32| {
+        (sequences.n_scheduled[row] + n) as usize >= sequences.tokens[row].len()
     };
     let samples =
-        |sequences: &Sequences, row: usize, n: u32| ends_prompt(sequences, row, n) && sequences.max_tokens[row] > 0;
+        |sequences: &Sequences, row: usize, n: u32| reads_all(sequences, row, n) && sequences.max_tokens[row] > 0;
     let want_logits = spans().any(|(&row, span)| {
         sequences.prompt_logits[row] || (samples(sequences, row, span.0) && sequences.chooser[row] == Chooser::Host)
     });
@@ -40,10 +40,10 @@ fn start(world: &mut World) -> Result<(), RuntimeError> {
     world.submit_ns += started.elapsed().as_nanos() as u64;
     world.n_steps += 1;
     for (&row, &(n, first_row, n_rows)) in spans() {
-        let (ends, samples) = (ends_prompt(sequences, row, n), samples(sequences, row, n));
+        let (reads_all, samples) = (reads_all(sequences, row, n), samples(sequences, row, n));
         sequences.n_scheduled[row] += n;
         sequences.n_in_flight[row] += 1;
-        if ends {
+        if reads_all {
             sequences.state[row] = State::Decode;
         }
         sequences.sampled_row[row] = samples.then_some(first_row + n_rows - 1);
