@@ -27,11 +27,13 @@ pub enum Architecture {
     Mistral,
     /// Qwen 1.5 to 2.5 of `model_type` `qwen2`: Llama with biases of q, k and v.
     Qwen2,
+    /// Qwen 3 of `model_type` `qwen3`: Llama with norms of the heads of q and k.
+    Qwen3,
 }
 
 impl Architecture {
     /// Every known one.
-    pub const ALL: [Self; 3] = [Self::Llama, Self::Mistral, Self::Qwen2];
+    pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Architecture {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
         }
     }
     /// The class in `architectures`, for files without `model_type`.
@@ -47,6 +50,7 @@ impl Architecture {
             Self::Llama => "LlamaForCausalLM",
             Self::Mistral => "MistralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
         }
     }
 }

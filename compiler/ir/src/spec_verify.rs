@@ -1,6 +1,6 @@
 //! The verifier of [`KernelSpec`]: what every template assumes of its rows, numbers and epilogue, whatever runs it.
 
-use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Rows, Template};
+use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Rows, Template};
 
 /// Ops of the longest epilogue.
 const MAX_OPS: usize = 8;
@@ -23,6 +23,14 @@ impl KernelSpec {
         };
         if let Some(rows) = fixed.filter(|rows| *rows != self.rows) {
             return Err(format!("{} runs over {rows}, not {}", self.template, self.rows));
+        }
+        let takes = match self.prologue {
+            Prologue::None => true,
+            Prologue::RmsNorm => matches!(self.template, Template::Matvec | Template::Matmul | Template::RopeKv),
+            Prologue::RmsNormParts => self.template == Template::Matvec,
+        };
+        if !takes {
+            return Err(format!("{} does not begin with {}", self.template, self.prologue));
         }
         self.verify_epilogue()?;
         self.verify_numbers()
@@ -67,7 +75,7 @@ impl KernelSpec {
         };
         let positive = |name: &str| need(name, "positive", |n| n > 0);
         let even = |name: &str| need(name, "even", |n| n.is_multiple_of(2));
-        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "RING"] {
+        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "RING", "RUNS"] {
             positive(name)?;
         }
         if self.epilogue.contains(&EpilogueOp::SiluMulPairs) {

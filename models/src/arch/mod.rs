@@ -3,6 +3,7 @@
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 
 use crate::blocks::Lowering;
 use crate::config::{Architecture, ModelSpec};
@@ -22,6 +23,7 @@ pub fn build(spec: &ModelSpec, weights: WeightTable<'_>) -> Result<Graph> {
         Architecture::Llama => llama::build(spec, &mut lowering)?,
         Architecture::Mistral => mistral::build(spec, &mut lowering)?,
         Architecture::Qwen2 => qwen2::build(spec, &mut lowering)?,
+        Architecture::Qwen3 => qwen3::build(spec, &mut lowering)?,
     }
     lowering.finish()
 }

@@ -116,6 +116,7 @@ fixtures! {
     qwen2 "qwen2"
     qwen2_tied "qwen2_tied"
     qwen2_rope_yarn "qwen2_rope_yarn"
+    qwen3 "qwen3"
     mlx_affine_b2_g32 "mlx/llama_affine_b2_g32"
     mlx_affine_b3_g64 "mlx/llama_affine_b3_g64"
     mlx_affine_b4_g32 "mlx/llama_affine_b4_g32"
@@ -215,9 +216,10 @@ fn a_tensor_larger_than_a_binding_is_split() {
 /// No fusion: every op that may be on its own is.
 #[test]
 fn a_target_may_decline_every_fusion() {
-    for name in ["llama", "mlx/llama_affine_b4_g64"] {
+    for name in ["llama", "mlx/llama_affine_b4_g64", "qwen3"] {
         fixture(name, |target| {
             target.declined = vec![
+                Fusion::HeadNorm,
                 Fusion::NormPrologue,
                 Fusion::Activation,
                 Fusion::GatePairs,
@@ -262,6 +264,7 @@ fn transformers_5_configurations_give_the_same_logits() {
         "mistral",
         "qwen2",
         "qwen2_rope_yarn",
+        "qwen3",
     ] {
         let (source, copy) = (golden.join(name), tempfile::tempdir().expect("a folder"));
         for entry in std::fs::read_dir(&source).expect("a fixture").flatten() {
