@@ -310,12 +310,18 @@ fn plan_weight(graph: &Graph, id: WeightId) -> PlanWeight {
 fn segments(graph: &Graph, id: WeightId, first: u32, count: u32) -> (Vec<Segment>, bool) {
     match &graph.weights[id].source {
         Source::Inline(_) => (Vec::new(), false),
-        Source::Tensor(tensor) => {
-            (vec![Segment { tensor: tensor.clone(), first_row: first, n_rows: count, order: None }], false)
-        }
+        Source::Tensor(tensor) => (
+            vec![Segment { tensor: tensor.clone(), first_row: first, n_rows: count, order: None, plus_one: false }],
+            false,
+        ),
         Source::PairRows { of, order } => {
             let (mut runs, interleaved) = segments(graph, *of, first, count);
             runs.iter_mut().for_each(|run| run.order = Some(*order));
+            (runs, interleaved)
+        }
+        Source::OnePlus(of) => {
+            let (mut runs, interleaved) = segments(graph, *of, first, count);
+            runs.iter_mut().for_each(|run| run.plus_one = true);
             (runs, interleaved)
         }
         Source::Rows { of, first: at, .. } => segments(graph, *of, at + first, count),

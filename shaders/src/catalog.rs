@@ -93,7 +93,7 @@ fn has_weight(template: Template) -> bool {
 }
 
 fn has_epilogue(template: Template) -> bool {
-    matches!(template, Template::Matvec | Template::Matmul | Template::Map)
+    matches!(template, Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm)
 }
 
 /// What fills a spec's slots. Adds the numbers that providers read.
@@ -157,7 +157,11 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     }
 
     if has_epilogue(template) {
-        let n_cols = consts.u32(if template == Template::Map { "N_COLS" } else { "N" });
+        let n_cols = match template {
+            Template::Map => consts.u32("N_COLS"),
+            Template::RmsNorm => consts.u32("RUNS").saturating_mul(consts.u32("N_COLS")),
+            _ => consts.u32("N"),
+        };
         consts.add("OUT_COLS", n_cols / epilogue::columns_per_out(&spec.epilogue));
         slots.insert("epilogue", epilogue::generate(spec)?);
     } else if let Some(op) = spec.epilogue.first() {

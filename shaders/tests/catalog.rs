@@ -440,7 +440,7 @@ fn specs_that_cannot_be_are_refused_by_name() {
     spec.epilogue = vec![EpilogueOp::Add(0), EpilogueOp::SiluMulPairs];
     assert_eq!(
         message(&spec),
-        "matvec: epilogue op add(0): has the shape of the result, so it cannot stand before silu_mul_pairs"
+        "matvec: epilogue op add(0): has the shape of the result, so it cannot stand before columns are paired"
     );
     spec.epilogue = vec![EpilogueOp::Bias(3)];
     assert_eq!(message(&spec), "matvec: epilogue op bias(3): operands are 0, 1 and 2");

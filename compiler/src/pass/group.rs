@@ -24,7 +24,7 @@ pub enum Extra {
 }
 
 /// An epilogue step, before operands have numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Step {
     /// Adds a vector.
     Bias(WeightId),
@@ -38,6 +38,12 @@ pub enum Step {
     Gelu,
     /// Activated pairs.
     SiluMulPairs,
+    /// The same with GELU.
+    GeluMulPairs,
+    /// A factor.
+    Scale(f32),
+    /// A bound.
+    Softcap(f32),
     /// Rotation and cache write, as of [`Kind::RopeKv`].
     RopeKv {
         /// The queries' `rope`.
@@ -52,10 +58,20 @@ pub enum Step {
 /// What a group computes.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Kind {
-    /// An `embed`.
-    Embed,
+    /// An `embed`, times a factor.
+    Embed {
+        /// The `embed`.
+        embed: ValueId,
+        /// The factor.
+        scale: f32,
+    },
     /// An `rms_norm` in memory.
-    Norm,
+    Norm {
+        /// The `rms_norm`.
+        norm: ValueId,
+        /// What is added to it.
+        added: Option<ValueId>,
+    },
     /// A linear layer with what it absorbed.
     Matrix {
         /// The linear layer.
@@ -135,19 +151,25 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule {
         fusion: Fusion::GatePairs,
-        step: |user, _| matches!(user, Op::SiluMulPairs { .. }).then_some(Step::SiluMulPairs),
+        step: |user, _| match user {
+            Op::SiluMulPairs { .. } => Some(Step::SiluMulPairs),
+            Op::GeluMulPairs { .. } => Some(Step::GeluMulPairs),
+            _ => None,
+        },
     },
     Rule {
         fusion: Fusion::Activation,
         step: |user, _| match user {
             Op::Silu { .. } => Some(Step::Silu),
             Op::Gelu { .. } => Some(Step::Gelu),
+            Op::Softcap { cap, .. } => Some(Step::Softcap(*cap)),
             _ => None,
         },
     },
     Rule {
         fusion: Fusion::Multiply,
         step: |user, v| match *user {
+            Op::Scale { by, .. } => Some(Step::Scale(by)),
             Op::Mul { a, b } if a != b => Some(Step::Mul(if a == v { b } else { a })),
             _ => None,
         },
@@ -180,8 +202,27 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             Op::RmsNorm { .. } if absorbed[id] || rotated.iter().any(|norms| norms.values.contains(&id)) => continue,
             // The keys' and queries' rotation waits for the cache write.
             Op::Rope { .. } => continue,
-            Op::Embed { .. } => Kind::Embed,
-            Op::RmsNorm { .. } => Kind::Norm,
+            Op::Embed { .. } => {
+                let scaled = sole_user(graph, &users, id).filter(|_| target.takes(Fusion::EmbedScale));
+                let (scale, members) = match scaled.map(|user| (user, &graph.values[user].op)) {
+                    Some((user, Op::Scale { by, .. })) => (*by, vec![id, user]),
+                    _ => (1.0, vec![id]),
+                };
+                members.iter().for_each(|v| grouped[*v] = true);
+                groups.push(Group::new(Kind::Embed { embed: id, scale }, members));
+                continue;
+            }
+            Op::RmsNorm { .. } => {
+                let sum = sole_user(graph, &users, id).filter(|user| {
+                    let is_sum = matches!(graph.values[*user].op, Op::Add { a, b } if a != b);
+                    is_sum && !grouped[*user] && target.takes(Fusion::NormResidual)
+                });
+                let added = sum.and_then(|sum| graph.values[sum].op.operands().into_iter().find(|v| *v != id));
+                let members: Vec<_> = [id].into_iter().chain(sum).collect();
+                members.iter().for_each(|v| grouped[*v] = true);
+                groups.push(Group::new(Kind::Norm { norm: id, added }, members));
+                continue;
+            }
             Op::Attention { .. } => Kind::Attention,
             Op::GatherRows { .. } => Kind::Gather,
             Op::Argmax { .. } => Kind::Argmax,
@@ -215,6 +256,9 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             Op::Silu { x } => Kind::Map { x, steps: vec![Step::Silu] },
             Op::Gelu { x } => Kind::Map { x, steps: vec![Step::Gelu] },
             Op::SiluMulPairs { x } => Kind::Map { x, steps: vec![Step::SiluMulPairs] },
+            Op::GeluMulPairs { x } => Kind::Map { x, steps: vec![Step::GeluMulPairs] },
+            Op::Scale { x, by } => Kind::Map { x, steps: vec![Step::Scale(by)] },
+            Op::Softcap { x, cap } => Kind::Map { x, steps: vec![Step::Softcap(cap)] },
             Op::Add { a, b } => Kind::Map { x: a, steps: vec![Step::Add(b)] },
             Op::Mul { a, b } => Kind::Map { x: a, steps: vec![Step::Mul(b)] },
         };
@@ -230,6 +274,14 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
         }
     }
     Ok(groups)
+}
+
+/// The one value that uses another, if nothing else does.
+fn sole_user(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, v: ValueId) -> Option<ValueId> {
+    match users[v][..] {
+        [user] if !graph.outputs.contains(&v) => Some(user),
+        _ => None,
+    }
 }
 
 /// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled.
@@ -303,11 +355,14 @@ fn grow(
         let Some(step) = rule else { break };
         // An absorbed value must not be wanted by anyone else. After the pairs only sums follow, and before them no
         // values are read: an operand has the shape of the result.
-        let pairs_done = steps.contains(&Step::SiluMulPairs);
+        let pairs_done = steps.iter().any(|s| matches!(s, Step::SiluMulPairs | Step::GeluMulPairs));
         let reads_values = steps.iter().any(|s| matches!(s, Step::Add(_) | Step::Mul(_)));
         let in_order = match step {
-            Step::SiluMulPairs => !reads_values,
+            Step::SiluMulPairs | Step::GeluMulPairs => !reads_values && !pairs_done,
             Step::Add(_) => true,
+            // A kernel has one such number.
+            Step::Scale(_) => !pairs_done && !steps.iter().any(|s| matches!(s, Step::Scale(_))),
+            Step::Softcap(_) => !pairs_done && !steps.iter().any(|s| matches!(s, Step::Softcap(_))),
             _ => !pairs_done,
         };
         let fits = n_operands < MAX_OPERANDS && in_order;

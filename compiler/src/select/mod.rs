@@ -38,8 +38,8 @@ pub fn run(
     let mut builder = Builder::new(graph, target, bucket);
     for group in groups {
         match &group.kind {
-            Kind::Embed => embed(&mut builder, group)?,
-            Kind::Norm => norm(&mut builder, group)?,
+            Kind::Embed { embed: lookup, scale } => embed(&mut builder, group, *lookup, *scale)?,
+            Kind::Norm { norm: of, added } => norm(&mut builder, group, *of, *added)?,
             Kind::Matrix { linear, template, norm, epilogue } => {
                 matrix(&mut builder, group, *linear, *template, *norm, epilogue)?
             }
@@ -81,9 +81,9 @@ const fn write(role: Role, place: Place) -> Operand {
 
 const STEP: Operand = read(Role::Step, Place::Step);
 
-fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+fn embed(b: &mut Builder<'_>, group: &Group, lookup: ValueId, scale: f32) -> Result<(), CompileError> {
     let result = group.result();
-    let Op::Embed { parts } = &b.graph.values[result].op else { unreachable!("an embed group") };
+    let Op::Embed { parts } = &b.graph.values[lookup].op else { unreachable!("an embed group") };
     let out = b.spot_for(result);
     let mut first = 0;
     for part in parts {
@@ -93,6 +93,9 @@ fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
         spec.set("N_COLS", Const::U32(weight.n_cols));
         spec.set("ROW_FIRST", Const::U32(first));
         spec.set("ROW_COUNT", Const::U32(weight.n_rows));
+        if scale != 1.0 {
+            spec.set("SCALE", Const::F32(scale));
+        }
         first += weight.n_rows;
         let operands = vec![
             STEP,
@@ -105,11 +108,10 @@ fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn norm(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+fn norm(b: &mut Builder<'_>, group: &Group, of: ValueId, added: Option<ValueId>) -> Result<(), CompileError> {
     let result = group.result();
-    let Op::RmsNorm { x, weight, eps } = b.graph.values[result].op else { unreachable!("a norm group") };
+    let Op::RmsNorm { x, weight, eps } = b.graph.values[of].op else { unreachable!("a norm group") };
     let input = b.spot_of(x);
-    let out = b.spot_for(result);
     let mut spec = b.spec(Template::RmsNorm, result);
     let n_cols = b.graph.weights[weight].n_rows;
     for (name, number) in
@@ -118,16 +120,12 @@ fn norm(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
         spec.set(name, Const::U32(number));
     }
     spec.set("EPS", Const::F32(eps));
-    b.node(
-        spec,
-        vec![
-            STEP,
-            read(Role::X, input.place),
-            read(Role::NormWeight, Place::Weight(weight)),
-            write(Role::Out, out.place),
-        ],
-        &group.members,
-    )
+    let mut operands = vec![STEP, read(Role::X, input.place), read(Role::NormWeight, Place::Weight(weight))];
+    let steps: Vec<Step> = added.map(Step::Add).into_iter().collect();
+    epilogue(b, &mut spec, &mut operands, &steps, result)?;
+    let out = b.spot_for(result);
+    operands.push(write(Role::Out, out.place));
+    b.node(spec, operands, &group.members)
 }
 
 fn matrix(
@@ -233,7 +231,15 @@ fn epilogue(
                 operands.push(write(Role::Kv, Place::Kv(layer)));
                 continue;
             }
-            Step::Silu | Step::Gelu | Step::SiluMulPairs => None,
+            Step::Scale(by) => {
+                spec.set("FACTOR", Const::F32(by));
+                None
+            }
+            Step::Softcap(cap) => {
+                spec.set("CAP", Const::F32(cap));
+                None
+            }
+            Step::Silu | Step::Gelu | Step::SiluMulPairs | Step::GeluMulPairs => None,
         };
         spec.epilogue.push(match step {
             Step::Bias(_) => EpilogueOp::Bias(next),
@@ -242,6 +248,9 @@ fn epilogue(
             Step::Silu => EpilogueOp::Silu,
             Step::Gelu => EpilogueOp::Gelu,
             Step::SiluMulPairs => EpilogueOp::SiluMulPairs,
+            Step::GeluMulPairs => EpilogueOp::GeluMulPairs,
+            Step::Scale(_) => EpilogueOp::Scale,
+            Step::Softcap(_) => EpilogueOp::Softcap,
             Step::RopeKv { .. } => EpilogueOp::RopeKv,
         });
         if let Some(place) = place {

@@ -12,7 +12,7 @@ use ingot_models::weights::{Loaded, Matrix};
 use serde_json::json;
 use std::path::Path;
 
-const CHECKPOINTS: [&str; 10] = [
+const CHECKPOINTS: [&str; 15] = [
     "llama",
     "llama_tied",
     "llama_rope_linear",
@@ -23,8 +23,13 @@ const CHECKPOINTS: [&str; 10] = [
     "qwen2_tied",
     "qwen2_rope_yarn",
     "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gemma3_text_scaled",
+    "granite",
 ];
-const MLX_CHECKPOINTS: [&str; 11] = [
+const MLX_CHECKPOINTS: [&str; 12] = [
     "llama_affine_b2_g32",
     "llama_affine_b3_g64",
     "llama_affine_b4_g32",
@@ -36,6 +41,7 @@ const MLX_CHECKPOINTS: [&str; 11] = [
     "llama_mxfp8",
     "llama_nvfp4",
     "qwen2_affine_b4_g64",
+    "gemma3_text_affine_b4_g64",
 ];
 
 fn open(folder: &Path) -> Model {

@@ -40,6 +40,8 @@ pub(crate) fn targets() -> impl Strategy<Value = TargetProfile> {
     let all = [
         Fusion::RopeKv,
         Fusion::HeadNorm,
+        Fusion::NormResidual,
+        Fusion::EmbedScale,
         Fusion::NormPrologue,
         Fusion::Activation,
         Fusion::GatePairs,

@@ -64,6 +64,9 @@ enum Tail {
     Silu,
     Gelu,
     SiluMulPairs,
+    GeluMulPairs,
+    Scale(f32),
+    Softcap(f32),
 }
 
 /// What a dispatch does, its numbers looked up.
@@ -71,6 +74,7 @@ enum Work {
     Embed {
         weight: Binding,
         row_first: usize,
+        scale: f32,
     },
     RmsNorm {
         x: Binding,
@@ -454,17 +458,21 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Prologue::RmsNormParts => Err(RuntimeError::Cpu("it has no half rows".into())),
     };
     let (work, stride) = match spec.template {
-        Template::Embed => (Work::Embed { weight: operand(Role::Weight)?, row_first: n("ROW_FIRST")? }, n("N_COLS")?),
+        Template::Embed => {
+            let (weight, row_first, scale) =
+                (operand(Role::Weight)?, n("ROW_FIRST")?, spec.f32("SCALE").unwrap_or(1.0));
+            (Work::Embed { weight, row_first, scale }, n("N_COLS")?)
+        }
         Template::RmsNorm => {
             let columns = (n("X_STRIDE")?, n("X_AT")?);
             let (x, weight) = (operand(Role::X)?, operand(Role::NormWeight)?);
-            (Work::RmsNorm { x, columns, n_runs: n("RUNS")?, weight, eps: f("EPS")? }, n("N_COLS")?)
+            let n_runs = n("RUNS")?;
+            (Work::RmsNorm { x, columns, n_runs, weight, eps: f("EPS")? }, n_runs.saturating_mul(n("N_COLS")?))
         }
         Template::Matvec | Template::Matmul => {
             let norm = norm()?;
             let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
-            let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
-            let n_out = if pairs { n("N")? / 2 } else { n("N")? };
+            let n_out = n("N")? / spec.columns_per_out() as usize;
             // Operands have the result's columns alone, also where those are a part of wider rows.
             (Work::Linear { x: operand(Role::X)?, weight: operand(Role::Weight)?, norm, stride, at }, n_out)
         }
@@ -503,8 +511,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Template::GatherRows => (Work::Gather { x: operand(Role::X)?, n_cols: n("N_COLS")? }, n("N_COLS")?),
         Template::Map => {
             let n_cols = n("N_COLS")?;
-            let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
-            (Work::Map { x: operand(Role::X)?, n_cols }, if pairs { n_cols / 2 } else { n_cols })
+            (Work::Map { x: operand(Role::X)?, n_cols }, n_cols / spec.columns_per_out() as usize)
         }
         Template::SamplePartial => {
             let (width, block) = (n("N")?, n("BLOCK")?);
@@ -531,6 +538,8 @@ fn tail(
         let role = EPILOGUE_ROLES.get(usize::from(ix)).copied();
         role.ok_or_else(|| RuntimeError::Cpu(format!("a {} with too many operands", spec.template))).and_then(operand)
     };
+    let number =
+        |name: &str| spec.f32(name).ok_or_else(|| RuntimeError::Cpu(format!("a {} without {name}", spec.template)));
     Ok(match op {
         EpilogueOp::Bias(ix) => Tail::Bias(nth(ix)?),
         EpilogueOp::Add(ix) => Tail::Add(nth(ix)?),
@@ -539,6 +548,9 @@ fn tail(
         EpilogueOp::Silu => Tail::Silu,
         EpilogueOp::Gelu => Tail::Gelu,
         EpilogueOp::SiluMulPairs => Tail::SiluMulPairs,
+        EpilogueOp::GeluMulPairs => Tail::GeluMulPairs,
+        EpilogueOp::Scale => Tail::Scale(number("FACTOR")?),
+        EpilogueOp::Softcap => Tail::Softcap(number("CAP")?),
         EpilogueOp::RopeKv => return Err(RuntimeError::Cpu("it does not rotate in a product's epilogue".into())),
         EpilogueOp::Normed => return Err(RuntimeError::Cpu("it has no half rows".into())),
     })
@@ -608,16 +620,19 @@ fn run(
             Tail::Silu => CpuOp::Silu,
             Tail::Gelu => CpuOp::Gelu,
             Tail::SiluMulPairs => CpuOp::SiluMulPair,
+            Tail::GeluMulPairs => CpuOp::GeluMulPair,
+            Tail::Scale(factor) => CpuOp::Scale(factor),
+            Tail::Softcap(cap) => CpuOp::Softcap(cap),
         };
     }
     let epilogue = &ops[..launch.tail.len()];
     match &launch.work {
-        Work::Embed { weight, row_first } => {
-            embed(pool, &step, &whole.sampled, &whole.matrix(*weight), *row_first, out)
+        Work::Embed { weight, row_first, scale } => {
+            embed(pool, &step, &whole.sampled, &whole.matrix(*weight), *row_first, *scale, out)
         }
         Work::RmsNorm { x, columns, n_runs, weight, eps } => {
             let x = Columns { values: read(*x), stride: columns.0, at: columns.1 };
-            rms_norm(pool, x, (n_rows, *n_runs), read(*weight), *eps, out);
+            rms_norm(pool, x, (n_rows, *n_runs), read(*weight), *eps, epilogue, out);
         }
         Work::Linear { x, weight, norm, stride, at } => {
             let norm = norm.map(|(weight, eps)| NormPrologue { weight: read(weight), eps });

@@ -149,7 +149,7 @@ pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
         None => rotate(x, cos, sin, out),
         Some((weight, eps)) => {
             let mut normed = [0.0; MAX_HEAD_DIM];
-            dispatch(RmsNorm { x, weight, eps, out: &mut normed[..head_dim] });
+            dispatch(RmsNorm { x, weight, eps, adds: false, out: &mut normed[..head_dim] });
             rotate(&normed[..head_dim], cos, sin, out);
         }
     };
