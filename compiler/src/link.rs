@@ -145,6 +145,9 @@ fn epilogue_op(op: &EpilogueOp) -> shaders::EpilogueOp {
         EpilogueOp::Silu => shaders::EpilogueOp::Silu,
         EpilogueOp::Gelu => shaders::EpilogueOp::Gelu,
         EpilogueOp::SiluMulPairs => shaders::EpilogueOp::SiluMulPairs,
+        EpilogueOp::GeluMulPairs => shaders::EpilogueOp::GeluMulPairs,
+        EpilogueOp::Scale => shaders::EpilogueOp::Scale,
+        EpilogueOp::Softcap => shaders::EpilogueOp::Softcap,
         EpilogueOp::RopeKv => shaders::EpilogueOp::RopeKv,
         EpilogueOp::Normed => shaders::EpilogueOp::Normed,
     }

@@ -42,7 +42,10 @@ pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>)
         .iter()
         .map(|segment| {
             let values = tensor(&segment.tensor).values;
-            let number = |ix: u32| widen(weight.format, values, segment.source_row(ix) as usize);
+            let number = |ix: u32| {
+                let number = widen(weight.format, values, segment.source_row(ix) as usize);
+                if segment.plus_one { 1.0 + number } else { number }
+            };
             (0..segment.n_rows).map(number).collect()
         })
         .collect();

@@ -7,16 +7,18 @@ mod attention;
 mod fields;
 mod quant;
 mod rope;
+mod scales;
 
 use crate::error::{Error, Result};
 use crate::files::Files;
 use fields::Fields;
 use ingot_ir::kv::Window;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 pub use quant::{LayerQuant, Quant, QuantMap};
 pub use rope::{RopeScaling, RopeSpec};
+pub use scales::Scales;
 
 /// A model family, built by the file of that name in `arch/`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,11 +29,24 @@ pub enum Architecture {
     Mistral,
     /// Qwen 1.5 to 2.5 of `model_type` `qwen2`: Llama with biases of q, k and v.
     Qwen2,
+    /// Qwen 3 of `model_type` `qwen3`: Llama with norms of the heads of q and k.
+    Qwen3,
+    /// Gemma of `model_type` `gemma`: norms about 1, scaled embeddings, GELU.
+    Gemma,
+    /// Gemma 2 of `model_type` `gemma2`: norms after attention and MLP too, bounded scores and logits, every second layer
+    /// with a window.
+    Gemma2,
+    /// Gemma 3 of `model_type` `gemma3_text`, or the language model of one of `gemma3`: norms of heads in place of the
+    /// bounds, and a rotation of its own for layers with a window.
+    Gemma3,
+    /// Granite 3 of `model_type` `granite`: Llama with factors on embeddings, sums, scores and logits.
+    Granite,
 }
 
 impl Architecture {
     /// Every known one.
-    pub const ALL: [Self; 3] = [Self::Llama, Self::Mistral, Self::Qwen2];
+    pub const ALL: [Self; 8] =
+        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gemma, Self::Gemma2, Self::Gemma3, Self::Granite];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
@@ -39,6 +54,11 @@ impl Architecture {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma => "gemma",
+            Self::Gemma2 => "gemma2",
+            Self::Gemma3 => "gemma3_text",
+            Self::Granite => "granite",
         }
     }
     /// The class in `architectures`, for files without `model_type`.
@@ -47,7 +67,15 @@ impl Architecture {
             Self::Llama => "LlamaForCausalLM",
             Self::Mistral => "MistralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Gemma => "GemmaForCausalLM",
+            Self::Gemma2 => "Gemma2ForCausalLM",
+            Self::Gemma3 => "Gemma3ForCausalLM",
+            Self::Granite => "GraniteForCausalLM",
         }
+    }
+    fn is_gemma(self) -> bool {
+        matches!(self, Self::Gemma | Self::Gemma2 | Self::Gemma3)
     }
 }
 
@@ -56,6 +84,8 @@ impl Architecture {
 pub enum HiddenAct {
     /// `x * sigmoid(x)`.
     Silu,
+    /// GELU, tanh form.
+    Gelu,
 }
 
 /// A model's configuration, checked: sizes are positive and fit each other, so that no product of two of them overflows u64.
@@ -81,6 +111,10 @@ pub struct ModelSpec {
     pub rms_norm_eps: f32,
     /// Rotary position embedding.
     pub rope: RopeSpec,
+    /// That of layers with a window, most often the same.
+    pub local_rope: RopeSpec,
+    /// Factors and bounds.
+    pub scales: Scales,
     /// What each layer's queries see, a window a layer.
     pub windows: Vec<Window>,
     /// Longest context in tokens that the model was trained for.
@@ -128,7 +162,8 @@ impl ModelSpec {
 
     /// Reads a configuration; `path` is for messages only.
     pub fn parse(path: &Path, config: &Value) -> Result<Self> {
-        let fields = Fields::root(path, config)?;
+        let language = language_model(config);
+        let fields = Fields::root(path, language.as_ref().unwrap_or(config))?;
         let architecture = architecture(&fields)?;
         let hidden_size = fields.u32("hidden_size", 2..=1 << 20)?;
         let n_heads = fields.u32("num_attention_heads", 1..=4096)?;
@@ -149,6 +184,7 @@ impl ModelSpec {
                 .wrong("head_dim", "even and at most 4096 (without it, hidden_size / num_attention_heads must be)"));
         }
         let max_position_embeddings = fields.u32_or("max_position_embeddings", 1..=1 << 27, 2048)?;
+        let (rope, local_rope) = rope::ropes(&fields, max_position_embeddings)?;
         let n_layers = fields.u32("num_hidden_layers", 1..=4096)?;
         let mut eos_ids = fields.ids("eos_token_id")?;
         eos_ids.sort_unstable();
@@ -163,13 +199,15 @@ impl ModelSpec {
             intermediate_size: fields.u32("intermediate_size", 1..=1 << 22)?,
             vocab_size: fields.u32("vocab_size", 1..=1 << 24)?,
             rms_norm_eps: fields.positive("rms_norm_eps", 1.0)? as f32,
-            rope: rope::rope(&fields, max_position_embeddings)?,
+            rope,
+            local_rope,
+            scales: scales::scales(&fields, architecture, hidden_size, head_dim)?,
             windows: attention::windows(&fields, architecture, n_layers)?,
             max_position_embeddings,
-            tie_word_embeddings: fields.opt_bool("tie_word_embeddings")?,
+            tie_word_embeddings: fields.opt_bool("tie_word_embeddings")?.or(architecture.is_gemma().then_some(true)),
             attention_bias: fields.opt_bool("attention_bias")?.unwrap_or(false),
             mlp_bias: fields.opt_bool("mlp_bias")?.unwrap_or(false),
-            hidden_act: hidden_act(&fields)?,
+            hidden_act: hidden_act(&fields, architecture)?,
             eos_ids,
             bos_id: fields.ids("bos_token_id")?.first().copied(),
             dtype: match fields.opt_str("dtype")? {
@@ -203,7 +241,35 @@ fn known_architectures() -> String {
     Architecture::ALL.map(Architecture::name).join(", ")
 }
 
-fn hidden_act(fields: &Fields<'_>) -> Result<HiddenAct> {
+/// The settings of the language model of a checkpoint that has more (`gemma3`): those of `text_config` over the others, and
+/// where both are silent what transformers assumes. `None` if the configuration is that of a language model.
+fn language_model(config: &Value) -> Option<Value> {
+    let text = config.get("text_config")?.as_object()?;
+    let mut all = config.as_object()?.clone();
+    all.remove("text_config");
+    if text.get("model_type").and_then(Value::as_str) == Some(Architecture::Gemma3.name()) {
+        let assumed = json!({
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208, "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 131_072, "rope_theta": 1e6, "sliding_window": 4096,
+        });
+        for (name, value) in assumed.as_object()? {
+            all.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    let told = text.iter().filter(|(_, value)| !value.is_null());
+    all.extend(told.map(|(name, value)| (name.clone(), value.clone())));
+    Some(Value::Object(all))
+}
+
+/// Gemma's files name theirs `hidden_activation`; what old ones call `hidden_act` was never it.
+fn hidden_act(fields: &Fields<'_>, architecture: Architecture) -> Result<HiddenAct> {
+    const GELU: &str = "`gelu_pytorch_tanh`, the only activation that is known of Gemma";
+    if architecture.is_gemma() {
+        return match fields.opt_str("hidden_activation")? {
+            None | Some("gelu_pytorch_tanh") => Ok(HiddenAct::Gelu),
+            Some(_) => Err(fields.wrong("hidden_activation", GELU)),
+        };
+    }
     match fields.opt_str("hidden_act")? {
         None | Some("silu" | "swish") => Ok(HiddenAct::Silu),
         Some(_) => Err(fields.wrong("hidden_act", "`silu`, the only activation of a gated MLP that is known")),

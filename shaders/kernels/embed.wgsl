@@ -1,4 +1,4 @@
-// embed: out[t, :] = W[id(t) - ROW_FIRST, :] for each token t with id in ROW_FIRST .. ROW_FIRST + ROW_COUNT.
+// embed: out[t, :] = SCALE * W[id(t) - ROW_FIRST, :] for each token t with id in ROW_FIRST .. ROW_FIRST + ROW_COUNT.
 //
 // A table above the binding limit comes in several parts, a kernel each; rows of ids in other parts stay untouched.
 // An id with bit 31 set is a row of the table of sampled ids: the token that the previous step chose.
@@ -24,7 +24,7 @@ fn main(
     if (id >> 31u) == 1u { id = sampled[(id & 0x7fffffffu) * SAMPLED_WORDS]; }
     if id < ROW_FIRST || id - ROW_FIRST >= ROW_COUNT { return; }
     for (var quad = thread; quad < (N_COLS + 3u) / 4u; quad += WG) {
-        let values = weight_columns(id - ROW_FIRST, quad);
+        let values = SCALE * weight_columns(id - ROW_FIRST, quad);
         for (var i = 0u; i < 4u; i++) {
             if 4u * quad + i < N_COLS { out[token * N_COLS + 4u * quad + i] = values[i]; }
         }

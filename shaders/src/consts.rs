@@ -72,9 +72,30 @@ const KV_QUANT_GROUP: ConstRule = power("KV_QUANT_GROUP", 64, 32, 128);
 pub fn const_rules(template: Template) -> &'static [ConstRule] {
     match template {
         Template::Embed => {
-            const { &[size("N_COLS"), rule("ROW_FIRST", ConstDefault::U32(0), 0, u32::MAX / 2), size("ROW_COUNT"), WG] }
+            const {
+                &[
+                    size("N_COLS"),
+                    rule("ROW_FIRST", ConstDefault::U32(0), 0, u32::MAX / 2),
+                    size("ROW_COUNT"),
+                    rule("SCALE", ConstDefault::F32(1.0), 0, 0),
+                    WG,
+                ]
+            }
         }
-        Template::RmsNorm => const { &[size("N_COLS"), float("EPS"), WG] },
+        Template::RmsNorm => {
+            const {
+                &[
+                    size("N_COLS"),
+                    rule("RUNS", ConstDefault::U32(1), 1, 1 << 16),
+                    rule("X_STRIDE", ConstDefault::Derived("RUNS * N_COLS"), 1, MAX_SIZE),
+                    at("X_AT"),
+                    OUT_STRIDE,
+                    OUT_AT,
+                    float("EPS"),
+                    WG,
+                ]
+            }
+        }
         Template::Matvec => {
             const {
                 &[
@@ -137,6 +158,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     KV_BITS,
                     KV_QUANT_GROUP,
                     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
+                    rule("EPS", ConstDefault::F32(1e-5), 0, 0),
                     rule("NEIGHBOURS", ConstDefault::U32(0), 0, 1),
                     rule(
                         "ROPE_WGS",
@@ -233,9 +255,17 @@ pub const ROPE_KV_RULES: &[ConstRule] = &[
     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
 ];
 
+/// The constant that [`EpilogueOp::Scale`] adds.
+pub(crate) const SCALE_RULES: &[ConstRule] = &[float("FACTOR")];
+
+/// The constant that [`EpilogueOp::Softcap`] adds.
+pub(crate) const SOFTCAP_RULES: &[ConstRule] = &[float("CAP")];
+
 /// Every constant of a spec.
 fn rules_of(spec: &KernelSpec) -> Vec<&'static ConstRule> {
-    let added = if spec.epilogue.contains(&EpilogueOp::RopeKv) { ROPE_KV_RULES } else { &[] };
+    let added =
+        [(EpilogueOp::RopeKv, ROPE_KV_RULES), (EpilogueOp::Scale, SCALE_RULES), (EpilogueOp::Softcap, SOFTCAP_RULES)];
+    let added = added.into_iter().filter(|(op, _)| spec.epilogue.contains(op)).flat_map(|(_, rules)| rules);
     const_rules(spec.template).iter().chain(added).collect()
 }
 
@@ -314,6 +344,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "OUT_STRIDE") if spec.epilogue.contains(&EpilogueOp::RopeKv) => {
             (c.u32("N_HEADS") * c.u32("HEAD_DIM")).max(1)
         }
+        (Template::RmsNorm, "OUT_STRIDE") => c.u32("RUNS").saturating_mul(c.u32("N_COLS")).max(1),
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
@@ -334,6 +365,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "TOKENS") => (256 / c.u32("HEAD_DIM")).clamp(1, 4),
         (_, "SQUARE_PARTS") => c.u32("N").div_ceil(c.u32("ROWS_PER_WG")),
         (_, "ROT_DIM") => c.u32("HEAD_DIM"),
+        (_, "X_STRIDE") => c.u32("RUNS").saturating_mul(c.u32("N_COLS")),
         (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),
         (_, "K_STRIDE" | "V_STRIDE") => c.u32("N_KV_HEADS") * c.u32("HEAD_DIM"),
         (_, "ROPE_WGS") => {
@@ -429,6 +461,8 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
         }
         Template::RopeKv => {
             need(c.u32("HEAD_DIM").is_multiple_of(2), "HEAD_DIM", "even")?;
+            let whole = spec.prologue == Prologue::None || c.u32("HEAD_DIM") <= 2 * c.u32("WG");
+            need(whole, "HEAD_DIM", "at most 2 * WG, since heads are normed")?;
             need(
                 c.u32("ROT_DIM").is_multiple_of(2) && c.u32("ROT_DIM") <= c.u32("HEAD_DIM"),
                 "ROT_DIM",

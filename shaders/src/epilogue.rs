@@ -8,7 +8,12 @@ const OPERANDS: [Role; 3] = [Role::Operand0, Role::Operand1, Role::Operand2];
 
 /// Columns of the template's result that make one column of the output.
 pub(crate) fn columns_per_out(ops: &[EpilogueOp]) -> u32 {
-    if ops.iter().any(|op| matches!(op, EpilogueOp::SiluMulPairs | EpilogueOp::RopeKv)) { 2 } else { 1 }
+    if ops.iter().any(|op| pairs(*op) || *op == EpilogueOp::RopeKv) { 2 } else { 1 }
+}
+
+/// Whether an op makes one column of two.
+fn pairs(op: EpilogueOp) -> bool {
+    matches!(op, EpilogueOp::SiluMulPairs | EpilogueOp::GeluMulPairs)
 }
 
 /// The epilogue's operands, by number.
@@ -66,11 +71,14 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
     check(spec)?;
     let names = spec.epilogue.iter().map(|op| op.to_string()).collect::<Vec<_>>().join(", ");
     let mut text = format!("// Epilogue: {}.\n", if names.is_empty() { "none" } else { &names });
-    if spec.epilogue.iter().any(|op| matches!(op, EpilogueOp::Silu | EpilogueOp::SiluMulPairs)) {
-        text = format!("import package::lib::activation::silu;\n{text}");
-    }
-    if spec.epilogue.contains(&EpilogueOp::Gelu) {
-        text = format!("import package::lib::activation::gelu;\n{text}");
+    for (name, ops) in [
+        ("silu", [EpilogueOp::Silu, EpilogueOp::SiluMulPairs]),
+        ("gelu", [EpilogueOp::Gelu, EpilogueOp::GeluMulPairs]),
+        ("softcap", [EpilogueOp::Softcap; 2]),
+    ] {
+        if spec.epilogue.iter().any(|op| ops.contains(op)) {
+            text = format!("import package::lib::activation::{name};\n{text}");
+        }
     }
     let rotates = spec.epilogue.contains(&EpilogueOp::RopeKv);
     if rotates {
@@ -126,10 +134,13 @@ pub(crate) fn generate(spec: &KernelSpec) -> Result<Source, LinkError> {
             }
             EpilogueOp::Silu => both(&|v, _| format!("{v} = silu({v});")),
             EpilogueOp::Gelu => both(&|v, _| format!("{v} = gelu({v});")),
-            EpilogueOp::SiluMulPairs => {
+            EpilogueOp::SiluMulPairs | EpilogueOp::GeluMulPairs => {
                 pairs = false;
-                "v = silu(v) * w;".into()
+                let name = if *op == EpilogueOp::SiluMulPairs { "silu" } else { "gelu" };
+                format!("v = {name}(v) * w;")
             }
+            EpilogueOp::Scale => both(&|v, _| format!("{v} *= FACTOR;")),
+            EpilogueOp::Softcap => both(&|v, _| format!("{v} = softcap({v}, CAP);")),
             EpilogueOp::RopeKv => {
                 let _ = write!(text, "    // {op}\n{ROPE_KV}");
                 return Ok(Source::new(format!("epilogue({names})"), text));
@@ -169,7 +180,7 @@ fn residue(ops: &[EpilogueOp]) -> String {
 /// Checks operand numbers, and that ops stand on the right side of the pairing.
 fn check(spec: &KernelSpec) -> Result<(), LinkError> {
     let ops = &spec.epilogue;
-    let pairs_at = ops.iter().position(|op| *op == EpilogueOp::SiluMulPairs);
+    let pairs_at = ops.iter().position(|op| pairs(*op));
     for (ix, op) in ops.iter().enumerate() {
         let bad = |why| Err(LinkError::BadEpilogue { template: spec.template, op: *op, why });
         if operand(*op).is_some_and(|n| usize::from(n) >= OPERANDS.len()) {
@@ -178,6 +189,9 @@ fn check(spec: &KernelSpec) -> Result<(), LinkError> {
         if *op == EpilogueOp::Normed && (spec.template != Template::Matvec || ix + 1 != ops.len()) {
             return bad("stands last, in a matvec");
         }
+        if spec.template == Template::RmsNorm && !matches!(op, EpilogueOp::Add(_) | EpilogueOp::AddOut) {
+            return bad("a norm takes sums alone");
+        }
         if *op == EpilogueOp::RopeKv {
             let alone = ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)));
             if spec.template != Template::Matvec || spec.rows != Rows::Tokens || ix + 1 != ops.len() || !alone {
@@ -185,9 +199,11 @@ fn check(spec: &KernelSpec) -> Result<(), LinkError> {
             }
         }
         match (op, pairs_at) {
-            (EpilogueOp::SiluMulPairs, Some(at)) if at != ix => return bad("columns are paired once"),
+            (EpilogueOp::SiluMulPairs | EpilogueOp::GeluMulPairs, Some(at)) if at != ix => {
+                return bad("columns are paired once");
+            }
             (EpilogueOp::Add(_) | EpilogueOp::AddOut | EpilogueOp::Mul(_), Some(at)) if ix < at => {
-                return bad("has the shape of the result, so it cannot stand before silu_mul_pairs");
+                return bad("has the shape of the result, so it cannot stand before columns are paired");
             }
             _ => {}
         }

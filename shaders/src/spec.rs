@@ -240,6 +240,12 @@ pub enum EpilogueOp {
     Gelu,
     /// Column pairs `(2i, 2i + 1)` become column i, `silu(first) * second`.
     SiluMulPairs,
+    /// Column pairs `(2i, 2i + 1)` become column i, `gelu(first) * second`.
+    GeluMulPairs,
+    /// Multiplies by the constant FACTOR.
+    Scale,
+    /// `CAP * tanh(x / CAP)` with the constant CAP.
+    Softcap,
     /// Columns are the heads of queries, keys and values: rotates pairs `(2i, 2i + 1)` of queries and keys by their
     /// token's position, writes keys and values to its page; the queries remain. Matvec only, last, after `Bias` alone.
     RopeKv,
@@ -258,6 +264,9 @@ impl fmt::Display for EpilogueOp {
             Self::Silu => f.write_str("silu"),
             Self::Gelu => f.write_str("gelu"),
             Self::SiluMulPairs => f.write_str("silu_mul_pairs"),
+            Self::GeluMulPairs => f.write_str("gelu_mul_pairs"),
+            Self::Scale => f.write_str("scale"),
+            Self::Softcap => f.write_str("softcap"),
             Self::RopeKv => f.write_str("rope_kv"),
             Self::Normed => f.write_str("normed"),
         }

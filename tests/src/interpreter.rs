@@ -137,11 +137,12 @@ impl<'a> Interpreter<'a> {
             Op::Embed { parts } => self.embed(parts, tables, state, &mut out),
             Op::RmsNorm { x, weight, eps } => {
                 let weight = &self.weight(*weight).numbers;
-                for row in 0..n_rows {
-                    let x = values[*x].row(row);
+                let runs =
+                    out.numbers.chunks_exact_mut(weight.len()).zip(values[*x].numbers.chunks_exact(weight.len()));
+                for (out, x) in runs {
                     let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / x.len() as f64;
                     let factor = 1.0 / (mean + f64::from(*eps)).sqrt();
-                    for ((out, &x), &w) in out.row_mut(row).iter_mut().zip(x).zip(weight) {
+                    for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
                         *out = (f64::from(x) * factor * f64::from(w)) as f32;
                     }
                 }
@@ -196,10 +197,12 @@ impl<'a> Interpreter<'a> {
             Op::Mul { a, b } => zip(&mut out, &values[*a], &values[*b], |a, b| a * b),
             Op::Silu { x } => zip(&mut out, &values[*x], &values[*x], |x, _| silu(x)),
             Op::Gelu { x } => zip(&mut out, &values[*x], &values[*x], |x, _| gelu(x)),
-            Op::SiluMulPairs { x } => {
-                let pairs = values[*x].numbers.chunks_exact(2);
-                // The activation is rounded to f32 between, as where gate and up are values of their own.
-                out.numbers.iter_mut().zip(pairs).for_each(|(out, pair)| *out = silu(pair[0]) * pair[1]);
+            Op::SiluMulPairs { x } => pairs(&mut out, &values[*x], silu),
+            Op::GeluMulPairs { x } => pairs(&mut out, &values[*x], gelu),
+            Op::Scale { x, by } => zip(&mut out, &values[*x], &values[*x], |x, _| x * by),
+            Op::Softcap { x, cap } => {
+                let cap = f64::from(*cap);
+                zip(&mut out, &values[*x], &values[*x], |x, _| (cap * (f64::from(x) / cap).tanh()) as f32);
             }
             Op::Slice { x, at, n_cols } => {
                 for row in 0..n_rows {
@@ -267,6 +270,7 @@ fn resolve(
         Source::Interleave(a, b) => {
             (0..n_rows / 2).flat_map(|row| of(*a).row(row).iter().chain(of(*b).row(row))).copied().collect()
         }
+        Source::OnePlus(id) => of(*id).numbers.iter().map(|number| 1.0 + number).collect(),
         Source::PairRows { of: id, order } => {
             (0..weight.n_rows).flat_map(|row| of(*id).row(order.source_row(row) as usize)).copied().collect()
         }
@@ -291,6 +295,11 @@ fn gelu(x: f32) -> f32 {
 
 fn zip(out: &mut Matrix, a: &Matrix, b: &Matrix, f: impl Fn(f32, f32) -> f32) {
     out.numbers.iter_mut().zip(a.numbers.iter().zip(&b.numbers)).for_each(|(out, (a, b))| *out = f(*a, *b));
+}
+
+/// The activation is rounded to f32 between, as where gate and up are values of their own.
+fn pairs(out: &mut Matrix, x: &Matrix, f: impl Fn(f32) -> f32) {
+    out.numbers.iter_mut().zip(x.numbers.chunks_exact(2)).for_each(|(out, pair)| *out = f(pair[0]) * pair[1]);
 }
 
 /// Rotates pairs `(i, i + rot_dim / 2)`, or `(2i, 2i + 1)` if they are neighbours, of one head; the numbers from

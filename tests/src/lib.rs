@@ -2,6 +2,7 @@
 //! every tolerance with its reason, and the way to files that the repository does not hold.
 
 pub mod foreign;
+pub mod gguf_file;
 pub mod interpreter;
 pub mod kept;
 pub mod mutate;

@@ -32,6 +32,8 @@ pub struct Shape {
     pub attention_bias: bool,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
+    /// Whether the heads of queries and keys are normed before they are rotated.
+    pub head_norms: bool,
     /// Formats of q, k, v, o, gate, up, down and the tables.
     pub formats: [Format; 8],
     /// What every second layer sees; a second KV group if it is a window.
@@ -60,6 +62,7 @@ impl Shape {
             tied: false,
             attention_bias: false,
             mlp_bias: false,
+            head_norms: false,
             formats: [Format::Bf16; 8],
             odd_window: Window::FULL,
             softcap: 0.0,
@@ -91,6 +94,11 @@ impl Shape {
         let q = b.linear(x, &format!("{layer}.q"), n_heads * head_dim, self.formats[0], bias);
         let k = b.linear(x, &format!("{layer}.k"), n_kv_heads * head_dim, self.formats[1], bias);
         let v = b.linear(x, &format!("{layer}.v"), n_kv_heads * head_dim, self.formats[2], bias);
+        let head_norm = |b: &mut GraphBuilder, x, name: &str| match self.head_norms {
+            true => b.norm_runs(x, &format!("{layer}.{name}"), head_dim),
+            false => x,
+        };
+        let (q, k) = (head_norm(b, q, "q_norm"), head_norm(b, k, "k_norm"));
         let rope =
             |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
         let q = b.op(rope(q, n_heads));
@@ -182,7 +190,11 @@ impl GraphBuilder {
     }
     /// An `rms_norm` with a weight of its own.
     pub fn norm(&mut self, x: ValueId, name: &str) -> ValueId {
-        let weight = self.vector(name, self.graph.values[x].shape.n_cols);
+        self.norm_runs(x, name, self.graph.values[x].shape.n_cols)
+    }
+    /// The same of each run of `n` columns.
+    pub fn norm_runs(&mut self, x: ValueId, name: &str, n: u32) -> ValueId {
+        let weight = self.vector(name, n);
         self.op(Op::RmsNorm { x, weight, eps: 1e-5 })
     }
     /// A `linear` with weights of its own.
@@ -232,10 +244,10 @@ pub fn window() -> impl Strategy<Value = Window> {
 /// Shapes of llama-like models.
 pub fn shape() -> impl Strategy<Value = Shape> {
     let sizes = (1u32..4, prop_oneof![Just((2u32, 1u32)), Just((4, 2)), Just((2, 2)), Just((4, 1))], 1u32..3, 1u32..4);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = any::<[bool; 6]>();
     (sizes, flags, formats(), window()).prop_map(|(sizes, flags, formats, odd_window)| {
         let (n_layers, (n_heads, n_kv_heads), hidden, ffn) = sizes;
-        let (tied, attention_bias, mlp_bias, capped, up_first) = flags;
+        let [tied, attention_bias, mlp_bias, head_norms, capped, up_first] = flags;
         Shape {
             n_layers,
             n_heads,
@@ -246,6 +258,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
             tied,
             attention_bias,
             mlp_bias,
+            head_norms,
             formats,
             odd_window,
             softcap: if capped { 2.0 } else { 0.0 },

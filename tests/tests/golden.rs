@@ -3,6 +3,8 @@
 
 #[path = "golden/fixtures.rs"]
 mod fixtures;
+#[path = "golden/gguf.rs"]
+mod gguf;
 #[path = "golden/sampler.rs"]
 mod sampler;
 #[path = "golden/sampler_cpu.rs"]

@@ -32,11 +32,11 @@ pub enum Op {
         /// The table's parts, one below the other.
         parts: Vec<WeightId>,
     },
-    /// `x / sqrt(mean(x^2) + eps) * weight`, by row.
+    /// `x / sqrt(mean(x^2) + eps) * weight`, by row; under a shorter weight each run of that many columns by itself (heads).
     RmsNorm {
         /// Operand.
         x: ValueId,
-        /// `[n_cols, 1]`.
+        /// `[n, 1]`, `n` a divisor of the columns.
         weight: WeightId,
         /// Added to the mean square.
         eps: f32,
@@ -123,6 +123,25 @@ pub enum Op {
         /// Operand with twice the columns.
         x: ValueId,
     },
+    /// `gelu(x[2i]) * x[2i + 1]`, likewise.
+    GeluMulPairs {
+        /// Operand with twice the columns.
+        x: ValueId,
+    },
+    /// `x * by`.
+    Scale {
+        /// Operand.
+        x: ValueId,
+        /// The factor.
+        by: f32,
+    },
+    /// `cap * tanh(x / cap)`.
+    Softcap {
+        /// Operand.
+        x: ValueId,
+        /// What no result exceeds, above 0.
+        cap: f32,
+    },
     /// Columns `at .. at + n_cols`.
     Slice {
         /// Operand.
@@ -189,6 +208,9 @@ impl Op {
             Self::Silu { .. } => "silu",
             Self::Gelu { .. } => "gelu",
             Self::SiluMulPairs { .. } => "silu_mul_pairs",
+            Self::GeluMulPairs { .. } => "gelu_mul_pairs",
+            Self::Scale { .. } => "scale",
+            Self::Softcap { .. } => "softcap",
             Self::Slice { .. } => "slice",
             Self::Concat { .. } => "concat",
             Self::GatherRows { .. } => "gather_rows",
@@ -224,6 +246,9 @@ impl Op {
             Self::Silu { x } => Self::Silu { x: f(x) },
             Self::Gelu { x } => Self::Gelu { x: f(x) },
             Self::SiluMulPairs { x } => Self::SiluMulPairs { x: f(x) },
+            Self::GeluMulPairs { x } => Self::GeluMulPairs { x: f(x) },
+            Self::Scale { x, by } => Self::Scale { x: f(x), by },
+            Self::Softcap { x, cap } => Self::Softcap { x: f(x), cap },
             Self::Slice { x, at, n_cols } => Self::Slice { x: f(x), at, n_cols },
             Self::Concat { parts } => Self::Concat { parts: parts.into_iter().map(f).collect() },
             Self::GatherRows { x } => Self::GatherRows { x: f(x) },
@@ -252,6 +277,9 @@ impl Op {
             | Self::Silu { .. }
             | Self::Gelu { .. }
             | Self::SiluMulPairs { .. }
+            | Self::GeluMulPairs { .. }
+            | Self::Scale { .. }
+            | Self::Softcap { .. }
             | Self::Slice { .. }
             | Self::Concat { .. } => true,
             Self::Embed { .. }
@@ -365,6 +393,12 @@ impl Graph {
                     return bad("pairs the rows of no tensor of whole heads".into());
                 }
             }
+            Source::OnePlus(of) => {
+                let of = part(*of)?;
+                if !like(of) || of.n_rows != weight.n_rows || weight.n_cols != 1 {
+                    return bad("adds 1 to what is no vector like it".into());
+                }
+            }
             Source::Interleave(a, b) => {
                 let (a, b) = (part(*a)?, part(*b)?);
                 if !like(a) || !like(b) || a.n_rows != b.n_rows || u64::from(a.n_rows) * 2 != u64::from(weight.n_rows) {
@@ -409,7 +443,13 @@ impl Graph {
                 }
                 Ok(Shape { rows: Dim::Tokens, n_cols })
             }
-            Op::RmsNorm { x, weight, .. } => vector(*weight, shape(*x).n_cols).map(|()| shape(*x)),
+            Op::RmsNorm { x, weight, .. } => {
+                let n = self.weights[*weight].n_rows;
+                if n == 0 || shape(*x).n_cols % n != 0 {
+                    return bad(format!("{weight} has {n} numbers, no divisor of {x}'s {} columns", shape(*x).n_cols));
+                }
+                vector(*weight, n).map(|()| shape(*x))
+            }
             Op::Linear { x, weight, bias } => {
                 let w = &self.weights[*weight];
                 if w.n_cols != shape(*x).n_cols {
@@ -462,8 +502,10 @@ impl Graph {
                     bad(format!("{} and {} differ", shape(*a), shape(*b)))
                 }
             }
-            Op::Silu { x } | Op::Gelu { x } => Ok(shape(*x)),
-            Op::SiluMulPairs { x } => match shape(*x).n_cols {
+            Op::Silu { x } | Op::Gelu { x } | Op::Scale { x, .. } => Ok(shape(*x)),
+            Op::Softcap { x, cap } if *cap > 0.0 => Ok(shape(*x)),
+            Op::Softcap { cap, .. } => bad(format!("{cap:?} is no bound above 0")),
+            Op::SiluMulPairs { x } | Op::GeluMulPairs { x } => match shape(*x).n_cols {
                 n if n % 2 == 0 => Ok(Shape { n_cols: n / 2, ..shape(*x) }),
                 n => bad(format!("{n} columns are no pairs")),
             },

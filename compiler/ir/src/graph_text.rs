@@ -65,6 +65,7 @@ fn weight_line(weight: &Weight) -> Line {
         Source::Rows { of, first, .. } => Line::new("rows").arg(of).attr("first", first),
         Source::Stack(parts) => Line::new("stack").args(parts),
         Source::Interleave(a, b) => Line::new("interleave").arg(a).arg(b),
+        Source::OnePlus(of) => Line::new("one_plus").arg(of),
         Source::PairRows { of, order } => {
             Line::new("pair_rows").arg(of).attr("head_dim", order.head_dim).attr("rot_dim", order.rot_dim)
         }
@@ -91,6 +92,7 @@ fn parse_weight(line: &Line) -> Result<Weight, IrError> {
         "rows" => Source::Rows { of: line.handle(0)?, first: line.value("first")?, count: n_rows },
         "stack" => Source::Stack(line.handles()?),
         "interleave" => Source::Interleave(line.handle(0)?, line.handle(1)?),
+        "one_plus" => Source::OnePlus(line.handle(0)?),
         "pair_rows" => {
             let order = RotaryPairs { head_dim: line.value("head_dim")?, rot_dim: line.value("rot_dim")? };
             Source::PairRows { of: line.handle(0)?, order }
@@ -131,9 +133,14 @@ fn op_line(op: &Op) -> Line {
             .attr_unless("window", window.window, 0)
             .attr_unless("keep", window.keep, 0),
         Op::Add { a, b } | Op::Mul { a, b } => line.arg(a).arg(b),
-        Op::Silu { x } | Op::Gelu { x } | Op::SiluMulPairs { x } | Op::GatherRows { x } | Op::Argmax { x } => {
-            line.arg(x)
-        }
+        Op::Silu { x }
+        | Op::Gelu { x }
+        | Op::SiluMulPairs { x }
+        | Op::GeluMulPairs { x }
+        | Op::GatherRows { x }
+        | Op::Argmax { x } => line.arg(x),
+        Op::Scale { x, by } => line.arg(x).attr("by", format_args!("{by:?}")),
+        Op::Softcap { x, cap } => line.arg(x).attr("cap", format_args!("{cap:?}")),
         Op::Slice { x, at, .. } => line.arg(x).attr("at", at),
         Op::Concat { parts } => line.args(parts),
     }
@@ -176,6 +183,9 @@ fn parse_op(line: &Line, shape: Shape) -> Result<Op, IrError> {
         "silu" => Op::Silu { x: x()? },
         "gelu" => Op::Gelu { x: x()? },
         "silu_mul_pairs" => Op::SiluMulPairs { x: x()? },
+        "gelu_mul_pairs" => Op::GeluMulPairs { x: x()? },
+        "scale" => Op::Scale { x: x()?, by: line.value("by")? },
+        "softcap" => Op::Softcap { x: x()?, cap: line.value("cap")? },
         "slice" => Op::Slice { x: x()?, at: line.value("at")?, n_cols: shape.n_cols },
         "concat" => Op::Concat { parts: line.handles()? },
         "gather_rows" => Op::GatherRows { x: x()? },

@@ -84,11 +84,11 @@ named! {
 }
 
 named! {
-    /// What happens to a matrix product's input first.
+    /// What happens to a kernel's input first: a matrix product's, or queries and keys before they are rotated.
     Prologue {
         /// Nothing.
         None "none",
-        /// RMS normalization with a weight.
+        /// RMS normalization with a weight; of queries and keys head by head, theirs one after the other.
         RmsNorm "rms_norm",
         /// RMS normalization of half rows that [`EpilogueOp::Normed`] left: what remains is a factor a row.
         RmsNormParts "rms_norm_parts",
@@ -179,6 +179,12 @@ pub enum EpilogueOp {
     Gelu,
     /// Column pairs `(2i, 2i + 1)` become `silu(first) * second`; last in its list but for `Add` and `AddOut`.
     SiluMulPairs,
+    /// The same with GELU.
+    GeluMulPairs,
+    /// Multiplies by the number `FACTOR`.
+    Scale,
+    /// `CAP * tanh(x / CAP)`, of the number `CAP`.
+    Softcap,
     /// Columns are the heads of queries, keys and values: rotates queries and keys, whose pairs are neighbours, writes
     /// keys and values to their pages; the result is the queries. Last in its list, after `Bias` alone.
     RopeKv,
@@ -188,6 +194,11 @@ pub enum EpilogueOp {
 }
 
 impl EpilogueOp {
+    /// Whether columns `2i` and `2i + 1` become one.
+    pub fn pairs(self) -> bool {
+        matches!(self, Self::SiluMulPairs | Self::GeluMulPairs)
+    }
+
     /// Reads what `Display` prints.
     pub fn parse(text: &str) -> Option<Self> {
         let operand = |rest: &str| {
@@ -198,6 +209,9 @@ impl EpilogueOp {
             "silu" => Some(Self::Silu),
             "gelu" => Some(Self::Gelu),
             "silu_mul_pairs" => Some(Self::SiluMulPairs),
+            "gelu_mul_pairs" => Some(Self::GeluMulPairs),
+            "scale" => Some(Self::Scale),
+            "softcap" => Some(Self::Softcap),
             "rope_kv" => Some(Self::RopeKv),
             "normed" => Some(Self::Normed),
             _ => match text.split_once('(')? {
@@ -220,6 +234,9 @@ impl fmt::Display for EpilogueOp {
             Self::Silu => f.write_str("silu"),
             Self::Gelu => f.write_str("gelu"),
             Self::SiluMulPairs => f.write_str("silu_mul_pairs"),
+            Self::GeluMulPairs => f.write_str("gelu_mul_pairs"),
+            Self::Scale => f.write_str("scale"),
+            Self::Softcap => f.write_str("softcap"),
             Self::RopeKv => f.write_str("rope_kv"),
             Self::Normed => f.write_str("normed"),
         }
@@ -263,6 +280,10 @@ impl KernelSpec {
             Ok(ix) => self.consts[ix].1 = value,
             Err(ix) => self.consts.insert(ix, (name.into(), value)),
         }
+    }
+    /// Columns of a product or of an input that make one of the result.
+    pub fn columns_per_out(&self) -> u32 {
+        if self.epilogue.iter().any(|op| op.pairs()) { 2 } else { 1 }
     }
     /// A number set, as u32.
     pub fn u32(&self, name: &str) -> Option<u32> {

@@ -55,6 +55,9 @@ pub struct Segment {
     /// The order of the tensor's rows that `first_row` counts in; `None`: as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<RotaryPairs>,
+    /// Whether 1 is added to the numbers of a vector.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plus_one: bool,
 }
 
 impl Segment {

@@ -66,7 +66,8 @@ fn weight_line(weight: &PlanWeight) -> Line {
     let mut line = Line::new("weight");
     for segment in &weight.segments {
         let order = segment.order.map_or(String::new(), |order| format!("~{}/{}", order.rot_dim, order.head_dim));
-        line = line.arg(format_args!("{}[{}+{}{order}]", segment.tensor, segment.first_row, segment.n_rows));
+        let plus = if segment.plus_one { "+1" } else { "" };
+        line = line.arg(format_args!("{}[{}+{}{order}{plus}]", segment.tensor, segment.first_row, segment.n_rows));
     }
     if !weight.inline.is_empty() {
         line = line.attr("inline", numbers_text(&weight.inline));
@@ -86,6 +87,7 @@ fn parse_weight(line: &Line) -> Result<PlanWeight, IrError> {
     let segment = |text: &String| {
         let (tensor, range) = text.strip_suffix(']')?.rsplit_once('[')?;
         let (first, n) = range.split_once('+')?;
+        let (n, plus_one) = n.strip_suffix("+1").map_or((n, false), |n| (n, true));
         let (n, order) = match n.split_once('~') {
             None => (n, None),
             Some((n, order)) => {
@@ -93,7 +95,8 @@ fn parse_weight(line: &Line) -> Result<PlanWeight, IrError> {
                 (n, Some(RotaryPairs { head_dim: head_dim.parse().ok()?, rot_dim: rot_dim.parse().ok()? }))
             }
         };
-        Some(Segment { tensor: tensor.into(), first_row: first.parse().ok()?, n_rows: n.parse().ok()?, order })
+        let (first_row, n_rows) = (first.parse().ok()?, n.parse().ok()?);
+        Some(Segment { tensor: tensor.into(), first_row, n_rows, order, plus_one })
     };
     let segments =
         line.args.iter().map(|arg| segment(arg).ok_or_else(|| line.error(format!("{arg:?} is no TENSOR[FIRST+ROWS]"))));

@@ -100,6 +100,9 @@ impl Plan {
         let Some(n_bytes) = checked_bytes(format, layout, n_rows, n_cols) else {
             return Err(format!("{n_rows} x {n_cols} {format} cannot lie in memory as {}", layout.name()));
         };
+        if weight.layout != Layout::Vector && weight.segments.iter().any(|run| run.plus_one) {
+            return Err("adds 1 to the numbers of a matrix".into());
+        }
         // Rows in another order come from anywhere within their heads.
         let runs_end = weight.segments.iter().all(|run| {
             run.first_row.checked_add(run.n_rows).is_some() && run.order.is_none_or(|order| order.fits(order.head_dim))
@@ -259,16 +262,20 @@ impl Plan {
             return Err(IrError::invalid(id, why));
         }
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
+        let runs = u128::from(kernel.u32("RUNS").unwrap_or(1)) * n("N_COLS");
         // Pairs leave half the columns, a rotation with cache write the queries'.
         let n_out = match kernel.epilogue.last() {
             Some(EpilogueOp::RopeKv) => heads("N_HEADS"),
-            _ if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) => n("N").max(n("N_COLS")) / 2,
-            _ => n("N").max(n("N_COLS")),
+            _ if kernel.template == Template::RmsNorm => runs,
+            _ => n("N").max(n("N_COLS")) / u128::from(kernel.columns_per_out()),
         };
         // A `map` may leave it to the template.
         let out_stride = kernel.u32("OUT_STRIDE").map_or(n_out, u128::from);
         let (end, stride) = match (kernel.template, operand.role) {
-            (Template::Matvec | Template::Matmul | Template::Map, Role::Out) => (n("OUT_AT") + n_out, out_stride),
+            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm, Role::Out) => {
+                (n("OUT_AT") + n_out, out_stride)
+            }
+            (Template::RmsNorm, Role::X) => (n("X_AT") + runs, n("X_STRIDE")),
             (Template::RopeKv, Role::Q) => (n("Q_AT") + heads("N_HEADS"), n("Q_STRIDE")),
             (Template::RopeKv, Role::K) => (n("K_AT") + heads("N_KV_HEADS"), n("K_STRIDE")),
             (Template::RopeKv, Role::V) => (n("V_AT") + heads("N_KV_HEADS"), n("V_STRIDE")),
@@ -299,7 +306,7 @@ impl Plan {
             (Template::Matvec, Role::Normed) => rows * n_out.div_ceil(2),
             (Template::Matvec, Role::Squares) => rows * n("SQUARE_PARTS"),
             (Template::Matvec | Template::Matmul, Role::X) => rows * n("K"),
-            (Template::Matvec | Template::Matmul | Template::Map, Role::Out) => rows * out_stride,
+            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm, Role::Out) => rows * out_stride,
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
             (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
             (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
@@ -308,12 +315,12 @@ impl Plan {
             }
             (Template::AttentionCombine, Role::Out) => rows * heads("N_HEADS"),
             (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
-            (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => {
-                rows * n("N_COLS")
-            }
-            (Template::Matvec | Template::Matmul | Template::Map, Role::Operand0 | Role::Operand1 | Role::Operand2) => {
-                rows * n_out
-            }
+            (Template::RmsNorm, Role::X) => rows * n("X_STRIDE"),
+            (Template::Embed | Template::Map | Template::GatherRows, Role::X | Role::Out) => rows * n("N_COLS"),
+            (
+                Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm,
+                Role::Operand0 | Role::Operand1 | Role::Operand2,
+            ) => rows * n_out,
             (template, Role::X) if samples(template) => rows * n("N"),
             (Template::SamplePartial, Role::Out) | (_, Role::Parts) => {
                 rows * n("N").div_ceil(n("BLOCK").max(1)) * u128::from(PART_WORDS)
@@ -382,8 +389,7 @@ impl Plan {
     ) -> Result<(), IrError> {
         let weight = &self.weights[blob];
         let kernel = &self.kernels[self.dispatches[id].kernel].spec;
-        let pairs = if kernel.epilogue.contains(&EpilogueOp::SiluMulPairs) { 2 } else { 1 };
-        let next_cols = u128::from(kernel.u32("N").unwrap_or(0) / pairs);
+        let next_cols = u128::from(kernel.u32("N").unwrap_or(0) / kernel.columns_per_out());
         let fits = match (operand.role, kernel.template) {
             (Role::Weight, Template::Embed) => {
                 u64::from(weight.n_cols) == n_cols
@@ -400,6 +406,9 @@ impl Plan {
             }
             (Role::Freqs, _) => weight.n_cols == 1 && Some(weight.n_rows) == kernel.u32("ROT_DIM").map(|n| n / 2),
             (Role::NextNorm, _) => u128::from(weight.n_rows) == next_cols && weight.n_cols == 1,
+            (Role::NormWeight, Template::RopeKv) => {
+                Some(weight.n_rows) == kernel.u32("HEAD_DIM").and_then(|n| n.checked_mul(2)) && weight.n_cols == 1
+            }
             (Role::NormWeight, _) => u64::from(weight.n_rows) == n_cols && weight.n_cols == 1,
             _ => true,
         };

@@ -1,6 +1,6 @@
 //! The verifier of [`KernelSpec`]: what every template assumes of its rows, numbers and epilogue, whatever runs it.
 
-use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Rows, Template};
+use crate::kernel::{EPILOGUE_ROLES, EpilogueOp, KernelSpec, Prologue, Rows, Template};
 
 /// Ops of the longest epilogue.
 const MAX_OPS: usize = 8;
@@ -24,26 +24,46 @@ impl KernelSpec {
         if let Some(rows) = fixed.filter(|rows| *rows != self.rows) {
             return Err(format!("{} runs over {rows}, not {}", self.template, self.rows));
         }
+        let takes = match self.prologue {
+            Prologue::None => true,
+            Prologue::RmsNorm => matches!(self.template, Template::Matvec | Template::Matmul | Template::RopeKv),
+            Prologue::RmsNormParts => self.template == Template::Matvec,
+        };
+        if !takes {
+            return Err(format!("{} does not begin with {}", self.template, self.prologue));
+        }
         self.verify_epilogue()?;
         self.verify_numbers()
     }
 
     fn verify_epilogue(&self) -> Result<(), String> {
         let ops = &self.epilogue;
-        let takes = matches!(self.template, Template::Matvec | Template::Matmul | Template::Map);
-        if ops.len() > if takes { MAX_OPS } else { 0 } {
+        let most = match self.template {
+            Template::Matvec | Template::Matmul | Template::Map => MAX_OPS,
+            // A residual.
+            Template::RmsNorm => 1,
+            _ => 0,
+        };
+        if ops.len() > most {
             return Err(format!("an epilogue of {} ops cannot follow {}", ops.len(), self.template));
         }
-        let pairs_at = ops.iter().position(|op| *op == EpilogueOp::SiluMulPairs);
+        let pairs_at = ops.iter().position(|op| op.pairs());
         for (ix, op) in ops.iter().enumerate() {
             if let EpilogueOp::Bias(n) | EpilogueOp::Add(n) | EpilogueOp::Mul(n) = op
                 && usize::from(*n) >= EPILOGUE_ROLES.len()
             {
                 return Err(format!("epilogue op {op} has no operand"));
             }
+            let is_sum = matches!(op, EpilogueOp::Add(_) | EpilogueOp::AddOut);
+            if self.template == Template::RmsNorm && !is_sum {
+                return Err(format!("epilogue op {op} cannot follow rms_norm"));
+            }
+            if ops[..ix].contains(op) && matches!(op, EpilogueOp::Scale | EpilogueOp::Softcap) {
+                return Err(format!("epilogue op {op} has one number a kernel, so it stands once"));
+            }
             let in_place = match op {
                 EpilogueOp::Add(_) | EpilogueOp::AddOut | EpilogueOp::Mul(_) => pairs_at.is_none_or(|at| at < ix),
-                EpilogueOp::SiluMulPairs => pairs_at == Some(ix),
+                EpilogueOp::SiluMulPairs | EpilogueOp::GeluMulPairs => pairs_at == Some(ix),
                 EpilogueOp::RopeKv => {
                     self.template == Template::Matvec
                         && self.rows == Rows::Tokens
@@ -51,7 +71,9 @@ impl KernelSpec {
                         && ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)))
                 }
                 EpilogueOp::Normed => self.template == Template::Matvec && ix + 1 == ops.len(),
-                EpilogueOp::Bias(_) | EpilogueOp::Silu | EpilogueOp::Gelu => true,
+                EpilogueOp::Bias(_) | EpilogueOp::Silu | EpilogueOp::Gelu | EpilogueOp::Scale | EpilogueOp::Softcap => {
+                    true
+                }
             };
             if !in_place {
                 return Err(format!("epilogue op {op} cannot stand there"));
@@ -67,10 +89,15 @@ impl KernelSpec {
         };
         let positive = |name: &str| need(name, "positive", |n| n > 0);
         let even = |name: &str| need(name, "even", |n| n.is_multiple_of(2));
-        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "RING"] {
+        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "RING", "RUNS"] {
             positive(name)?;
         }
-        if self.epilogue.contains(&EpilogueOp::SiluMulPairs) {
+        for (op, name) in [(EpilogueOp::Scale, "FACTOR"), (EpilogueOp::Softcap, "CAP")] {
+            if self.epilogue.contains(&op) && self.f32(name).is_none() {
+                return Err(format!("epilogue op {op} needs {name}"));
+            }
+        }
+        if self.columns_per_out() == 2 {
             even("N")?;
             even("N_COLS")?;
         }

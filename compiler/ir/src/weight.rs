@@ -327,6 +327,8 @@ pub enum Source {
         /// The order.
         order: RotaryPairs,
     },
+    /// The numbers of a vector, each plus 1 once it is widened: norms that keep how far their weights are from 1.
+    OnePlus(WeightId),
 }
 
 /// A matrix `[n_rows, n_cols]`. A vector is one column, so that its numbers go with a matrix's rows when rows are stacked or split.

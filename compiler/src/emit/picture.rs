@@ -41,7 +41,7 @@ fn tensors(graph: &Graph, id: WeightId) -> Vec<String> {
             Source::Tensor(name) if names.contains(name) => {}
             Source::Tensor(name) => names.push(name.clone()),
             Source::Inline(_) => {}
-            Source::Rows { of, .. } | Source::PairRows { of, .. } => left.push(*of),
+            Source::Rows { of, .. } | Source::PairRows { of, .. } | Source::OnePlus(of) => left.push(*of),
             Source::Stack(parts) => left.extend(parts.iter().rev()),
             Source::Interleave(a, b) => left.extend([*b, *a]),
         }

@@ -3,13 +3,14 @@
 //!
 //! Growing a group is driven by [`RULES`]: each row is one fusion, which a target may decline.
 
+use super::stack_norms::{HeadNorm, head_norms};
 use crate::CompileError;
 use crate::target::{Fusion, TargetProfile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::Template;
 use ingot_ir::size::{Dim, Dims};
-use ingot_ir::weight::WeightId;
+use ingot_ir::weight::{Source, WeightId};
 
 /// What an epilogue step reads besides the accumulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +24,7 @@ pub enum Extra {
 }
 
 /// An epilogue step, before operands have numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Step {
     /// Adds a vector.
     Bias(WeightId),
@@ -37,6 +38,12 @@ pub enum Step {
     Gelu,
     /// Activated pairs.
     SiluMulPairs,
+    /// The same with GELU.
+    GeluMulPairs,
+    /// A factor.
+    Scale(f32),
+    /// A bound.
+    Softcap(f32),
     /// Rotation and cache write, as of [`Kind::RopeKv`].
     RopeKv {
         /// The queries' `rope`.
@@ -51,10 +58,20 @@ pub enum Step {
 /// What a group computes.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Kind {
-    /// An `embed`.
-    Embed,
+    /// An `embed`, times a factor.
+    Embed {
+        /// The `embed`.
+        embed: ValueId,
+        /// The factor.
+        scale: f32,
+    },
     /// An `rms_norm` in memory.
-    Norm,
+    Norm {
+        /// The `rms_norm`.
+        norm: ValueId,
+        /// What is added to it.
+        added: Option<ValueId>,
+    },
     /// A linear layer with what it absorbed.
     Matrix {
         /// The linear layer.
@@ -74,6 +91,8 @@ pub enum Kind {
         k: ValueId,
         /// The `kv_write`.
         write: ValueId,
+        /// The absorbed norms of their heads: the vector of both weights.
+        norms: Option<WeightId>,
     },
     /// An `attention`.
     Attention,
@@ -128,23 +147,29 @@ struct Rule {
     step: fn(user: &Op, v: ValueId) -> Option<Step>,
 }
 
-/// Every epilogue fusion. (The norm prologue is the one fusion before the product.)
+/// Every epilogue fusion. (Norms alone join what comes after them: products, and the rotation of heads.)
 const RULES: &[Rule] = &[
     Rule {
         fusion: Fusion::GatePairs,
-        step: |user, _| matches!(user, Op::SiluMulPairs { .. }).then_some(Step::SiluMulPairs),
+        step: |user, _| match user {
+            Op::SiluMulPairs { .. } => Some(Step::SiluMulPairs),
+            Op::GeluMulPairs { .. } => Some(Step::GeluMulPairs),
+            _ => None,
+        },
     },
     Rule {
         fusion: Fusion::Activation,
         step: |user, _| match user {
             Op::Silu { .. } => Some(Step::Silu),
             Op::Gelu { .. } => Some(Step::Gelu),
+            Op::Softcap { cap, .. } => Some(Step::Softcap(*cap)),
             _ => None,
         },
     },
     Rule {
         fusion: Fusion::Multiply,
         step: |user, v| match *user {
+            Op::Scale { by, .. } => Some(Step::Scale(by)),
             Op::Mul { a, b } if a != b => Some(Step::Mul(if a == v { b } else { a })),
             _ => None,
         },
@@ -165,6 +190,7 @@ const MAX_OPERANDS: usize = 3;
 pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<Group>, CompileError> {
     let users = graph.users();
     let absorbed = absorbed_norms(graph, target, bucket);
+    let rotated = rotated_norms(graph, target);
     let mut grouped = Column::new(graph.values.len(), false);
     let mut groups = Vec::new();
     for (id, value) in graph.values.iter() {
@@ -173,11 +199,30 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
         }
         let kind = match value.op {
             Op::Slice { .. } | Op::Concat { .. } => continue,
-            Op::RmsNorm { .. } if absorbed[id] => continue,
+            Op::RmsNorm { .. } if absorbed[id] || rotated.iter().any(|norms| norms.values.contains(&id)) => continue,
             // The keys' and queries' rotation waits for the cache write.
             Op::Rope { .. } => continue,
-            Op::Embed { .. } => Kind::Embed,
-            Op::RmsNorm { .. } => Kind::Norm,
+            Op::Embed { .. } => {
+                let scaled = sole_user(graph, &users, id).filter(|_| target.takes(Fusion::EmbedScale));
+                let (scale, members) = match scaled.map(|user| (user, &graph.values[user].op)) {
+                    Some((user, Op::Scale { by, .. })) => (*by, vec![id, user]),
+                    _ => (1.0, vec![id]),
+                };
+                members.iter().for_each(|v| grouped[*v] = true);
+                groups.push(Group::new(Kind::Embed { embed: id, scale }, members));
+                continue;
+            }
+            Op::RmsNorm { .. } => {
+                let sum = sole_user(graph, &users, id).filter(|user| {
+                    let is_sum = matches!(graph.values[*user].op, Op::Add { a, b } if a != b);
+                    is_sum && !grouped[*user] && target.takes(Fusion::NormResidual)
+                });
+                let added = sum.and_then(|sum| graph.values[sum].op.operands().into_iter().find(|v| *v != id));
+                let members: Vec<_> = [id].into_iter().chain(sum).collect();
+                members.iter().for_each(|v| grouped[*v] = true);
+                groups.push(Group::new(Kind::Norm { norm: id, added }, members));
+                continue;
+            }
             Op::Attention { .. } => Kind::Attention,
             Op::GatherRows { .. } => Kind::Gather,
             Op::Argmax { .. } => Kind::Argmax,
@@ -185,7 +230,10 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
                 let (q, k) = ropes(graph, id)?;
                 grouped[q] = true;
                 grouped[k] = true;
-                groups.push(Group::new(Kind::RopeKv { q, k, write: id }, vec![q, k, id]));
+                let norms = rotated.iter().find(|norms| norms.write == id);
+                let members = norms.map_or(Vec::new(), |norms| norms.values.to_vec());
+                let kind = Kind::RopeKv { q, k, write: id, norms: norms.map(|norms| norms.weights) };
+                groups.push(Group::new(kind, members.into_iter().chain([q, k, id]).collect()));
                 continue;
             }
             Op::Linear { x, bias, .. } => {
@@ -208,6 +256,9 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             Op::Silu { x } => Kind::Map { x, steps: vec![Step::Silu] },
             Op::Gelu { x } => Kind::Map { x, steps: vec![Step::Gelu] },
             Op::SiluMulPairs { x } => Kind::Map { x, steps: vec![Step::SiluMulPairs] },
+            Op::GeluMulPairs { x } => Kind::Map { x, steps: vec![Step::GeluMulPairs] },
+            Op::Scale { x, by } => Kind::Map { x, steps: vec![Step::Scale(by)] },
+            Op::Softcap { x, cap } => Kind::Map { x, steps: vec![Step::Softcap(cap)] },
             Op::Add { a, b } => Kind::Map { x: a, steps: vec![Step::Add(b)] },
             Op::Mul { a, b } => Kind::Map { x: a, steps: vec![Step::Mul(b)] },
         };
@@ -225,6 +276,14 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
     Ok(groups)
 }
 
+/// The one value that uses another, if nothing else does.
+fn sole_user(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, v: ValueId) -> Option<ValueId> {
+    match users[v][..] {
+        [user] if !graph.outputs.contains(&v) => Some(user),
+        _ => None,
+    }
+}
+
 /// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled.
 fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {
     let rows = graph.values[linear].shape.rows;
@@ -237,7 +296,10 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
     let users = graph.users();
     let mut absorbed = Column::new(graph.values.len(), false);
     for (id, value) in graph.values.iter() {
-        let is_norm = matches!(value.op, Op::RmsNorm { .. });
+        let is_norm = match value.op {
+            Op::RmsNorm { weight, .. } => graph.weights[weight].n_rows == value.shape.n_cols,
+            _ => false,
+        };
         let takes = |user: &ValueId| {
             let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, *user) == Template::Matvec;
             matches!(graph.values[*user].op, Op::Linear { .. }) && has_prologue
@@ -249,6 +311,29 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
             && users[id].iter().all(takes);
     }
     absorbed
+}
+
+/// Norms of the heads of queries and keys that the kernel of their `kv_write` computes.
+struct RotatedNorms {
+    write: ValueId,
+    values: [ValueId; 2],
+    /// Both weights, as `stack_norms` made one vector of them.
+    weights: WeightId,
+}
+
+fn rotated_norms(graph: &Graph, target: &TargetProfile) -> Vec<RotatedNorms> {
+    let stacked = |(write, _)| {
+        let norms = head_norms(graph, write)?;
+        let half = |norm: &HeadNorm| match graph.weights[norm.weight].source {
+            Source::Rows { of, first, .. } => Some((of, first)),
+            _ => None,
+        };
+        let ((of, first), (k_of, second)) = (half(&norms[0])?, half(&norms[1])?);
+        let n_rows = graph.weights[of].n_rows;
+        let is_whole = of == k_of && first == 0 && second == n_rows / 2;
+        is_whole.then(|| RotatedNorms { write, values: norms.map(|norm| norm.value), weights: of })
+    };
+    if target.takes(Fusion::HeadNorm) { graph.values.iter().filter_map(stacked).collect() } else { Vec::new() }
 }
 
 /// Follows the only users of a linear layer's result as far as rules allow.
@@ -270,11 +355,14 @@ fn grow(
         let Some(step) = rule else { break };
         // An absorbed value must not be wanted by anyone else. After the pairs only sums follow, and before them no
         // values are read: an operand has the shape of the result.
-        let pairs_done = steps.contains(&Step::SiluMulPairs);
+        let pairs_done = steps.iter().any(|s| matches!(s, Step::SiluMulPairs | Step::GeluMulPairs));
         let reads_values = steps.iter().any(|s| matches!(s, Step::Add(_) | Step::Mul(_)));
         let in_order = match step {
-            Step::SiluMulPairs => !reads_values,
+            Step::SiluMulPairs | Step::GeluMulPairs => !reads_values && !pairs_done,
             Step::Add(_) => true,
+            // A kernel has one such number.
+            Step::Scale(_) => !pairs_done && !steps.iter().any(|s| matches!(s, Step::Scale(_))),
+            Step::Softcap(_) => !pairs_done && !steps.iter().any(|s| matches!(s, Step::Softcap(_))),
             _ => !pairs_done,
         };
         let fits = n_operands < MAX_OPERANDS && in_order;

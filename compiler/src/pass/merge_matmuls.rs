@@ -1,6 +1,6 @@
 //! Assumes a canonical graph. Guarantees: linear layers of one input whose weights have one format, and which only
-//! rotations and cache writes read (q, k and v), are one linear layer and slices of it; a gate and an up projection whose results only meet in `silu(gate) * up` are
-//! one linear layer with their rows in turn and `silu_mul_pairs`. Layers of unlike formats merge in equal groups.
+//! rotations, norms before rotations and cache writes read (q, k and v), are one linear layer and slices of it; a gate and an up projection whose results only meet in `silu(gate) * up` or
+//! `gelu(gate) * up` are one linear layer with their rows in turn and `silu_mul_pairs` or `gelu_mul_pairs`. Layers of unlike formats merge in equal groups.
 
 use super::{prune, push, rewrite};
 use crate::target::{Fusion, TargetProfile};
@@ -41,7 +41,7 @@ fn pair_gates(graph: &Graph) -> Graph {
         .iter()
         .filter_map(|(id, value)| {
             let Op::Mul { a, b: up } = value.op else { return None };
-            let Op::Silu { x: gate } = graph.values[a].op else { return None };
+            let (Op::Silu { x: gate } | Op::Gelu { x: gate }) = graph.values[a].op else { return None };
             let ((x, w_gate, b_gate), (x_up, w_up, b_up)) = (linear(graph, gate)?, linear(graph, up)?);
             let biases_alike = match (b_gate, b_up) {
                 (None, None) => true,
@@ -57,21 +57,28 @@ fn pair_gates(graph: &Graph) -> Graph {
         let (gate, up) = pairs.get(&old)?;
         // The mapped product's operands lead to the mapped linear layers.
         let Op::Mul { a, b: new_up } = *op else { return None };
-        let Op::Silu { x: new_gate } = new.values[a].op else { return None };
+        let activation = new.values[a].op.clone();
+        let (Op::Silu { x: new_gate } | Op::Gelu { x: new_gate }) = activation else { return None };
         debug_assert!(linear(graph, *gate).is_some() && linear(graph, *up).is_some());
         let ((x, w_gate, b_gate), (_, w_up, b_up)) = (linear(new, new_gate)?, linear(new, new_up)?);
         let weight = join(new, &[w_gate, w_up], Source::Interleave(w_gate, w_up));
         let bias = b_gate.zip(b_up).map(|(a, b)| join(new, &[a, b], Source::Interleave(a, b)));
         let both = push(new, Op::Linear { x, weight, bias });
-        Some(push(new, Op::SiluMulPairs { x: both }))
+        let is_gelu = matches!(activation, Op::Gelu { .. });
+        Some(push(new, if is_gelu { Op::GeluMulPairs { x: both } } else { Op::SiluMulPairs { x: both } }))
     })
 }
 
 fn stack_siblings(graph: &Graph) -> Graph {
     // Siblings by (input, has a bias), then by likeness; in order of appearance.
     let users = graph.users();
-    // Only the rotation and the cache write find their operands within wider rows.
-    let takes_part = |user: &ValueId| matches!(graph.values[*user].op, Op::Rope { .. } | Op::KvWrite { .. });
+    // Only norms, the rotation and the cache write find their operands within wider rows.
+    let rotates = |user: &ValueId| matches!(graph.values[*user].op, Op::Rope { .. });
+    let takes_part = |user: &ValueId| match graph.values[*user].op {
+        Op::Rope { .. } | Op::KvWrite { .. } => true,
+        Op::RmsNorm { .. } => users[*user].iter().all(rotates),
+        _ => false,
+    };
     let mut sets: Vec<Vec<ValueId>> = Vec::new();
     for (id, _) in graph.values.iter() {
         let Some((x, weight, bias)) = linear(graph, id) else { continue };

@@ -4,6 +4,7 @@ pub mod limit_kv;
 pub mod canonicalize;
 pub mod pair_rotary;
 pub mod merge_matmuls;
+pub mod stack_norms;
 pub mod split_large;
 pub mod assign_layout;
 pub mod bucket;
@@ -84,6 +85,7 @@ pub(crate) fn sources(weight: &Weight) -> Vec<WeightId> {
         Source::Rows { of, .. } => vec![*of],
         Source::Stack(parts) => parts.clone(),
         Source::Interleave(a, b) => vec![*a, *b],
+        Source::OnePlus(of) => vec![*of],
         Source::PairRows { of, .. } => vec![*of],
     }
 }
@@ -93,6 +95,7 @@ fn map_sources(weight: Weight, f: impl Fn(WeightId) -> WeightId) -> Weight {
         Source::Rows { of, first, count } => Source::Rows { of: f(of), first, count },
         Source::Stack(parts) => Source::Stack(parts.into_iter().map(f).collect()),
         Source::Interleave(a, b) => Source::Interleave(f(a), f(b)),
+        Source::OnePlus(of) => Source::OnePlus(f(of)),
         Source::PairRows { of, order } => Source::PairRows { of: f(of), order },
         other => other,
     };

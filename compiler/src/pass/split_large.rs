@@ -56,9 +56,9 @@ pub fn run(graph: &Graph, target: &TargetProfile) -> Result<Graph, CompileError>
             let parts = parts.iter().enumerate().map(part).collect();
             Some(push(new, Op::Concat { parts }))
         }
-        Op::SiluMulPairs { x } => {
+        Op::SiluMulPairs { x } | Op::GeluMulPairs { x } => {
             let Op::Concat { parts } = new.values[*x].op.clone() else { return None };
-            let parts = parts.into_iter().map(|x| push(new, Op::SiluMulPairs { x })).collect();
+            let parts = parts.into_iter().map(|x| push(new, op.clone().map_operands(|_| x))).collect();
             Some(push(new, Op::Concat { parts }))
         }
         _ => None,

@@ -38,12 +38,12 @@ pub fn run(
     let mut builder = Builder::new(graph, target, bucket);
     for group in groups {
         match &group.kind {
-            Kind::Embed => embed(&mut builder, group)?,
-            Kind::Norm => norm(&mut builder, group)?,
+            Kind::Embed { embed: lookup, scale } => embed(&mut builder, group, *lookup, *scale)?,
+            Kind::Norm { norm: of, added } => norm(&mut builder, group, *of, *added)?,
             Kind::Matrix { linear, template, norm, epilogue } => {
                 matrix(&mut builder, group, *linear, *template, *norm, epilogue)?
             }
-            Kind::RopeKv { q, k, write } => rope_kv(&mut builder, group, *q, *k, *write)?,
+            Kind::RopeKv { q, k, write, norms } => rope_kv(&mut builder, group, [*q, *k, *write], *norms)?,
             Kind::Attention => attention(&mut builder, group, max_pages)?,
             Kind::Gather => gather(&mut builder, group)?,
             Kind::Map { x, steps } => map(&mut builder, group, *x, steps)?,
@@ -81,9 +81,9 @@ const fn write(role: Role, place: Place) -> Operand {
 
 const STEP: Operand = read(Role::Step, Place::Step);
 
-fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+fn embed(b: &mut Builder<'_>, group: &Group, lookup: ValueId, scale: f32) -> Result<(), CompileError> {
     let result = group.result();
-    let Op::Embed { parts } = &b.graph.values[result].op else { unreachable!("an embed group") };
+    let Op::Embed { parts } = &b.graph.values[lookup].op else { unreachable!("an embed group") };
     let out = b.spot_for(result);
     let mut first = 0;
     for part in parts {
@@ -93,6 +93,9 @@ fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
         spec.set("N_COLS", Const::U32(weight.n_cols));
         spec.set("ROW_FIRST", Const::U32(first));
         spec.set("ROW_COUNT", Const::U32(weight.n_rows));
+        if scale != 1.0 {
+            spec.set("SCALE", Const::F32(scale));
+        }
         first += weight.n_rows;
         let operands = vec![
             STEP,
@@ -105,19 +108,24 @@ fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn norm(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
+fn norm(b: &mut Builder<'_>, group: &Group, of: ValueId, added: Option<ValueId>) -> Result<(), CompileError> {
     let result = group.result();
-    let Op::RmsNorm { x, weight, eps } = b.graph.values[result].op else { unreachable!("a norm group") };
-    let input = b.whole(x, result)?;
-    let out = b.spot_for(result);
+    let Op::RmsNorm { x, weight, eps } = b.graph.values[of].op else { unreachable!("a norm group") };
+    let input = b.spot_of(x);
     let mut spec = b.spec(Template::RmsNorm, result);
-    spec.set("N_COLS", Const::U32(b.cols(x)));
+    let n_cols = b.graph.weights[weight].n_rows;
+    for (name, number) in
+        [("N_COLS", n_cols), ("RUNS", b.cols(x) / n_cols), ("X_STRIDE", input.stride), ("X_AT", input.at)]
+    {
+        spec.set(name, Const::U32(number));
+    }
     spec.set("EPS", Const::F32(eps));
-    b.node(
-        spec,
-        vec![STEP, read(Role::X, input), read(Role::NormWeight, Place::Weight(weight)), write(Role::Out, out.place)],
-        &group.members,
-    )
+    let mut operands = vec![STEP, read(Role::X, input.place), read(Role::NormWeight, Place::Weight(weight))];
+    let steps: Vec<Step> = added.map(Step::Add).into_iter().collect();
+    epilogue(b, &mut spec, &mut operands, &steps, result)?;
+    let out = b.spot_for(result);
+    operands.push(write(Role::Out, out.place));
+    b.node(spec, operands, &group.members)
 }
 
 fn matrix(
@@ -229,7 +237,15 @@ fn epilogue(
                 operands.push(write(Role::Kv, Place::Kv(layer)));
                 continue;
             }
-            Step::Silu | Step::Gelu | Step::SiluMulPairs => None,
+            Step::Scale(by) => {
+                spec.set("FACTOR", Const::F32(by));
+                None
+            }
+            Step::Softcap(cap) => {
+                spec.set("CAP", Const::F32(cap));
+                None
+            }
+            Step::Silu | Step::Gelu | Step::SiluMulPairs | Step::GeluMulPairs => None,
         };
         spec.epilogue.push(match step {
             Step::Bias(_) => EpilogueOp::Bias(next),
@@ -238,6 +254,9 @@ fn epilogue(
             Step::Silu => EpilogueOp::Silu,
             Step::Gelu => EpilogueOp::Gelu,
             Step::SiluMulPairs => EpilogueOp::SiluMulPairs,
+            Step::GeluMulPairs => EpilogueOp::GeluMulPairs,
+            Step::Scale(_) => EpilogueOp::Scale,
+            Step::Softcap(_) => EpilogueOp::Softcap,
             Step::RopeKv { .. } => EpilogueOp::RopeKv,
         });
         if let Some(place) = place {
@@ -295,9 +314,22 @@ fn set_kv_type(b: &Builder<'_>, spec: &mut KernelSpec) {
     }
 }
 
-fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: ValueId) -> Result<(), CompileError> {
+fn rope_kv(
+    b: &mut Builder<'_>,
+    group: &Group,
+    [q, k, kv]: [ValueId; 3],
+    norms: Option<WeightId>,
+) -> Result<(), CompileError> {
     let mut spec = b.spec(Template::RopeKv, q);
-    let ([q_in, k_in, v_in], freqs, layer) = rotation(b, &mut spec, q, k, kv)?;
+    let ([mut q_in, mut k_in, v_in], freqs, layer) = rotation(b, &mut spec, q, k, kv)?;
+    if norms.is_some() {
+        spec.prologue = Prologue::RmsNorm;
+        for input in [&mut q_in, &mut k_in] {
+            let Op::RmsNorm { x, eps, .. } = b.graph.values[*input].op else { unreachable!("a rotation after norms") };
+            spec.set("EPS", Const::F32(eps));
+            *input = x;
+        }
+    }
     let (q_at, k_at, v_at) = (b.spot_of(q_in), b.spot_of(k_in), b.spot_of(v_in));
     for (name, number) in [
         ("Q_STRIDE", q_at.stride),
@@ -313,7 +345,7 @@ fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: Value
         spec.set("NEIGHBOURS", Const::U32(1));
     }
     let out = b.spot_for(q);
-    let operands = vec![
+    let mut operands = vec![
         STEP,
         read(Role::Q, q_at.place),
         read(Role::K, k_at.place),
@@ -322,6 +354,7 @@ fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: Value
         write(Role::Out, out.place),
         write(Role::Kv, Place::Kv(layer)),
     ];
+    operands.extend(norms.map(|weights| read(Role::NormWeight, Place::Weight(weights))));
     b.node(spec, operands, &group.members)
 }
 

@@ -1,8 +1,11 @@
 //! The architectures, one file each: a checked [`ModelSpec`] and the checkpoint's table of weights become a [`Graph`].
 
+mod gemma;
+mod granite;
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 
 use crate::blocks::Lowering;
 use crate::config::{Architecture, ModelSpec};
@@ -22,6 +25,9 @@ pub fn build(spec: &ModelSpec, weights: WeightTable<'_>) -> Result<Graph> {
         Architecture::Llama => llama::build(spec, &mut lowering)?,
         Architecture::Mistral => mistral::build(spec, &mut lowering)?,
         Architecture::Qwen2 => qwen2::build(spec, &mut lowering)?,
+        Architecture::Qwen3 => qwen3::build(spec, &mut lowering)?,
+        Architecture::Gemma | Architecture::Gemma2 | Architecture::Gemma3 => gemma::build(spec, &mut lowering)?,
+        Architecture::Granite => granite::build(spec, &mut lowering)?,
     }
     lowering.finish()
 }

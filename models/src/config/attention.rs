@@ -9,34 +9,43 @@ use ingot_ir::kv::Window;
 pub(super) fn windows(fields: &Fields<'_>, architecture: Architecture, n_layers: u32) -> Result<Vec<Window>> {
     let slides: Vec<bool> = match fields.get("layer_types") {
         Some(_) => listed(fields, n_layers)?,
-        None => {
-            let first = first_sliding_layer(fields, architecture)?;
-            (0..n_layers).map(|layer| layer >= first).collect()
-        }
+        None => by_family(fields, architecture, n_layers)?,
     };
     if !slides.contains(&true) {
         return Ok(vec![Window::FULL; n_layers as usize]);
     }
-    if architecture == Architecture::Llama {
-        return Err(fields.wrong("layer_types", "a list of `full_attention`, the only kind of the llama architecture"));
+    if matches!(architecture, Architecture::Llama | Architecture::Gemma | Architecture::Granite) {
+        let allowed = format!("a list of `full_attention`, the only kind of the {} architecture", architecture.name());
+        return Err(fields.wrong("layer_types", allowed));
     }
     let window = Window { window: fields.u32("sliding_window", 1..=1 << 27)?, keep: 0 };
     Ok(slides.into_iter().map(|slides| if slides { window } else { Window::FULL }).collect())
 }
 
-/// The first layer with a window; those after it have one too.
-fn first_sliding_layer(fields: &Fields<'_>, architecture: Architecture) -> Result<u32> {
-    const NONE: u32 = u32::MAX;
-    let first = match architecture {
-        Architecture::Llama => NONE,
-        Architecture::Mistral => 0,
+/// Whether each layer slides, by the rule of its family.
+fn by_family(fields: &Fields<'_>, architecture: Architecture, n_layers: u32) -> Result<Vec<bool>> {
+    let all = |slides: &dyn Fn(u32) -> bool| (0..n_layers).map(slides).collect();
+    if fields.get("sliding_window").is_none() {
+        return Ok(all(&|_| false));
+    }
+    Ok(match architecture {
+        Architecture::Llama | Architecture::Gemma | Architecture::Granite => all(&|_| false),
+        Architecture::Mistral => all(&|_| true),
         // Published files carry a window that their models do not use.
-        Architecture::Qwen2 if fields.opt_bool("use_sliding_window")? == Some(true) => {
-            fields.u32_or("max_window_layers", 0..=4096, 28)?
+        Architecture::Qwen2 | Architecture::Qwen3 if fields.opt_bool("use_sliding_window")? == Some(true) => {
+            let first = fields.u32_or("max_window_layers", 0..=4096, 28)?;
+            all(&|layer| layer >= first)
         }
-        Architecture::Qwen2 => NONE,
-    };
-    Ok(if fields.get("sliding_window").is_some() { first } else { NONE })
+        Architecture::Qwen2 | Architecture::Qwen3 => all(&|_| false),
+        Architecture::Gemma2 => all(&|layer| layer % 2 == 0),
+        Architecture::Gemma3 => {
+            let pattern = match fields.opt_u32("sliding_window_pattern", 1..=4096)? {
+                Some(pattern) => pattern,
+                None => fields.u32_or("_sliding_window_pattern", 1..=4096, 6)?,
+            };
+            all(&|layer| (layer + 1) % pattern != 0)
+        }
+    })
 }
 
 /// Whether each layer slides, from `layer_types`.

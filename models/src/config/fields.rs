@@ -34,6 +34,10 @@ impl<'a> Fields<'a> {
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
+    /// Whether a field is there and null.
+    pub(super) fn is_null(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(Value::is_null)
+    }
     /// The error that says what a field is and what it must be.
     pub(super) fn wrong(&self, name: &str, allowed: impl Into<String>) -> Error {
         let mut found = self.get(name).map_or_else(|| "absent".into(), Value::to_string);

@@ -51,16 +51,34 @@ pub struct RopeSpec {
     pub scaling: RopeScaling,
 }
 
-/// The rotary embedding of a configuration in either style.
-pub(super) fn rope(fields: &Fields<'_>, max_positions: u32) -> Result<RopeSpec> {
+/// The greatest base.
+const MAX_THETA: f64 = 1e12;
+
+/// The rotary embeddings of a configuration in either style: that of layers that see all, and that of layers with a window.
+pub(super) fn ropes(fields: &Fields<'_>, max_positions: u32) -> Result<(RopeSpec, RopeSpec)> {
     let parameters = fields.child("rope_parameters")?;
+    let of_kind = |kind: &str| parameters.as_ref().map_or(Ok(None), |parameters| parameters.child(kind));
+    if let (Some(full), Some(local)) = (of_kind("full_attention")?, of_kind("sliding_attention")?) {
+        return Ok((rope(fields, Some(full), max_positions)?, rope(fields, Some(local), max_positions)?));
+    }
+    let full = rope(fields, parameters, max_positions)?;
+    // Its base alone is told, and it is not stretched.
+    let local = match fields.get("rope_local_base_freq") {
+        Some(_) => RopeSpec { theta: fields.positive("rope_local_base_freq", MAX_THETA)?, scaling: RopeScaling::None },
+        None => full,
+    };
+    Ok((full, local))
+}
+
+/// One of them; `parameters` are those of transformers 5.
+fn rope(fields: &Fields<'_>, parameters: Option<Fields<'_>>, max_positions: u32) -> Result<RopeSpec> {
     let scaling = match &parameters {
         Some(parameters) => Some(parameters.clone()),
         None => fields.child("rope_scaling")?,
     };
     let theta = match &parameters {
-        Some(parameters) if parameters.get("rope_theta").is_some() => parameters.positive("rope_theta", 1e12)?,
-        _ if fields.get("rope_theta").is_some() => fields.positive("rope_theta", 1e12)?,
+        Some(parameters) if parameters.get("rope_theta").is_some() => parameters.positive("rope_theta", MAX_THETA)?,
+        _ if fields.get("rope_theta").is_some() => fields.positive("rope_theta", MAX_THETA)?,
         _ => 10_000.0,
     };
     for place in [Some(fields), scaling.as_ref()].into_iter().flatten() {

@@ -207,7 +207,7 @@ fn case() -> impl Strategy<Value = Case> {
                     global: [2688f32, 7.5].iter().flat_map(|global| global.to_le_bytes()).collect(),
                 };
                 tensors.insert(format!("t{ix}"), tensor);
-                segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows, order: None });
+                segments.push(Segment { tensor: format!("t{ix}"), first_row, n_rows, order: None, plus_one: false });
             }
             let n_rows = segments.iter().map(|s| s.n_rows).sum();
             let weight = PlanWeight {
@@ -250,7 +250,7 @@ proptest! {
             n_cols: 1,
             format,
             layout: Layout::Vector,
-            segments: vec![Segment { tensor: "t".into(), first_row: 1, n_rows: 1, order: None }],
+            segments: vec![Segment { tensor: "t".into(), first_row: 1, n_rows: 1, order: None, plus_one: false }],
             interleaved: false,
             inline: Vec::new(),
         };
@@ -266,7 +266,8 @@ fn vectors_come_from_runs_pairs_and_numbers() {
     let bytes = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
     let (a, b) = (bytes(&[1.0, 2.0, 3.0]), bytes(&[4.0, 5.0]));
     let tensor = |name: &str| TensorBytes { values: if name == "a" { &a } else { &b }, ..TensorBytes::default() };
-    let segment = |tensor: &str, first_row| Segment { tensor: tensor.into(), first_row, n_rows: 2, order: None };
+    let segment =
+        |tensor: &str, first_row| Segment { tensor: tensor.into(), first_row, n_rows: 2, order: None, plus_one: false };
     let mut weight = PlanWeight {
         n_rows: 4,
         n_cols: 1,
@@ -282,6 +283,8 @@ fn vectors_come_from_runs_pairs_and_numbers() {
     let mut out = [0; 8];
     fill(&weight, &tensor, 4, &mut out);
     assert_eq!(out[..], bytes(&[4.0, 3.0]));
+    weight.segments[1].plus_one = true;
+    assert_eq!(vector(&weight, &tensor), [2.0, 5.0, 3.0, 6.0]);
     weight.inline = vec![9.0];
     assert_eq!(vector(&weight, &tensor), [9.0]);
 }

@@ -1,6 +1,7 @@
 //! Matrix products with what happens to their inputs and results, over random shapes.
 
 use crate::support::{batch, cases, check, formats, run, target};
+use ingot_compiler::TargetProfile;
 use ingot_compiler::target::Fusion;
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::kernel::{EpilogueOp, Prologue, Template};
@@ -20,6 +21,9 @@ enum Tail {
     Silu,
     Gelu,
     Pairs,
+    GeluPairs,
+    Scale,
+    Softcap,
 }
 
 /// A random product.
@@ -53,7 +57,7 @@ impl Case {
         let mut operands: Vec<ValueId> = Vec::new();
         let x = if self.norm { b.norm(input, "norm") } else { input };
         // Operands come before the product, as a residual does.
-        let halves = self.tails.iter().position(|tail| *tail == Tail::Pairs);
+        let halves = self.tails.iter().position(|tail| matches!(tail, Tail::Pairs | Tail::GeluPairs));
         for (ix, tail) in self.tails.iter().enumerate() {
             let n_cols = if halves.is_some_and(|at| ix > at) { self.n / 2 } else { self.n };
             if matches!(tail, Tail::Add | Tail::Mul) {
@@ -69,6 +73,9 @@ impl Case {
                 Tail::Silu => b.op(Op::Silu { x: y }),
                 Tail::Gelu => b.op(Op::Gelu { x: y }),
                 Tail::Pairs => b.op(Op::SiluMulPairs { x: y }),
+                Tail::GeluPairs => b.op(Op::GeluMulPairs { x: y }),
+                Tail::Scale => b.op(Op::Scale { x: y, by: 0.75 }),
+                Tail::Softcap => b.op(Op::Softcap { x: y, cap: 1.5 }),
             };
         }
         let n_cols = b.graph.values[y].shape.n_cols;
@@ -96,7 +103,7 @@ impl Case {
 }
 
 fn tails() -> impl Strategy<Value = Vec<Tail>> {
-    use Tail::{Add, Gelu, Mul, Pairs, Silu};
+    use Tail::{Add, Gelu, GeluPairs, Mul, Pairs, Scale, Silu, Softcap};
     prop::sample::select(vec![
         vec![],
         vec![Add],
@@ -112,6 +119,10 @@ fn tails() -> impl Strategy<Value = Vec<Tail>> {
         vec![Silu, Mul, Add],
         vec![Add, Pairs, Add],
         vec![Add, Mul, Add, Add],
+        vec![GeluPairs, Add],
+        vec![Scale, Add],
+        vec![Scale, Softcap],
+        vec![Softcap, Mul, Softcap],
     ])
 }
 
@@ -125,7 +136,8 @@ fn case() -> impl Strategy<Value = Case> {
     (sizes, flags, tails(), n_tokens, target).prop_map(|((k, n, format), flags, tails, n_tokens, target)| {
         let [norm, bias, keeps_operands, all_rows, subgroups] = flags;
         let (spare, matvec_rows, declined) = target;
-        let n = if tails.contains(&Tail::Pairs) { 2 * n } else { n };
+        let pairs = tails.iter().any(|tail| matches!(tail, Tail::Pairs | Tail::GeluPairs));
+        let n = if pairs { 2 * n } else { n };
         let format = if format.takes_cols(k) { format } else { Format::F16 };
         Case {
             k,
@@ -157,8 +169,18 @@ fn random_products() {
 /// Each epilogue in each of the two kernels, with and without the norm; and that all of them were there.
 #[test]
 fn every_epilogue_in_both_kernels() {
-    use Tail::{Add, Gelu, Mul, Pairs, Silu};
-    let all = [vec![Add], vec![Mul], vec![Silu], vec![Gelu], vec![Pairs], vec![Silu, Mul, Add], vec![Pairs, Add]];
+    use Tail::{Add, Gelu, GeluPairs, Mul, Pairs, Scale, Silu, Softcap};
+    let all = [
+        vec![Add],
+        vec![Mul],
+        vec![Silu],
+        vec![Gelu],
+        vec![Pairs],
+        vec![Silu, Mul, Add],
+        vec![Pairs, Add],
+        vec![GeluPairs],
+        vec![Scale, Softcap],
+    ];
     for device in devices() {
         let mut seen = BTreeSet::new();
         for (ix, tails) in all.iter().enumerate() {
@@ -190,7 +212,9 @@ fn every_epilogue_in_both_kernels() {
                 }
             }
         }
-        for op in ["bias", "add", "add_out", "mul", "silu", "gelu", "silu_mul_pairs"] {
+        let ops =
+            ["bias", "add", "add_out", "mul", "silu", "gelu", "silu_mul_pairs", "gelu_mul_pairs", "scale", "softcap"];
+        for op in ops {
             for is_matvec in [false, true] {
                 assert!(seen.contains(&(is_matvec, op)), "no {op} on {device:?} in matvec: {is_matvec}; {seen:?}");
             }
@@ -208,6 +232,9 @@ fn name(op: EpilogueOp) -> &'static str {
         EpilogueOp::Silu => "silu",
         EpilogueOp::Gelu => "gelu",
         EpilogueOp::SiluMulPairs => "silu_mul_pairs",
+        EpilogueOp::GeluMulPairs => "gelu_mul_pairs",
+        EpilogueOp::Scale => "scale",
+        EpilogueOp::Softcap => "softcap",
         EpilogueOp::RopeKv => "rope_kv",
         EpilogueOp::Normed => "normed",
     }
@@ -255,5 +282,29 @@ fn sums_side_by_side() {
     for device in devices() {
         let batch = batch(&graph, &[11, 1]);
         check(&graph, &device, &target(&device, &batch, 0), &batch, 3.0 * kernel(Arithmetic::F32, 34));
+    }
+}
+
+/// Norms of what a product left, added to a residual or not, and an embedding times a factor: by kernels that do both, and by
+/// two each.
+#[test]
+fn sums_after_norms() {
+    let mut b = GraphBuilder::new("post norm");
+    let table = b.matrix("embed", VOCAB, 96, Format::Bf16);
+    let x = b.op(Op::Embed { parts: vec![table] });
+    let x = b.op(Op::Scale { x, by: 9.75 });
+    let y = b.linear(x, "w", 96, Format::Bf16, false);
+    let normed = b.norm(y, "norm");
+    let y = b.op(Op::Add { a: x, b: normed });
+    let normed = b.norm(y, "last");
+    let y = b.op(Op::Add { a: normed, b: x });
+    let y = b.op(Op::GatherRows { x: y });
+    let graph = b.finish(vec![y]);
+    for device in devices() {
+        let batch = batch(&graph, &[17, 1, 1]);
+        for declined in [vec![], vec![Fusion::NormResidual, Fusion::EmbedScale]] {
+            let target = TargetProfile { declined, ..target(&device, &batch, 3) };
+            check(&graph, &device, &target, &batch, 3.0 * kernel(Arithmetic::F32, 96));
+        }
     }
 }

@@ -10,12 +10,20 @@ use super::weight::Weight;
 /// Tokens below which one thread is enough.
 const MIN_PARALLEL_TOKENS: usize = 16;
 
-/// out\[t\] = weight\[id(t) - row_first\] for every token whose id the weight's rows cover; the other rows of out stay.
+/// out\[t\] = scale * weight\[id(t) - row_first\] for every token whose id the weight's rows cover; the other rows of out stay.
 /// `sampled` holds the ids that earlier steps sampled, for tokens that refer to them.
 ///
 /// # Panics
 /// If `out` or `sampled` is too short.
-pub fn embed(pool: &Pool, step: &StepView, sampled: &[u32], weight: &Weight, row_first: usize, out: &mut [f32]) {
+pub fn embed(
+    pool: &Pool,
+    step: &StepView,
+    sampled: &[u32],
+    weight: &Weight,
+    row_first: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
     let n_cols = weight.n_cols();
     let n_tokens = step.n_tokens();
     let out = Shards::new(&mut out[..n_tokens * n_cols]);
@@ -27,7 +35,10 @@ pub fn embed(pool: &Pool, step: &StepView, sampled: &[u32], weight: &Weight, row
             let (segment, row) = weight.locate(row);
             // SAFETY: one output row a token.
             let out = unsafe { out.part(t * n_cols, n_cols) };
-            dispatch(Unpack { segment, n_cols, row, col: 0, out });
+            dispatch(Unpack { segment, n_cols, row, col: 0, out: &mut *out });
+            if scale != 1.0 {
+                out.iter_mut().for_each(|v| *v *= scale);
+            }
         }
     };
     if n_tokens < MIN_PARALLEL_TOKENS { (0..n_tokens).for_each(token) } else { pool.run(n_tokens, token) }
@@ -62,13 +73,14 @@ mod tests {
                 }
                 let step = StepView::new(&words).expect("well formed");
                 let mut out = vec![-7.0; n_tokens * n_cols];
-                embed(&pool, &step, &ids, &weight, 10, &mut out);
+                let scale = if n_tokens == 3 { 1.0 } else { 2.5 };
+                embed(&pool, &step, &ids, &weight, 10, scale, &mut out);
                 for (&id, out) in ids.iter().zip(out.chunks(n_cols)) {
                     let want: Vec<f64> = match id {
                         10..=20 => {
                             let row = id as usize - 10;
                             let (part, row) = (&parts[row / 5 - row / 10], if row < 5 { row } else { row - 5 });
-                            (0..n_cols).map(|c| part.value(row, c)).collect()
+                            (0..n_cols).map(|c| f64::from(scale) * part.value(row, c)).collect()
                         }
                         _ => vec![-7.0; n_cols],
                     };

@@ -2,7 +2,7 @@
 
 use super::pool::Shards;
 use super::simd::dispatch;
-use super::simd::math::{Function, Map, SiluMulPair};
+use super::simd::math::{Function, Map, MulPair};
 
 /// One op on the accumulator v of row r, column n. Columns count from 0 whatever OUT_AT is.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +31,24 @@ pub enum EpilogueOp<'a> {
     Gelu,
     /// Columns 2n (gate) and 2n + 1 (up) become column n = silu(gate) * up: half as many columns.
     SiluMulPair,
+    /// The same with GELU.
+    GeluMulPair,
+    /// v *= the factor.
+    Scale(f32),
+    /// v = cap * tanh(v / cap)
+    Softcap(f32),
+}
+
+impl EpilogueOp<'_> {
+    fn pairs(&self) -> bool {
+        matches!(self, Self::SiluMulPair | Self::GeluMulPair)
+    }
 }
 
 /// Columns that are left of `n_cols`.
 #[must_use]
 pub fn n_out_cols(ops: &[EpilogueOp], n_cols: usize) -> usize {
-    ops.iter().fold(n_cols, |n, op| if matches!(op, EpilogueOp::SiluMulPair) { n / 2 } else { n })
+    ops.iter().fold(n_cols, |n, op| if op.pairs() { n / 2 } else { n })
 }
 
 /// Results of a region: columns `at..` of rows of `stride` values.
@@ -81,11 +93,14 @@ pub(crate) unsafe fn finish(ops: &[EpilogueOp], mut block: Block, out: &Output) 
             }),
             EpilogueOp::Silu => function(&mut block, Function::Silu),
             EpilogueOp::Gelu => function(&mut block, Function::Gelu),
-            EpilogueOp::SiluMulPair => {
+            EpilogueOp::Scale(factor) => each_row(&mut block, |_, _, v| v.iter_mut().for_each(|v| *v *= factor)),
+            EpilogueOp::Softcap(cap) => function(&mut block, Function::Softcap(cap)),
+            EpilogueOp::SiluMulPair | EpilogueOp::GeluMulPair => {
                 assert!(block.col.is_multiple_of(2) && block.n_cols.is_multiple_of(2), "a block splits a pair");
                 (block.col, block.n_cols) = (block.col / 2, block.n_cols / 2);
                 let (stride, n_rows) = (block.stride, block.n_rows);
-                dispatch(SiluMulPair { values: block.values, stride, n_rows, n_pairs: block.n_cols });
+                let is_gelu = matches!(op, EpilogueOp::GeluMulPair);
+                dispatch(MulPair { is_gelu, values: block.values, stride, n_rows, n_pairs: block.n_cols });
             }
         }
     }

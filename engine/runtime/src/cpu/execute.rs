@@ -11,7 +11,7 @@ use super::attention::{Attention, attention};
 use super::linear::{Linear, NormPrologue, linear};
 use super::pages::PageLayout;
 use super::pool::Pool;
-use super::rope_kv::{Columns, RopeKv, rope_kv};
+use super::rope_kv::{Columns, HeadNorms, RopeKv, rope_kv};
 use super::sample::{argmax_final, argmax_partial};
 use super::step_view::{Rows as StepRows, StepView};
 use super::weight::{FloatType, Format as CpuFormat, Segment, SmallFloat, Weight};
@@ -64,19 +64,64 @@ enum Tail {
     Silu,
     Gelu,
     SiluMulPairs,
+    GeluMulPairs,
+    Scale(f32),
+    Softcap(f32),
 }
 
 /// What a dispatch does, its numbers looked up.
 enum Work {
-    Embed { weight: Binding, row_first: usize },
-    RmsNorm { x: Binding, weight: Binding, eps: f32 },
-    Linear { x: Binding, weight: Binding, norm: Option<(Binding, f32)>, stride: usize, at: usize },
-    RopeKv { q: Binding, k: Binding, v: Binding, freqs: Binding, kv: usize, numbers: RopeNumbers },
-    Attention { q: Binding, kv: usize, page_table: usize, numbers: AttentionNumbers },
-    Gather { x: Binding, n_cols: usize },
-    Map { x: Binding, n_cols: usize },
-    ArgmaxPartial { x: Binding, n: usize, block: usize },
-    ArgmaxFinal { parts: Binding, n_blocks: usize },
+    Embed {
+        weight: Binding,
+        row_first: usize,
+        scale: f32,
+    },
+    RmsNorm {
+        x: Binding,
+        columns: (usize, usize),
+        n_runs: usize,
+        weight: Binding,
+        eps: f32,
+    },
+    Linear {
+        x: Binding,
+        weight: Binding,
+        norm: Option<(Binding, f32)>,
+        stride: usize,
+        at: usize,
+    },
+    RopeKv {
+        q: Binding,
+        k: Binding,
+        v: Binding,
+        freqs: Binding,
+        norms: Option<(Binding, f32)>,
+        kv: usize,
+        numbers: RopeNumbers,
+    },
+    Attention {
+        q: Binding,
+        kv: usize,
+        page_table: usize,
+        numbers: AttentionNumbers,
+    },
+    Gather {
+        x: Binding,
+        n_cols: usize,
+    },
+    Map {
+        x: Binding,
+        n_cols: usize,
+    },
+    ArgmaxPartial {
+        x: Binding,
+        n: usize,
+        block: usize,
+    },
+    ArgmaxFinal {
+        parts: Binding,
+        n_blocks: usize,
+    },
 }
 
 struct RopeNumbers {
@@ -407,20 +452,27 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Binding::Kv(layer) => Ok(layer.0 as usize),
         _ => Err(bad("pages")),
     };
+    let norm = || match spec.prologue {
+        Prologue::None => Ok(None),
+        Prologue::RmsNorm => Ok(Some((operand(Role::NormWeight)?, f("EPS")?))),
+        Prologue::RmsNormParts => Err(RuntimeError::Cpu("it has no half rows".into())),
+    };
     let (work, stride) = match spec.template {
-        Template::Embed => (Work::Embed { weight: operand(Role::Weight)?, row_first: n("ROW_FIRST")? }, n("N_COLS")?),
+        Template::Embed => {
+            let (weight, row_first, scale) =
+                (operand(Role::Weight)?, n("ROW_FIRST")?, spec.f32("SCALE").unwrap_or(1.0));
+            (Work::Embed { weight, row_first, scale }, n("N_COLS")?)
+        }
         Template::RmsNorm => {
-            (Work::RmsNorm { x: operand(Role::X)?, weight: operand(Role::NormWeight)?, eps: f("EPS")? }, n("N_COLS")?)
+            let columns = (n("X_STRIDE")?, n("X_AT")?);
+            let (x, weight) = (operand(Role::X)?, operand(Role::NormWeight)?);
+            let n_runs = n("RUNS")?;
+            (Work::RmsNorm { x, columns, n_runs, weight, eps: f("EPS")? }, n_runs.saturating_mul(n("N_COLS")?))
         }
         Template::Matvec | Template::Matmul => {
-            let norm = match spec.prologue {
-                Prologue::None => None,
-                Prologue::RmsNorm => Some((operand(Role::NormWeight)?, f("EPS")?)),
-                Prologue::RmsNormParts => return Err(RuntimeError::Cpu("it has no half rows".into())),
-            };
+            let norm = norm()?;
             let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
-            let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
-            let n_out = if pairs { n("N")? / 2 } else { n("N")? };
+            let n_out = n("N")? / spec.columns_per_out() as usize;
             // Operands have the result's columns alone, also where those are a part of wider rows.
             (Work::Linear { x: operand(Role::X)?, weight: operand(Role::Weight)?, norm, stride, at }, n_out)
         }
@@ -436,7 +488,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
             };
             let stride = numbers.n_heads * numbers.layout.head_dim;
             let [q, k, v, freqs] = [operand(Role::Q)?, operand(Role::K)?, operand(Role::V)?, operand(Role::Freqs)?];
-            (Work::RopeKv { q, k, v, freqs, kv: kv()?, numbers }, stride)
+            (Work::RopeKv { q, k, v, freqs, norms: norm()?, kv: kv()?, numbers }, stride)
         }
         Template::AttentionDecode | Template::AttentionCombine => {
             return Err(RuntimeError::Cpu("it has no attention in parts".into()));
@@ -459,8 +511,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Template::GatherRows => (Work::Gather { x: operand(Role::X)?, n_cols: n("N_COLS")? }, n("N_COLS")?),
         Template::Map => {
             let n_cols = n("N_COLS")?;
-            let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
-            (Work::Map { x: operand(Role::X)?, n_cols }, if pairs { n_cols / 2 } else { n_cols })
+            (Work::Map { x: operand(Role::X)?, n_cols }, n_cols / spec.columns_per_out() as usize)
         }
         Template::SamplePartial => {
             let (width, block) = (n("N")?, n("BLOCK")?);
@@ -487,6 +538,8 @@ fn tail(
         let role = EPILOGUE_ROLES.get(usize::from(ix)).copied();
         role.ok_or_else(|| RuntimeError::Cpu(format!("a {} with too many operands", spec.template))).and_then(operand)
     };
+    let number =
+        |name: &str| spec.f32(name).ok_or_else(|| RuntimeError::Cpu(format!("a {} without {name}", spec.template)));
     Ok(match op {
         EpilogueOp::Bias(ix) => Tail::Bias(nth(ix)?),
         EpilogueOp::Add(ix) => Tail::Add(nth(ix)?),
@@ -495,6 +548,9 @@ fn tail(
         EpilogueOp::Silu => Tail::Silu,
         EpilogueOp::Gelu => Tail::Gelu,
         EpilogueOp::SiluMulPairs => Tail::SiluMulPairs,
+        EpilogueOp::GeluMulPairs => Tail::GeluMulPairs,
+        EpilogueOp::Scale => Tail::Scale(number("FACTOR")?),
+        EpilogueOp::Softcap => Tail::Softcap(number("CAP")?),
         EpilogueOp::RopeKv => return Err(RuntimeError::Cpu("it does not rotate in a product's epilogue".into())),
         EpilogueOp::Normed => return Err(RuntimeError::Cpu("it has no half rows".into())),
     })
@@ -564,14 +620,20 @@ fn run(
             Tail::Silu => CpuOp::Silu,
             Tail::Gelu => CpuOp::Gelu,
             Tail::SiluMulPairs => CpuOp::SiluMulPair,
+            Tail::GeluMulPairs => CpuOp::GeluMulPair,
+            Tail::Scale(factor) => CpuOp::Scale(factor),
+            Tail::Softcap(cap) => CpuOp::Softcap(cap),
         };
     }
     let epilogue = &ops[..launch.tail.len()];
     match &launch.work {
-        Work::Embed { weight, row_first } => {
-            embed(pool, &step, &whole.sampled, &whole.matrix(*weight), *row_first, out)
+        Work::Embed { weight, row_first, scale } => {
+            embed(pool, &step, &whole.sampled, &whole.matrix(*weight), *row_first, *scale, out)
         }
-        Work::RmsNorm { x, weight, eps } => rms_norm(pool, read(*x), StepRows::All(n_rows), read(*weight), *eps, out),
+        Work::RmsNorm { x, columns, n_runs, weight, eps } => {
+            let x = Columns { values: read(*x), stride: columns.0, at: columns.1 };
+            rms_norm(pool, x, (n_rows, *n_runs), read(*weight), *eps, epilogue, out);
+        }
         Work::Linear { x, weight, norm, stride, at } => {
             let norm = norm.map(|(weight, eps)| NormPrologue { weight: read(weight), eps });
             let (x, weight) = (read(*x), whole.matrix(*weight));
@@ -579,7 +641,7 @@ fn run(
             let (out_stride, out_at) = (*stride, *at);
             linear(pool, scratch, Linear { weight, x, rows, norm, epilogue, out, out_stride, out_at, activations });
         }
-        Work::RopeKv { q, k, v, freqs, numbers, .. } => {
+        Work::RopeKv { q, k, v, freqs, norms, numbers, .. } => {
             let columns =
                 |binding: Binding, (stride, at): (usize, usize)| Columns { values: read(binding), stride, at };
             let args = RopeKv {
@@ -590,6 +652,7 @@ fn run(
                 neighbours: numbers.neighbours,
                 inv_freq: read(*freqs),
                 rope_scale: numbers.scale,
+                norms: norms.map(|(weights, eps)| HeadNorms { weights: read(weights), eps }),
                 kv_group: numbers.kv_group,
                 q: columns(*q, numbers.columns[0]),
                 k: columns(*k, numbers.columns[1]),

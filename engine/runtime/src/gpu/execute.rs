@@ -364,7 +364,7 @@ impl GpuBackend {
 /// Whether two weights of a made-up model hold the same numbers: those that the model's builder made never do.
 fn is_alike(a: &PlanWeight, b: &PlanWeight) -> bool {
     let shape = |weight: &PlanWeight| (weight.format, weight.layout, weight.n_rows, weight.n_cols, weight.interleaved);
-    let rows = |segment: &Segment| (segment.first_row, segment.n_rows, segment.order);
+    let rows = |segment: &Segment| (segment.first_row, segment.n_rows, segment.order, segment.plus_one);
     shape(a) == shape(b)
         && a.segments.iter().map(rows).eq(b.segments.iter().map(rows))
         && a.inline.is_empty()

@@ -6,8 +6,16 @@ use crate::error::{Error, Result};
 use crate::rope;
 use serde_json::{Map, Value, json};
 
-/// Architectures of files that can be read: GGUF's name is the configuration's `model_type`.
-const KNOWN: [&str; 2] = ["llama", "qwen2"];
+/// Architectures of files that can be read, and the configuration's `model_type`.
+const KNOWN: [(&str, &str); 7] = [
+    ("llama", "llama"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("gemma", "gemma"),
+    ("gemma2", "gemma2"),
+    ("gemma3", "gemma3_text"),
+    ("granite", "granite"),
+];
 
 /// The shape of a file's model, as far as names and orders depend on it.
 pub(super) struct Shape {
@@ -16,11 +24,15 @@ pub(super) struct Shape {
     pub head_dim: usize,
     /// Whether rows of q and k stand in an order in which rotary pairs are neighbours.
     pub pairs_rows: bool,
+    /// Whether what attention and MLP add is normed, which gives the norm before the MLP another name.
+    pub post_norms: bool,
+    /// Whether norms hold their weights, where a folder holds how far those are from 1.
+    pub whole_norms: bool,
 }
 
 /// The module's path, or a vector's full name with `None`: `blk.3.attn_q.weight` is the weight of
 /// `model.layers.3.self_attn.q_proj`. The second part is the tensor's ending, `weight` or `bias`.
-pub(super) fn module(name: &str) -> Option<(String, &str)> {
+pub(super) fn module<'a>(name: &'a str, shape: &Shape) -> Option<(String, &'a str)> {
     let (stem, ending) = name.rsplit_once('.').filter(|(_, ending)| matches!(*ending, "weight" | "bias"))?;
     let path = match stem {
         "token_embd" => "model.embed_tokens".to_owned(),
@@ -31,7 +43,12 @@ pub(super) fn module(name: &str) -> Option<(String, &str)> {
             layer.parse::<u32>().ok()?;
             let part = match part {
                 "attn_norm" => "input_layernorm",
+                "ffn_norm" if shape.post_norms => "pre_feedforward_layernorm",
                 "ffn_norm" => "post_attention_layernorm",
+                "post_attention_norm" if shape.post_norms => "post_attention_layernorm",
+                "post_ffw_norm" if shape.post_norms => "post_feedforward_layernorm",
+                "attn_q_norm" => "self_attn.q_norm",
+                "attn_k_norm" => "self_attn.k_norm",
                 "attn_q" => "self_attn.q_proj",
                 "attn_k" => "self_attn.k_proj",
                 "attn_v" => "self_attn.v_proj",
@@ -60,13 +77,13 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
         allowed: allowed.to_owned(),
     };
     let architecture = metadata.get("general.architecture").and_then(Value::as_str).unwrap_or("");
-    if !KNOWN.contains(&architecture) {
+    let Some((_, model_type)) = KNOWN.iter().find(|(name, _)| *name == architecture) else {
         return Err(Error::UnknownArchitecture {
             path: file.path().to_path_buf(),
             found: architecture.to_owned(),
-            known: KNOWN.join(", "),
+            known: KNOWN.map(|(name, _)| name).join(", "),
         });
-    }
+    };
     let key = |name: &str| format!("{architecture}.{name}");
     let get = |name: &str| metadata.get(&key(name));
     let number = |name: &str| {
@@ -94,7 +111,7 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
     let context = number("context_length")?;
     let theta = float("rope.freq_base").unwrap_or(10_000.0);
     let mut config = json!({
-        "model_type": architecture,
+        "model_type": model_type,
         "hidden_size": hidden,
         "intermediate_size": number("feed_forward_length")?,
         "num_hidden_layers": number("block_count")?,
@@ -109,20 +126,63 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
         "hidden_act": "silu",
     });
     let fields = config.as_object_mut().expect("an object was just made");
-    if architecture == "llama" {
-        fields.insert("attention_bias".into(), has("blk.0.attn_q.bias").into());
-        fields.insert("mlp_bias".into(), has("blk.0.ffn_gate.bias").into());
-    } else if let Some(window) = optional("attention.sliding_window")? {
-        fields.insert("sliding_window".into(), window.into());
-        fields.insert("use_sliding_window".into(), false.into());
+    let mut put = |name: &str, value: Value| fields.insert(name.into(), value);
+    if matches!(architecture, "llama" | "qwen3" | "granite") {
+        put("attention_bias", has("blk.0.attn_q.bias").into());
+        put("mlp_bias", has("blk.0.ffn_gate.bias").into());
+    }
+    // The largest model of a generation has a factor of its own, by which llama.cpp's converter tells nothing.
+    let largest = match architecture {
+        "gemma2" => Some(46),
+        "gemma3" => Some(62),
+        _ => None,
+    };
+    if let Some(layers) = largest {
+        let is_largest = number("block_count")? == layers;
+        put("query_pre_attn_scalar", if is_largest { hidden / n_heads } else { head_dim }.into());
+        for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if let Some(cap) = float(name) {
+                put(name, cap.into());
+            }
+        }
+    }
+    if architecture.starts_with("gemma") {
+        put("hidden_activation", "gelu_pytorch_tanh".into());
+    }
+    match (architecture, optional("attention.sliding_window")?) {
+        ("gemma2", window) => {
+            put("sliding_window", window.unwrap_or(4096).into());
+        }
+        ("gemma3", Some(window)) => {
+            put("sliding_window", window.into());
+            put("sliding_window_pattern", optional("attention.sliding_window_pattern")?.unwrap_or(6).into());
+            put("rope_local_base_freq", float("rope.freq_base_swa").unwrap_or(10_000.0).into());
+        }
+        ("qwen2" | "qwen3", Some(window)) => {
+            put("sliding_window", window.into());
+            put("use_sliding_window", false.into());
+        }
+        _ => {}
+    }
+    for (name, ours) in [
+        ("embedding_scale", "embedding_multiplier"),
+        ("attention.scale", "attention_multiplier"),
+        ("residual_scale", "residual_multiplier"),
+        ("logit_scale", "logits_scaling"),
+    ] {
+        if let Some(factor) = float(name).filter(|_| architecture == "granite") {
+            put(ours, factor.into());
+        }
     }
     if let Some(scaling) = rope_scaling(file, tensor(FREQS), architecture, theta, head_dim as u32)? {
         fields.insert("rope_scaling".into(), scaling);
     }
     token_ids(metadata, fields);
-    let pairs_rows = architecture == "llama";
+    let pairs_rows = matches!(architecture, "llama" | "granite");
+    let post_norms = matches!(architecture, "gemma2" | "gemma3");
+    let whole_norms = post_norms || architecture == "gemma";
     let (n_heads, n_kv_heads, head_dim) = (n_heads as usize, n_kv_heads as usize, head_dim as usize);
-    Ok((config, Shape { n_heads, n_kv_heads, head_dim, pairs_rows }))
+    Ok((config, Shape { n_heads, n_kv_heads, head_dim, pairs_rows, post_norms, whole_norms }))
 }
 
 /// Ids with a role. A turn's end ends a text too.

@@ -73,7 +73,8 @@ fn convert(
     k_formats: &mut BTreeMap<String, KFormat>,
 ) -> Result<()> {
     let wrong = |what: &str| Error::tensor(file.path(), &*tensor.name, what);
-    let (path, ending) = names::module(&tensor.name).ok_or_else(|| wrong("is not one that the architecture has"))?;
+    let (path, ending) =
+        names::module(&tensor.name, shape).ok_or_else(|| wrong("is not one that the architecture has"))?;
     let n_heads = match &path {
         path if path.ends_with("q_proj") => shape.n_heads,
         path if path.ends_with("k_proj") => shape.n_kv_heads,
@@ -99,6 +100,18 @@ fn convert(
         let row = if reorders { file_row(row, shape.head_dim) } else { row };
         &bytes[row * row_bytes..][..row_bytes]
     };
+    if shape.whole_norms
+        && is_vector
+        && path.ends_with("norm")
+        && let Some(stored) = tensor.stored.float()
+    {
+        let mut numbers = vec![0.0; n_rows];
+        stored.read_f32s(bytes, &mut numbers);
+        // What the converter added; sums that it rounded to f32 come back as they were when 1 is added again.
+        let bytes = numbers.iter().flat_map(|number| (number - 1.0).to_le_bytes()).collect();
+        made.push(MadeTensor { name: format!("{path}.{ending}"), stored: StoredType::F32, shape: vec![n_rows], bytes });
+        return Ok(());
+    }
     if let Some(stored) = tensor.stored.float() {
         let bytes = if reorders { (0..n_rows).flat_map(source).copied().collect() } else { bytes.to_vec() };
         made.push(MadeTensor { name: format!("{path}.{ending}"), stored, shape: tensor.shape.clone(), bytes });

@@ -44,11 +44,20 @@ fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
     gate(s, x, s.mul(cubic, s.splat(TWICE)))
 }
 
+/// cap tanh(x / cap), by way of tanh(u) = 2 / (1 + e^-2u) - 1.
+#[inline(always)]
+fn softcap<S: Simd>(s: S, x: S::F, cap: f32) -> S::F {
+    let half = gate(s, s.splat(2.0), s.mul(x, s.splat(2.0 / cap)));
+    s.mul(s.sub(half, s.splat(1.0)), s.splat(cap))
+}
+
 /// An element-wise function.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Function {
     Silu,
     Gelu,
+    /// cap tanh(x / cap)
+    Softcap(f32),
     #[cfg(test)]
     Exp,
 }
@@ -75,6 +84,10 @@ impl Op for Map<'_> {
                 each(s, vectors, gelu);
                 each(s, &mut padded, gelu);
             }
+            Function::Softcap(cap) => {
+                each(s, vectors, |s, x| softcap(s, x, cap));
+                each(s, &mut padded, |s, x| softcap(s, x, cap));
+            }
             #[cfg(test)]
             Function::Exp => {
                 each(s, vectors, exp);
@@ -93,15 +106,16 @@ fn each<S: Simd>(s: S, values: &mut [f32], f: impl Fn(S, S::F) -> S::F) {
     }
 }
 
-/// values[r][i] = silu(values[r][2i]) * values[r][2i + 1] for i in 0..n_pairs, in place.
-pub(crate) struct SiluMulPair<'a> {
+/// values[r][i] = act(values[r][2i]) * values[r][2i + 1] for i in 0..n_pairs, in place; act is GELU or SiLU.
+pub(crate) struct MulPair<'a> {
+    pub(crate) is_gelu: bool,
     pub(crate) values: &'a mut [f32],
     pub(crate) stride: usize,
     pub(crate) n_rows: usize,
     pub(crate) n_pairs: usize,
 }
 
-impl Op for SiluMulPair<'_> {
+impl Op for MulPair<'_> {
     type Out = ();
 
     #[inline(always)]
@@ -116,7 +130,9 @@ impl Op for SiluMulPair<'_> {
                 }
                 // SAFETY: arrays of 8.
                 unsafe {
-                    let products = s.mul(silu(s, s.load(gates.as_ptr())), s.load(ups.as_ptr()));
+                    let gate = s.load(gates.as_ptr());
+                    let gate = if self.is_gelu { gelu(s, gate) } else { silu(s, gate) };
+                    let products = s.mul(gate, s.load(ups.as_ptr()));
                     s.store(gates.as_mut_ptr(), products);
                 }
                 row[first..first + n].copy_from_slice(&gates[..n]);
@@ -125,11 +141,12 @@ impl Op for SiluMulPair<'_> {
     }
 }
 
-/// out[c] = x[c] * rsqrt(mean(x^2) + eps) * weight[c]
+/// out[c] = x[c] * rsqrt(mean(x^2) + eps) * weight[c], added to what is there if it `adds`.
 pub(crate) struct RmsNorm<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) weight: &'a [f32],
     pub(crate) eps: f32,
+    pub(crate) adds: bool,
     pub(crate) out: &'a mut [f32],
 }
 
@@ -138,7 +155,7 @@ impl Op for RmsNorm<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let RmsNorm { x, weight, eps, out } = self;
+        let RmsNorm { x, weight, eps, adds, out } = self;
         let n = x.len();
         assert!(weight.len() == n && out.len() == n, "a norm's weight and output are as wide as its input");
         let n_vector = n / LANES * LANES;
@@ -158,11 +175,14 @@ impl Op for RmsNorm<'_> {
             // SAFETY: c + 8 <= n, the length of all three.
             unsafe {
                 let v = s.mul(s.load(x.as_ptr().add(c)), factors);
-                s.store(out.as_mut_ptr().add(c), s.mul(v, s.load(weight.as_ptr().add(c))));
+                let v = s.mul(v, s.load(weight.as_ptr().add(c)));
+                let v = if adds { s.add(v, s.load(out.as_ptr().add(c))) } else { v };
+                s.store(out.as_mut_ptr().add(c), v);
             }
         }
         for c in n_vector..n {
-            out[c] = x[c] * factor * weight[c];
+            let v = x[c] * factor * weight[c];
+            out[c] = if adds { v + out[c] } else { v };
         }
     }
 }

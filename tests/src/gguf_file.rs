@@ -1,0 +1,73 @@
+//! Small GGUF files, written as llama.cpp's converter would: version 3, tensors in single precision.
+
+use std::path::Path;
+
+/// A file in the making.
+#[derive(Clone, Debug, Default)]
+pub struct GgufFile {
+    settings: Vec<u8>,
+    n_settings: u64,
+    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+}
+
+/// Where a tensor's data may begin.
+const ALIGNMENT: usize = 32;
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+impl GgufFile {
+    fn setting(&mut self, key: &str, kind: u32, value: &[u8]) {
+        self.n_settings += 1;
+        text(&mut self.settings, key);
+        self.settings.extend(kind.to_le_bytes());
+        self.settings.extend(value);
+    }
+    /// Sets a text.
+    pub fn text(&mut self, key: &str, value: &str) {
+        let mut bytes = Vec::new();
+        text(&mut bytes, value);
+        self.setting(key, 8, &bytes);
+    }
+    /// Sets a whole number.
+    pub fn u32(&mut self, key: &str, value: u32) {
+        self.setting(key, 4, &value.to_le_bytes());
+    }
+    /// Sets a number.
+    pub fn f32(&mut self, key: &str, value: f32) {
+        self.setting(key, 6, &value.to_le_bytes());
+    }
+    /// Adds a tensor; sizes slowest first.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], numbers: Vec<f32>) {
+        assert_eq!(shape.iter().product::<usize>(), numbers.len(), "{name}");
+        self.tensors.push((name.to_owned(), shape.to_vec(), numbers));
+    }
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(3u32.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend(self.n_settings.to_le_bytes());
+        out.extend(&self.settings);
+        let mut at = 0;
+        for (name, shape, numbers) in &self.tensors {
+            text(&mut out, name);
+            out.extend((shape.len() as u32).to_le_bytes());
+            out.extend(shape.iter().rev().flat_map(|size| (*size as u64).to_le_bytes()));
+            out.extend(0u32.to_le_bytes());
+            out.extend((at as u64).to_le_bytes());
+            at = (at + 4 * numbers.len()).next_multiple_of(ALIGNMENT);
+        }
+        for (_, _, numbers) in &self.tensors {
+            out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+            out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        }
+        out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        std::fs::write(path, out)
+    }
+}
