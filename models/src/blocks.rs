@@ -1,5 +1,9 @@
 //! What the architectures share: plain functions that append to the graph being built.
 
+mod experts;
+
+pub(crate) use experts::stack_path;
+
 use crate::config::ModelSpec;
 use crate::error::{Error, Result};
 use crate::formats::safetensors::StoredType;
@@ -136,7 +140,10 @@ pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, biases: Biases) -
         let attended = attention(to, normed, &format!("{path}.self_attn"), &block)?;
         x = to.push(Op::Add { a: x, b: attended })?;
         let normed = rms_norm(to, x, &format!("{path}.post_attention_layernorm.weight"), eps)?;
-        let mixed = gated_mlp(to, normed, &format!("{path}.mlp"), spec.intermediate_size, biases.mlp)?;
+        let mixed = match &spec.experts {
+            Some(mixture) if mixture.layers[layer] => experts::mixture(to, normed, &path, spec.architecture, mixture)?,
+            _ => gated_mlp(to, normed, &format!("{path}.mlp"), spec.intermediate_size, biases.mlp)?,
+        };
         x = to.push(Op::Add { a: x, b: mixed })?;
     }
     let normed = rms_norm(to, x, "model.norm.weight", eps)?;

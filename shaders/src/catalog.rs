@@ -1,6 +1,6 @@
 //! The catalogue: which slots each template has, what fills them, its bindings and its grid.
 
-use crate::consts::{Consts, add_weight, resolve};
+use crate::consts::{Consts, add_weight, has_experts, resolve};
 use crate::epilogue;
 use crate::files::file;
 use crate::link::{LinkError, Modules, Source, join};
@@ -46,7 +46,11 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
         Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
-        Template::RmsNorm | Template::SampleFinal => rule(rows, 1, 1),
+        Template::RmsNorm | Template::SampleFinal | Template::MoeRoute => rule(rows, 1, 1),
+        Template::MoeSum => rule(rows, 1, c.u32("N_COLS").div_ceil(c.u32("WG"))),
+        Template::Matvec if has_experts(spec) => {
+            rule(rows, 1, c.u32("TOP_K") * c.u32("N").div_ceil(c.u32("ROWS_PER_WG")))
+        }
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
         Template::Matmul => rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N"))),
         Template::Map => {
@@ -92,7 +96,7 @@ fn has_weight(template: Template) -> bool {
 }
 
 fn has_epilogue(template: Template) -> bool {
-    matches!(template, Template::Matvec | Template::Matmul | Template::Map)
+    matches!(template, Template::Matvec | Template::Matmul | Template::Map | Template::MoeSum)
 }
 
 /// What fills a spec's slots. Adds the numbers that providers read.
@@ -114,6 +118,8 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     }
 
     if template == Template::Matvec {
+        let experts = if has_experts(spec) { "slot/experts_routed.wgsl" } else { "slot/experts_none.wgsl" };
+        slots.insert("experts", source(experts));
         if consts.u32("HALF") == 1 {
             bind_pairs(spec, &mut slots)?;
             slots.insert("unit", unit_half::generate(consts));
@@ -147,7 +153,8 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     }
 
     if has_epilogue(template) {
-        let n_cols = consts.u32(if template == Template::Map { "N_COLS" } else { "N" });
+        let is_product = matches!(template, Template::Matvec | Template::Matmul);
+        let n_cols = consts.u32(if is_product { "N" } else { "N_COLS" });
         consts.add("OUT_COLS", n_cols / epilogue::columns_per_out(&spec.epilogue));
         slots.insert("epilogue", epilogue::generate(spec)?);
     } else if let Some(op) = spec.epilogue.first() {
@@ -251,6 +258,9 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     if spec.template == Template::RopeKv {
         list.extend([info(Role::K, 0, 2, Read), info(Role::V, 0, 3, Read), info(Role::Freqs, 1, 0, Read)]);
     }
+    if has_experts(spec) || spec.template == Template::MoeSum {
+        list.push(info(Role::Route, 0, 3, Read));
+    }
     match spec.template {
         template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
@@ -304,7 +314,8 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),
         Template::SampleFilter => 12 * 256 + 44 * c.u32("WG") + 128,
         Template::SampleFinal => 16 * c.u32("WG"),
-        Template::Embed | Template::GatherRows | Template::Map => 0,
+        Template::MoeRoute => 4 * (c.u32("EXPERTS") + c.u32("TOP_K")),
+        Template::Embed | Template::GatherRows | Template::Map | Template::MoeSum => 0,
     }
 }
 

@@ -62,6 +62,10 @@ named! {
         GatherRows "gather_rows",
         /// Element-wise ops that no other kernel took.
         Map "map",
+        /// The experts that each row takes.
+        MoeRoute "moe_route",
+        /// The sum of what a row's experts left.
+        MoeSum "moe_sum",
         /// Adjusts logits and finds the best of each block of a row.
         SamplePartial "sample_partial",
         /// How far a row's logits lie below its greatest.
@@ -110,6 +114,8 @@ named! {
         K "k",
         /// Values.
         V "v",
+        /// The experts that each row takes, and their shares.
+        Route "route",
         /// The matrix.
         Weight "weight",
         /// A normalization's weight.

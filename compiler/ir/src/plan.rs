@@ -23,7 +23,7 @@ handle! {
 }
 
 /// Version of the tables' meaning; a runtime refuses others.
-pub const PLAN_VERSION: u32 = 2;
+pub const PLAN_VERSION: u32 = 3;
 
 /// Workgroups a dimension of a dispatch; a larger grid is folded into the second dimension.
 pub const MAX_WORKGROUPS: u32 = 65_535;
@@ -78,7 +78,7 @@ pub struct PlanWeight {
     pub layout: Layout,
     /// The checkpoint rows that it is made of, in order; empty if `inline` is set.
     pub segments: Vec<Segment>,
-    /// Whether rows of the two segments alternate.
+    /// Whether segments come in pairs of equal height whose rows alternate.
     pub interleaved: bool,
     /// Numbers made by the model builder.
     pub inline: Vec<f32>,

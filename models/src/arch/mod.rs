@@ -2,6 +2,7 @@
 
 mod llama;
 mod mistral;
+mod mixtral;
 mod qwen2;
 
 use crate::blocks::Lowering;
@@ -21,7 +22,9 @@ pub fn build(spec: &ModelSpec, weights: WeightTable<'_>) -> Result<Graph> {
     match spec.architecture {
         Architecture::Llama => llama::build(spec, &mut lowering)?,
         Architecture::Mistral => mistral::build(spec, &mut lowering)?,
+        Architecture::Mixtral => mixtral::build(spec, &mut lowering)?,
         Architecture::Qwen2 => qwen2::build(spec, &mut lowering)?,
+        Architecture::Qwen3Moe => mixtral::build(spec, &mut lowering)?,
     }
     lowering.finish()
 }

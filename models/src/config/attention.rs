@@ -29,12 +29,14 @@ fn first_sliding_layer(fields: &Fields<'_>, architecture: Architecture) -> Resul
     const NONE: u32 = u32::MAX;
     let first = match architecture {
         Architecture::Llama => NONE,
-        Architecture::Mistral => 0,
+        Architecture::Mistral | Architecture::Mixtral => 0,
         // Published files carry a window that their models do not use.
         Architecture::Qwen2 if fields.opt_bool("use_sliding_window")? == Some(true) => {
             fields.u32_or("max_window_layers", 0..=4096, 28)?
         }
         Architecture::Qwen2 => NONE,
+        Architecture::Qwen3Moe if fields.opt_bool("use_sliding_window")? == Some(true) => 0,
+        Architecture::Qwen3Moe => NONE,
     };
     Ok(if fields.get("sliding_window").is_some() { first } else { NONE })
 }

@@ -113,6 +113,7 @@ fixtures! {
     llama_rope_llama3 "llama_rope_llama3"
     llama_sharded "llama_sharded"
     mistral "mistral"
+    mixtral "mixtral"
     qwen2 "qwen2"
     qwen2_tied "qwen2_tied"
     qwen2_rope_yarn "qwen2_rope_yarn"
@@ -260,6 +261,7 @@ fn transformers_5_configurations_give_the_same_logits() {
         "llama_rope_llama3",
         "llama_sharded",
         "mistral",
+        "mixtral",
         "qwen2",
         "qwen2_rope_yarn",
     ] {

@@ -8,7 +8,9 @@ mod profile;
 
 use super::activations::Activations;
 use super::attention::{Attention, attention};
+use super::linear::experts::{ExpertLinear, expert_linear};
 use super::linear::{Linear, NormPrologue, linear};
+use super::moe::{MoeSum, moe_route, moe_sum};
 use super::pages::PageLayout;
 use super::pool::Pool;
 use super::rope_kv::{Columns, RopeKv, rope_kv};
@@ -71,12 +73,22 @@ enum Work {
     Embed { weight: Binding, row_first: usize },
     RmsNorm { x: Binding, weight: Binding, eps: f32 },
     Linear { x: Binding, weight: Binding, norm: Option<(Binding, f32)>, stride: usize, at: usize },
+    ExpertLinear { x: Binding, route: Binding, weight: Binding, norm: Option<(Binding, f32)>, numbers: ExpertNumbers },
+    MoeRoute { x: Binding, n_experts: usize, top_k: usize, renormalize: bool },
+    MoeSum { x: Binding, route: Binding, top_k: usize },
     RopeKv { q: Binding, k: Binding, v: Binding, freqs: Binding, kv: usize, numbers: RopeNumbers },
     Attention { q: Binding, kv: usize, page_table: usize, numbers: AttentionNumbers },
     Gather { x: Binding, n_cols: usize },
     Map { x: Binding, n_cols: usize },
     ArgmaxPartial { x: Binding, n: usize, block: usize },
     ArgmaxFinal { parts: Binding, n_blocks: usize },
+}
+
+struct ExpertNumbers {
+    n_experts: usize,
+    first_expert: usize,
+    top_k: usize,
+    each: bool,
 }
 
 struct RopeNumbers {
@@ -418,9 +430,21 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
                 Prologue::RmsNorm => Some((operand(Role::NormWeight)?, f("EPS")?)),
                 Prologue::RmsNormParts => return Err(RuntimeError::Cpu("it has no half rows".into())),
             };
-            let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
             let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
             let n_out = if pairs { n("N")? / 2 } else { n("N")? };
+            if spec.u32("EXPERTS").is_some() {
+                let numbers = ExpertNumbers {
+                    n_experts: n("EXPERT_COUNT")?,
+                    first_expert: n("EXPERT_FIRST")?,
+                    top_k: n("TOP_K")?,
+                    each: n("X_EACH")? == 1,
+                };
+                let [x, route, weight] = [operand(Role::X)?, operand(Role::Route)?, operand(Role::Weight)?];
+                let work = Work::ExpertLinear { x, route, weight, norm, numbers };
+                let tail = spec.epilogue.iter().map(|op| tail(spec, *op, &operand)).collect::<Result<_, _>>()?;
+                return Ok(Launch { work, rows: spec.rows, tail, out: operand(Role::Out)?, stride: n_out });
+            }
+            let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
             // Operands have the result's columns alone, also where those are a part of wider rows.
             (Work::Linear { x: operand(Role::X)?, weight: operand(Role::Weight)?, norm, stride, at }, n_out)
         }
@@ -455,6 +479,14 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
             let stride = numbers.n_heads * numbers.layout.head_dim;
             let Binding::PageTable(group) = operand(Role::PageTable)? else { return Err(bad("page table")) };
             (Work::Attention { q: operand(Role::Q)?, kv: kv()?, page_table: group.0 as usize, numbers }, stride)
+        }
+        Template::MoeRoute => {
+            let (n_experts, top_k) = (n("EXPERTS")?, n("TOP_K")?);
+            let renormalize = n("RENORMALIZE")? == 1;
+            (Work::MoeRoute { x: operand(Role::X)?, n_experts, top_k, renormalize }, 2 * top_k)
+        }
+        Template::MoeSum => {
+            (Work::MoeSum { x: operand(Role::X)?, route: operand(Role::Route)?, top_k: n("TOP_K")? }, n("N_COLS")?)
         }
         Template::GatherRows => (Work::Gather { x: operand(Role::X)?, n_cols: n("N_COLS")? }, n("N_COLS")?),
         Template::Map => {
@@ -578,6 +610,21 @@ fn run(
             let rows = StepRows::All(n_rows);
             let (out_stride, out_at) = (*stride, *at);
             linear(pool, scratch, Linear { weight, x, rows, norm, epilogue, out, out_stride, out_at, activations });
+        }
+        Work::ExpertLinear { x, route, weight, norm, numbers } => {
+            let norm = norm.map(|(weight, eps)| NormPrologue { weight: read(weight), eps });
+            let (x, route, weight) = (read(*x), read(*route), whole.matrix(*weight));
+            let &ExpertNumbers { n_experts, first_expert, top_k, each } = numbers;
+            let args =
+                ExpertLinear { weight, n_experts, first_expert, route, top_k, x, each, n_rows, norm, epilogue, out };
+            expert_linear(pool, scratch, args);
+        }
+        Work::MoeRoute { x, n_experts, top_k, renormalize } => {
+            moe_route(read(*x), n_rows, *n_experts, *top_k, *renormalize, out)
+        }
+        Work::MoeSum { x, route, top_k } => {
+            let (x, route, n_cols) = (read(*x), read(*route), launch.stride);
+            moe_sum(pool, scratch, MoeSum { x, route, top_k: *top_k, n_rows, n_cols, epilogue, out });
         }
         Work::RopeKv { q, k, v, freqs, numbers, .. } => {
             let columns =
