@@ -51,6 +51,7 @@ pub const STAGES: &[Stage] = &[
     Stage::Graph("canonicalize"),
     Stage::Graph("pair_rotary"),
     Stage::Graph("merge_matmuls"),
+    Stage::Graph("stack_norms"),
     Stage::Graph("split_large"),
     Stage::Graph("assign_layout"),
     Stage::Graph("drop_unused_rows"),
@@ -67,6 +68,7 @@ pub const GRAPH_PASSES: &[GraphPass] = &[
     ("canonicalize", |g, t| Ok(pass::canonicalize::run(g, t))),
     ("pair_rotary", |g, t| Ok(pass::pair_rotary::run(g, t))),
     ("merge_matmuls", |g, t| Ok(pass::merge_matmuls::run(g, t))),
+    ("stack_norms", |g, t| Ok(pass::stack_norms::run(g, t))),
     ("split_large", |g, t| pass::split_large::run(g, t)),
     ("assign_layout", |g, t| Ok(pass::assign_layout::run(g, t))),
 ];

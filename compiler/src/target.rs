@@ -19,6 +19,8 @@ pub enum Fusion {
     Multiply,
     /// Residual addition into the matrix product before it.
     Residual,
+    /// Norms of the heads of queries and keys into their rotation.
+    HeadNorm,
     /// Rotation and cache write into the product that makes queries, keys and values; their rows are then in an order
     /// in which rotary pairs are neighbours.
     RopeKv,

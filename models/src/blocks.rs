@@ -96,6 +96,12 @@ pub(crate) fn rms_norm(to: &mut Lowering<'_>, x: ValueId, name: &str, eps: f32) 
     to.push(Op::RmsNorm { x, weight, eps })
 }
 
+/// Normalizes each head of `head_dim` columns by itself.
+fn head_norm(to: &mut Lowering<'_>, x: ValueId, name: &str, head_dim: u32, eps: f32) -> Result<ValueId> {
+    let weight = to.vector(name, head_dim)?;
+    to.push(Op::RmsNorm { x, weight, eps })
+}
+
 /// The linear layer at `path`.
 pub(crate) fn linear(to: &mut Lowering<'_>, x: ValueId, path: &str, n_out: u32, has_bias: bool) -> Result<ValueId> {
     let weight = to.matrix(path, n_out, to.n_cols(x))?;
@@ -103,24 +109,22 @@ pub(crate) fn linear(to: &mut Lowering<'_>, x: ValueId, path: &str, n_out: u32, 
     to.push(Op::Linear { x, weight, bias })
 }
 
-/// Which linear layers of a decoder layer have biases.
-#[derive(Clone, Copy)]
-pub(crate) struct Biases {
-    /// q, k and v.
-    pub(crate) qkv: bool,
-    /// The attention's output.
-    pub(crate) out: bool,
-    /// Gate, up and down.
-    pub(crate) mlp: bool,
-}
-
-impl Biases {
-    pub(crate) const NONE: Self = Self { qkv: false, out: false, mlp: false };
+/// What the layers of a decoder have that Llama's usually lack.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Extras {
+    /// Biases of q, k and v.
+    pub(crate) qkv_bias: bool,
+    /// A bias of the attention's output.
+    pub(crate) out_bias: bool,
+    /// Biases of gate, up and down.
+    pub(crate) mlp_bias: bool,
+    /// Norms of the heads of q and k before they are rotated.
+    pub(crate) head_norms: bool,
 }
 
 /// A whole model as Llama and its relatives are: in each layer a norm before attention and one before the gated MLP, both
 /// added to the stream; a norm and the head at the end. Tensors have the names of transformers.
-pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, biases: Biases) -> Result<()> {
+pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, extras: Extras) -> Result<()> {
     let (hidden, eps) = (spec.hidden_size, spec.rms_norm_eps);
     let embedding = to.matrix("model.embed_tokens", spec.vocab_size, hidden)?;
     let freqs = to.inline(rope::inv_freq(&spec.rope, spec.head_dim));
@@ -133,7 +137,8 @@ pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, biases: Biases) -
             head_dim: spec.head_dim,
             freqs,
             rope_scale: rope::scale(&spec.rope),
-            biases,
+            extras,
+            eps,
             window,
         };
         let normed = rms_norm(to, x, &format!("{path}.input_layernorm.weight"), eps)?;
@@ -142,7 +147,7 @@ pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, biases: Biases) -
         let normed = rms_norm(to, x, &format!("{path}.post_attention_layernorm.weight"), eps)?;
         let mixed = match &spec.experts {
             Some(mixture) if mixture.layers[layer] => experts::mixture(to, normed, &path, spec.architecture, mixture)?,
-            _ => gated_mlp(to, normed, &format!("{path}.mlp"), spec.intermediate_size, biases.mlp)?,
+            _ => gated_mlp(to, normed, &format!("{path}.mlp"), spec.intermediate_size, extras.mlp_bias)?,
         };
         x = to.push(Op::Add { a: x, b: mixed })?;
     }
@@ -161,17 +166,23 @@ pub(crate) struct AttentionBlock {
     pub(crate) freqs: WeightId,
     /// Factor on the rotation's cos and sin.
     pub(crate) rope_scale: f32,
-    pub(crate) biases: Biases,
+    pub(crate) extras: Extras,
+    /// Epsilon of the norms of heads.
+    pub(crate) eps: f32,
     pub(crate) window: Window,
 }
 
-/// Projections, rotation, cache, attention and output projection; adds a layer to the cache.
+/// Projections, norms of heads, rotation, cache, attention and output projection; adds a layer to the cache.
 pub(crate) fn attention(to: &mut Lowering<'_>, x: ValueId, path: &str, block: &AttentionBlock) -> Result<ValueId> {
-    let &AttentionBlock { n_heads, n_kv_heads, head_dim, freqs, rope_scale, biases, window } = block;
+    let &AttentionBlock { n_heads, n_kv_heads, head_dim, freqs, rope_scale, extras, eps, window } = block;
     let n_out = to.n_cols(x);
-    let q = linear(to, x, &format!("{path}.q_proj"), n_heads * head_dim, biases.qkv)?;
-    let k = linear(to, x, &format!("{path}.k_proj"), n_kv_heads * head_dim, biases.qkv)?;
-    let v = linear(to, x, &format!("{path}.v_proj"), n_kv_heads * head_dim, biases.qkv)?;
+    let mut q = linear(to, x, &format!("{path}.q_proj"), n_heads * head_dim, extras.qkv_bias)?;
+    let mut k = linear(to, x, &format!("{path}.k_proj"), n_kv_heads * head_dim, extras.qkv_bias)?;
+    let v = linear(to, x, &format!("{path}.v_proj"), n_kv_heads * head_dim, extras.qkv_bias)?;
+    if extras.head_norms {
+        q = head_norm(to, q, &format!("{path}.q_norm.weight"), head_dim, eps)?;
+        k = head_norm(to, k, &format!("{path}.k_norm.weight"), head_dim, eps)?;
+    }
     let rope =
         |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: rope_scale, neighbours: false };
     let q = to.push(rope(q, n_heads))?;
@@ -180,7 +191,7 @@ pub(crate) fn attention(to: &mut Lowering<'_>, x: ValueId, path: &str, block: &A
     let kv = to.push(Op::KvWrite { k, v: Some(v), layer })?;
     let scale = (f64::from(head_dim).sqrt().recip()) as f32;
     let attended = to.push(Op::Attention { q, kv, layer, n_heads, scale, softcap: 0.0, window })?;
-    linear(to, attended, &format!("{path}.o_proj"), n_out, biases.out)
+    linear(to, attended, &format!("{path}.o_proj"), n_out, extras.out_bias)
 }
 
 /// `down(silu(gate(x)) * up(x))`.

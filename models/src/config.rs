@@ -29,15 +29,18 @@ pub enum Architecture {
     Mistral,
     /// Mixtral of `model_type` `mixtral`: Mistral with a mixture of experts for MLP.
     Mixtral,
-    /// Qwen 3 with a mixture of experts, of `model_type` `qwen3_moe`.
-    Qwen3Moe,
     /// Qwen 1.5 to 2.5 of `model_type` `qwen2`: Llama with biases of q, k and v.
     Qwen2,
+    /// Qwen 3 of `model_type` `qwen3`: Llama with norms of the heads of q and k.
+    Qwen3,
+    /// Qwen 3 with a mixture of experts, of `model_type` `qwen3_moe`.
+    Qwen3Moe,
 }
 
 impl Architecture {
     /// Every known one.
-    pub const ALL: [Self; 5] = [Self::Llama, Self::Mistral, Self::Mixtral, Self::Qwen2, Self::Qwen3Moe];
+    pub const ALL: [Self; 6] =
+        [Self::Llama, Self::Mistral, Self::Mixtral, Self::Qwen2, Self::Qwen3, Self::Qwen3Moe];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Architecture {
             Self::Mistral => "mistral",
             Self::Mixtral => "mixtral",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
             Self::Qwen3Moe => "qwen3_moe",
         }
     }
@@ -60,6 +64,7 @@ impl Architecture {
             Self::Mistral => "MistralForCausalLM",
             Self::Mixtral => "MixtralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
             Self::Qwen3Moe => "Qwen3MoeForCausalLM",
         }
     }

@@ -1,6 +1,7 @@
-// rms_norm: out[r, c] = x[r, c] * w[c] / sqrt(mean over c of x[r, c]^2 + EPS).
+// rms_norm: out[r, c] = x[r, c] * w[c] / sqrt(mean over c of x[r, c]^2 + EPS), for each run r of N_COLS numbers.
 //
-// One workgroup a row. Workgroup memory: 4 * WG bytes, for the sum.
+// A row has RUNS of them, one beside the other (heads), from column X_AT of rows of X_STRIDE numbers on; results are close
+// together. One workgroup a run. Workgroup memory: 4 * WG bytes, for the sum.
 // Slots: rows.
 
 import package::lib::grid::linear_id;
@@ -17,15 +18,17 @@ fn main(
     @builtin(num_workgroups) n_workgroups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let row = linear_id(workgroup, n_workgroups);
+    let run = linear_id(workgroup, n_workgroups);
+    let row = run / RUNS;
     if row >= n_rows() { return; }
+    let first = row * X_STRIDE + X_AT + run % RUNS * N_COLS;
     var squares = 0.0;
     for (var column = thread; column < N_COLS; column += WG) {
-        let v = x[row * N_COLS + column];
+        let v = x[first + column];
         squares += v * v;
     }
     let factor = inverseSqrt(workgroup_sum(squares, thread) / f32(N_COLS) + EPS);
     for (var column = thread; column < N_COLS; column += WG) {
-        out[row * N_COLS + column] = x[row * N_COLS + column] * factor * norm_weight[column];
+        out[run * N_COLS + column] = x[first + column] * factor * norm_weight[column];
     }
 }

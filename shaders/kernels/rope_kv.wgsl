@@ -4,13 +4,14 @@
 // position * freqs[i], cosine and sine times ROPE_SCALE; numbers from ROT_DIM on stay. Queries go to q_out[t][N_HEADS * HEAD_DIM], keys and values to the
 // slot of KV group KV_GROUP. Inputs may lie side by side in one row: number c of token t is at t * *_STRIDE + *_AT + c.
 // ROPE_WGS workgroups a token share its work in items of two neighbouring numbers. Workgroup memory: 8 bytes a rotated
-// pair, for cosines and sines, and what kv_store takes.
-// Slots: kv_store.
+// pair, for cosines and sines, and what the slots take.
+// Slots: heads (what comes before the rotation), kv_store.
 
 import package::lib::grid::linear_id;
 import package::lib::step::{step_n_tokens, step_token, step_slot};
 import package::lib::angle::cos_sin;
 import package::lib::pages::{KV_VALUE_ROWS, key_row};
+import package::slot::heads::{ITEMS_AT_ONCE, head_factor, head_weight};
 import package::slot::kv_store::kv_store;
 
 @group(0) @binding(1) var<storage, read> q: array<f32>;
@@ -35,6 +36,20 @@ fn rotate(d: u32, own: f32, partner: f32) -> f32 {
     return own * turn.x + select(partner, -partner, is_first) * turn.y;
 }
 
+// Numbers `a` and `b` of an item's head, which is a query's, a key's or a value's.
+fn numbers_of(token: u32, item: u32, a: u32, b: u32) -> vec2<f32> {
+    if item < Q_ITEMS {
+        let head = token * Q_STRIDE + Q_AT + item / PAIRS * HEAD_DIM;
+        return vec2<f32>(q[head + a], q[head + b]);
+    }
+    if item < Q_ITEMS + KV_ITEMS {
+        let head = token * K_STRIDE + K_AT + (item - Q_ITEMS) / PAIRS * HEAD_DIM;
+        return vec2<f32>(k[head + a], k[head + b]);
+    }
+    let head = token * V_STRIDE + V_AT + (item - Q_ITEMS - KV_ITEMS) / PAIRS * HEAD_DIM;
+    return vec2<f32>(v[head + a], v[head + b]);
+}
+
 // The number that `d` turns with.
 fn partner_of(d: u32) -> u32 {
     let partner = select(select(d - HALF, d + HALF, d < HALF), d ^ 1u, NEIGHBOURS == 1u);
@@ -55,33 +70,30 @@ fn main(
     workgroupBarrier();
 
     let slot = step_slot(KV_GROUP, token);
-    for (var first = id % ROPE_WGS * WG; first < ITEMS; first += ROPE_WGS * WG) {
+    for (var first = id % ROPE_WGS * ITEMS_AT_ONCE; first < ITEMS; first += ROPE_WGS * ITEMS_AT_ONCE) {
         let item = first + thread;
-        var row = key_row(slot, 0u);
-        var pair = 0u;
+        let d = item % PAIRS * 2u;
+        let wanted = item < ITEMS && thread < ITEMS_AT_ONCE;
         var numbers = vec2<f32>();
-        if item < Q_ITEMS {
-            let head = token * Q_STRIDE + Q_AT + item / PAIRS * HEAD_DIM;
-            let d = item % PAIRS * 2u;
-            q_out[(token * Q_ITEMS + item) * 2u] = rotate(d, q[head + d], q[head + partner_of(d)]);
-            q_out[(token * Q_ITEMS + item) * 2u + 1u] = rotate(d + 1u, q[head + d + 1u], q[head + partner_of(d + 1u)]);
-        } else if item < Q_ITEMS + KV_ITEMS {
-            let own = item - Q_ITEMS;
-            let head = token * K_STRIDE + K_AT + own / PAIRS * HEAD_DIM;
-            pair = own % PAIRS;
-            let d = pair * 2u;
-            row = key_row(slot, own / PAIRS);
-            numbers = vec2<f32>(
-                rotate(d, k[head + d], k[head + partner_of(d)]),
-                rotate(d + 1u, k[head + d + 1u], k[head + partner_of(d + 1u)]),
-            );
-        } else if item < ITEMS {
-            let own = item - Q_ITEMS - KV_ITEMS;
-            let at = token * V_STRIDE + V_AT + own * 2u;
-            pair = own % PAIRS;
-            row = key_row(slot, own / PAIRS) + KV_VALUE_ROWS;
-            numbers = vec2<f32>(v[at], v[at + 1u]);
+        if wanted { numbers = numbers_of(token, item, d, d + 1u); }
+        let factor = head_factor(thread, numbers);
+        if wanted && item < Q_ITEMS + KV_ITEMS {
+            let is_key = item >= Q_ITEMS;
+            let a = partner_of(d);
+            let b = partner_of(d + 1u);
+            let weights = vec2<f32>(head_weight(is_key, d), head_weight(is_key, d + 1u));
+            let partner_weights = vec2<f32>(head_weight(is_key, a), head_weight(is_key, b));
+            let own = numbers * weights;
+            let partners = numbers_of(token, item, a, b) * partner_weights;
+            numbers = vec2<f32>(rotate(d, own.x, partners.x), rotate(d + 1u, own.y, partners.y)) * factor;
         }
-        kv_store(thread, item >= Q_ITEMS && item < ITEMS, row, pair, numbers);
+        if wanted && item < Q_ITEMS {
+            q_out[(token * Q_ITEMS + item) * 2u] = numbers.x;
+            q_out[(token * Q_ITEMS + item) * 2u + 1u] = numbers.y;
+        }
+        // Values follow keys.
+        let kv_item = item - min(item, Q_ITEMS);
+        let row = key_row(slot, kv_item % KV_ITEMS / PAIRS) + select(0u, KV_VALUE_ROWS, kv_item >= KV_ITEMS);
+        kv_store(thread, wanted && item >= Q_ITEMS, row, d / 2u, numbers);
     }
 }

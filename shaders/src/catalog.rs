@@ -46,7 +46,8 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
         Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
-        Template::RmsNorm | Template::SampleFinal | Template::MoeRoute => rule(rows, 1, 1),
+        Template::RmsNorm => rule(rows, 1, c.u32("RUNS")),
+        Template::SampleFinal | Template::MoeRoute => rule(rows, 1, 1),
         Template::MoeSum => rule(rows, 1, c.u32("N_COLS").div_ceil(c.u32("WG"))),
         Template::Matvec if has_experts(spec) => {
             rule(rows, 1, c.u32("TOP_K") * c.u32("N").div_ceil(c.u32("ROWS_PER_WG")))
@@ -148,7 +149,16 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         let half = (template == Template::Matvec || attends(template)) && consts.u32("OUT_HALF") == 1;
         slots.insert("out", source(if half { "slot/out_half.wgsl" } else { "slot/out_single.wgsl" }));
     }
-    if spec.prologue != Prologue::None && template != Template::Matvec {
+    if template == Template::RopeKv {
+        let normed = spec.prologue == Prologue::RmsNorm;
+        slots.insert("heads", source(if normed { "slot/heads_rms_norm.wgsl" } else { "slot/heads_plain.wgsl" }));
+    }
+    let takes = match spec.prologue {
+        Prologue::None => true,
+        Prologue::RmsNorm => matches!(template, Template::Matvec | Template::RopeKv),
+        Prologue::RmsNormParts => template == Template::Matvec,
+    };
+    if !takes {
         return Err(LinkError::NoPrologue { template });
     }
 
@@ -308,7 +318,10 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         }
         Template::AttentionDecode => 4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS")),
         Template::AttentionCombine => 8 * c.u32("PARTS"),
-        Template::RopeKv => 4 * c.u32("ROT_DIM") + if c.u32("KV_BITS") < 16 { 8 * c.u32("WG") } else { 0 },
+        Template::RopeKv => {
+            let squares = if spec.prologue == Prologue::None { 0 } else { 4 * c.u32("WG") };
+            4 * c.u32("ROT_DIM") + squares + if c.u32("KV_BITS") < 16 { 8 * c.u32("WG") } else { 0 }
+        }
         Template::RmsNorm => 4 * c.u32("WG"),
         Template::SamplePartial => 8 * c.u32("BLOCK") + 16 * c.u32("WG"),
         Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),

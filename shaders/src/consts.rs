@@ -78,7 +78,18 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
         Template::Embed => {
             const { &[size("N_COLS"), rule("ROW_FIRST", ConstDefault::U32(0), 0, u32::MAX / 2), size("ROW_COUNT"), WG] }
         }
-        Template::RmsNorm => const { &[size("N_COLS"), float("EPS"), WG] },
+        Template::RmsNorm => {
+            const {
+                &[
+                    size("N_COLS"),
+                    rule("RUNS", ConstDefault::U32(1), 1, 1 << 16),
+                    rule("X_STRIDE", ConstDefault::Derived("RUNS * N_COLS"), 1, MAX_SIZE),
+                    at("X_AT"),
+                    float("EPS"),
+                    WG,
+                ]
+            }
+        }
         Template::Matvec => {
             const {
                 &[
@@ -140,6 +151,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     KV_BITS,
                     KV_QUANT_GROUP,
                     rule("ROPE_SCALE", ConstDefault::F32(1.0), 0, 0),
+                    rule("EPS", ConstDefault::F32(1e-5), 0, 0),
                     rule("NEIGHBOURS", ConstDefault::U32(0), 0, 1),
                     rule(
                         "ROPE_WGS",
@@ -367,6 +379,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "TOKENS") => (256 / c.u32("HEAD_DIM")).clamp(1, 4),
         (_, "SQUARE_PARTS") => c.u32("N").div_ceil(c.u32("ROWS_PER_WG")),
         (_, "ROT_DIM") => c.u32("HEAD_DIM"),
+        (_, "X_STRIDE") => c.u32("RUNS").saturating_mul(c.u32("N_COLS")),
         (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),
         (_, "K_STRIDE" | "V_STRIDE") => c.u32("N_KV_HEADS") * c.u32("HEAD_DIM"),
         (_, "ROPE_WGS") => {
@@ -469,6 +482,8 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
         }
         Template::RopeKv => {
             need(c.u32("HEAD_DIM").is_multiple_of(2), "HEAD_DIM", "even")?;
+            let whole = spec.prologue == Prologue::None || c.u32("HEAD_DIM") <= 2 * c.u32("WG");
+            need(whole, "HEAD_DIM", "at most 2 * WG, since heads are normed")?;
             need(
                 c.u32("ROT_DIM").is_multiple_of(2) && c.u32("ROT_DIM") <= c.u32("HEAD_DIM"),
                 "ROT_DIM",

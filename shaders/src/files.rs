@@ -45,6 +45,8 @@ pub(crate) const FILES: &[(&str, &str)] = embed![
     "slot/experts_routed.wgsl",
     "slot/half_bf16.wgsl",
     "slot/half_f16.wgsl",
+    "slot/heads_plain.wgsl",
+    "slot/heads_rms_norm.wgsl",
     "slot/kv_affine4.wgsl",
     "slot/kv_affine8.wgsl",
     "slot/kv_f16.wgsl",

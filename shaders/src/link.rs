@@ -94,7 +94,7 @@ pub enum LinkError {
         why: String,
     },
     /// A prologue that the template does not have.
-    #[error("{template}: has no prologue; only matvec takes one")]
+    #[error("{template}: has no prologue; only matvec and rope_kv take one")]
     NoPrologue {
         /// The template.
         template: Template,

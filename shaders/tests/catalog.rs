@@ -153,6 +153,13 @@ fn specs() -> Vec<KernelSpec> {
         };
         list.push(head(Template::RopeKv));
         list.push(head(Template::RopeKv).with("NEIGHBOURS", 1).with("ROT_DIM", 2));
+        let normed = KernelSpec { prologue: Prologue::RmsNorm, ..head(Template::RopeKv) }.with_f32("EPS", 1e-6);
+        list.push(normed.clone());
+        if dim % 32 == 0 {
+            list.push(normed.with("KV_BITS", 4).with("KV_QUANT_GROUP", 32));
+        }
+        let runs = KernelSpec::new(Template::RmsNorm, Tier::Plain).with("N_COLS", dim).with("RUNS", heads);
+        list.push(runs.with("X_STRIDE", 2 * heads * dim + 1).with("X_AT", dim).with_f32("EPS", 1e-6));
         for (tier, m_max) in [(Tier::Plain, 1), (Tier::Subgroups, 1), (Tier::Subgroups, 8)] {
             for (prologue, bias) in [(Prologue::None, false), (Prologue::RmsNorm, true)] {
                 let mut spec =
@@ -486,7 +493,7 @@ fn specs_that_cannot_be_are_refused_by_name() {
     assert_eq!(message(&spec), "matvec: epilogue op bias(3): operands are 0, 1 and 2");
     let mut spec = KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", 64);
     spec.prologue = Prologue::RmsNorm;
-    assert_eq!(message(&spec), "gather_rows: has no prologue; only matvec takes one");
+    assert_eq!(message(&spec), "gather_rows: has no prologue; only matvec and rope_kv take one");
     let mut spec = KernelSpec::new(Template::Matmul, Tier::Plain)
         .with("K", 64)
         .with("N", 64)

@@ -137,11 +137,12 @@ impl<'a> Interpreter<'a> {
             Op::Embed { parts } => self.embed(parts, tables, state, &mut out),
             Op::RmsNorm { x, weight, eps } => {
                 let weight = &self.weight(*weight).numbers;
-                for row in 0..n_rows {
-                    let x = values[*x].row(row);
+                let runs =
+                    out.numbers.chunks_exact_mut(weight.len()).zip(values[*x].numbers.chunks_exact(weight.len()));
+                for (out, x) in runs {
                     let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / x.len() as f64;
                     let factor = 1.0 / (mean + f64::from(*eps)).sqrt();
-                    for ((out, &x), &w) in out.row_mut(row).iter_mut().zip(x).zip(weight) {
+                    for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
                         *out = (f64::from(x) * factor * f64::from(w)) as f32;
                     }
                 }

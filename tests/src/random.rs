@@ -32,12 +32,16 @@ pub struct Shape {
     pub attention_bias: bool,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
+    /// Whether the heads of queries and keys are normed before they are rotated.
+    pub head_norms: bool,
     /// Formats of q, k, v, o, gate, up, down and the tables.
     pub formats: [Format; 8],
     /// What every second layer sees; a second KV group if it is a window.
     pub odd_window: Window,
     /// `softcap` of the attention, 0 for none.
     pub softcap: f32,
+    /// Experts in place of every MLP, and how many of them a token takes.
+    pub experts: Option<(u32, u32)>,
     /// Whether the up projection comes before the gate and the product has the activation second.
     pub up_first: bool,
 }
@@ -60,9 +64,11 @@ impl Shape {
             tied: false,
             attention_bias: false,
             mlp_bias: false,
+            head_norms: false,
             formats: [Format::Bf16; 8],
             odd_window: Window::FULL,
             softcap: 0.0,
+            experts: None,
             up_first: false,
         }
     }
@@ -91,6 +97,11 @@ impl Shape {
         let q = b.linear(x, &format!("{layer}.q"), n_heads * head_dim, self.formats[0], bias);
         let k = b.linear(x, &format!("{layer}.k"), n_kv_heads * head_dim, self.formats[1], bias);
         let v = b.linear(x, &format!("{layer}.v"), n_kv_heads * head_dim, self.formats[2], bias);
+        let head_norm = |b: &mut GraphBuilder, x, name: &str| match self.head_norms {
+            true => b.norm_runs(x, &format!("{layer}.{name}"), head_dim),
+            false => x,
+        };
+        let (q, k) = (head_norm(b, q, "q_norm"), head_norm(b, k, "k_norm"));
         let rope =
             |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
         let q = b.op(rope(q, n_heads));
@@ -107,6 +118,10 @@ impl Shape {
 
     fn mlp(&self, b: &mut GraphBuilder, layer: u32, residual: ValueId) -> ValueId {
         let x = b.norm(residual, &format!("{layer}.mlp_norm"));
+        if let Some((n_experts, k)) = self.experts {
+            let x = self.mixture(b, layer, x, n_experts, k);
+            return b.op(Op::Add { a: residual, b: x });
+        }
         let bias = self.mlp_bias;
         let gate = |b: &mut GraphBuilder| b.linear(x, &format!("{layer}.gate"), self.ffn, self.formats[4], bias);
         let up = |b: &mut GraphBuilder| b.linear(x, &format!("{layer}.up"), self.ffn, self.formats[5], bias);
@@ -122,6 +137,27 @@ impl Shape {
         };
         let x = b.linear(x, &format!("{layer}.down"), self.hidden, self.formats[6], bias);
         b.op(Op::Add { a: x, b: residual })
+    }
+}
+
+impl Shape {
+    /// Experts of matrices of their own in even layers, as Hugging Face has them, in stacks in odd ones, as MLX has them.
+    fn mixture(&self, b: &mut GraphBuilder, layer: u32, x: ValueId, n_experts: u32, k: u32) -> ValueId {
+        let logits = b.linear(x, &format!("{layer}.router"), n_experts, self.formats[4], false);
+        let route = b.op(Op::MoeRoute { logits, k, renormalize: !self.up_first });
+        let product = |b: &mut GraphBuilder, x, name: &str, n_rows: u32, n_cols: u32, format| {
+            let weight = match layer % 2 {
+                0 => b.stack(&format!("{layer}.{name}"), n_experts, n_rows, n_cols, format),
+                _ => b.matrix(&format!("{layer}.{name}s"), n_experts * n_rows, n_cols, format),
+            };
+            b.op(Op::MoeLinear { x, route, parts: vec![weight], n_experts })
+        };
+        let gate = product(b, x, "gate", self.ffn, self.hidden, self.formats[4]);
+        let up = product(b, x, "up", self.ffn, self.hidden, self.formats[5]);
+        let gate = b.op(Op::Silu { x: gate });
+        let x = b.op(Op::Mul { a: gate, b: up });
+        let x = product(b, x, "down", self.hidden, self.ffn, self.formats[6]);
+        b.op(Op::MoeSum { x, route })
     }
 }
 
@@ -171,6 +207,11 @@ impl GraphBuilder {
         assert!(format.takes_cols(n_cols), "{n_cols} columns of {format}");
         self.weight(n_rows, n_cols, format, Layout::Unassigned, Source::Tensor(name.into()))
     }
+    /// Checkpoint matrices one below the other.
+    pub fn stack(&mut self, name: &str, n: u32, n_rows: u32, n_cols: u32, format: Format) -> WeightId {
+        let parts = (0..n).map(|ix| self.matrix(&format!("{name}.{ix}"), n_rows, n_cols, format)).collect();
+        self.weight(n * n_rows, n_cols, format, Layout::Unassigned, Source::Stack(parts))
+    }
     /// A checkpoint vector.
     pub fn vector(&mut self, name: &str, n_rows: u32) -> WeightId {
         self.weight(n_rows, 1, Format::F32, Layout::Vector, Source::Tensor(name.into()))
@@ -182,7 +223,11 @@ impl GraphBuilder {
     }
     /// An `rms_norm` with a weight of its own.
     pub fn norm(&mut self, x: ValueId, name: &str) -> ValueId {
-        let weight = self.vector(name, self.graph.values[x].shape.n_cols);
+        self.norm_runs(x, name, self.graph.values[x].shape.n_cols)
+    }
+    /// The same of each run of `n` columns.
+    pub fn norm_runs(&mut self, x: ValueId, name: &str, n: u32) -> ValueId {
+        let weight = self.vector(name, n);
         self.op(Op::RmsNorm { x, weight, eps: 1e-5 })
     }
     /// A `linear` with weights of its own.
@@ -232,10 +277,11 @@ pub fn window() -> impl Strategy<Value = Window> {
 /// Shapes of llama-like models.
 pub fn shape() -> impl Strategy<Value = Shape> {
     let sizes = (1u32..4, prop_oneof![Just((2u32, 1u32)), Just((4, 2)), Just((2, 2)), Just((4, 1))], 1u32..3, 1u32..4);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (sizes, flags, formats(), window()).prop_map(|(sizes, flags, formats, odd_window)| {
+    let flags = any::<[bool; 6]>();
+    let experts = prop_oneof![3 => Just(None), 1 => (1u32..5, 1u32..3).prop_map(|(n, k)| Some((n, k.min(n))))];
+    (sizes, flags, formats(), window(), experts).prop_map(|(sizes, flags, formats, odd_window, experts)| {
         let (n_layers, (n_heads, n_kv_heads), hidden, ffn) = sizes;
-        let (tied, attention_bias, mlp_bias, capped, up_first) = flags;
+        let [tied, attention_bias, mlp_bias, head_norms, capped, up_first] = flags;
         Shape {
             n_layers,
             n_heads,
@@ -246,9 +292,11 @@ pub fn shape() -> impl Strategy<Value = Shape> {
             tied,
             attention_bias,
             mlp_bias,
+            head_norms,
             formats,
             odd_window,
             softcap: if capped { 2.0 } else { 0.0 },
+            experts,
             up_first,
         }
     })

@@ -32,11 +32,11 @@ pub enum Op {
         /// The table's parts, one below the other.
         parts: Vec<WeightId>,
     },
-    /// `x / sqrt(mean(x^2) + eps) * weight`, by row.
+    /// `x / sqrt(mean(x^2) + eps) * weight`, by row; under a shorter weight each run of that many columns by itself (heads).
     RmsNorm {
         /// Operand.
         x: ValueId,
-        /// `[n_cols, 1]`.
+        /// `[n, 1]`, `n` a divisor of the columns.
         weight: WeightId,
         /// Added to the mean square.
         eps: f32,
@@ -448,7 +448,13 @@ impl Graph {
                 }
                 Ok(Shape { rows: Dim::Tokens, n_cols })
             }
-            Op::RmsNorm { x, weight, .. } => vector(*weight, shape(*x).n_cols).map(|()| shape(*x)),
+            Op::RmsNorm { x, weight, .. } => {
+                let n = self.weights[*weight].n_rows;
+                if n == 0 || shape(*x).n_cols % n != 0 {
+                    return bad(format!("{weight} has {n} numbers, no divisor of {x}'s {} columns", shape(*x).n_cols));
+                }
+                vector(*weight, n).map(|()| shape(*x))
+            }
             Op::Linear { x, weight, bias } => {
                 let w = &self.weights[*weight];
                 if w.n_cols != shape(*x).n_cols {

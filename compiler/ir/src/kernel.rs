@@ -88,11 +88,11 @@ named! {
 }
 
 named! {
-    /// What happens to a matrix product's input first.
+    /// What happens to a kernel's input first: a matrix product's, or queries and keys before they are rotated.
     Prologue {
         /// Nothing.
         None "none",
-        /// RMS normalization with a weight.
+        /// RMS normalization with a weight; of queries and keys head by head, theirs one after the other.
         RmsNorm "rms_norm",
         /// RMS normalization of half rows that [`EpilogueOp::Normed`] left: what remains is a factor a row.
         RmsNormParts "rms_norm_parts",

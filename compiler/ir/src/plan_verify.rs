@@ -262,6 +262,7 @@ impl Plan {
         let products = rows * top_k;
         let x_rows = if n("X_EACH") == 1 { products } else { rows };
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
+        let runs = u128::from(kernel.u32("RUNS").unwrap_or(1)) * n("N_COLS");
         // Pairs leave half the columns, a rotation with cache write the queries'.
         let n_out = match kernel.epilogue.last() {
             Some(EpilogueOp::RopeKv) => heads("N_HEADS"),
@@ -274,6 +275,7 @@ impl Plan {
             (Template::Matvec | Template::Matmul | Template::Map | Template::MoeSum, Role::Out) => {
                 (n("OUT_AT") + n_out, out_stride)
             }
+            (Template::RmsNorm, Role::X) => (n("X_AT") + runs, n("X_STRIDE")),
             (Template::RopeKv, Role::Q) => (n("Q_AT") + heads("N_HEADS"), n("Q_STRIDE")),
             (Template::RopeKv, Role::K) => (n("K_AT") + heads("N_KV_HEADS"), n("K_STRIDE")),
             (Template::RopeKv, Role::V) => (n("V_AT") + heads("N_KV_HEADS"), n("V_STRIDE")),
@@ -318,9 +320,9 @@ impl Plan {
             }
             (Template::AttentionCombine, Role::Out) => rows * heads("N_HEADS"),
             (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
-            (Template::Embed | Template::RmsNorm | Template::Map | Template::GatherRows, Role::X | Role::Out) => {
-                rows * n("N_COLS")
-            }
+            (Template::RmsNorm, Role::X) => rows * n("X_STRIDE"),
+            (Template::RmsNorm, Role::Out) => rows * runs,
+            (Template::Embed | Template::Map | Template::GatherRows, Role::X | Role::Out) => rows * n("N_COLS"),
             (Template::Matvec | Template::Matmul | Template::Map, Role::Operand0 | Role::Operand1 | Role::Operand2) => {
                 products * n_out
             }
@@ -411,6 +413,9 @@ impl Plan {
             }
             (Role::Freqs, _) => weight.n_cols == 1 && Some(weight.n_rows) == kernel.u32("ROT_DIM").map(|n| n / 2),
             (Role::NextNorm, _) => u128::from(weight.n_rows) == next_cols && weight.n_cols == 1,
+            (Role::NormWeight, Template::RopeKv) => {
+                Some(weight.n_rows) == kernel.u32("HEAD_DIM").and_then(|n| n.checked_mul(2)) && weight.n_cols == 1
+            }
             (Role::NormWeight, _) => u64::from(weight.n_rows) == n_cols && weight.n_cols == 1,
             _ => true,
         };

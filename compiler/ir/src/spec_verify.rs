@@ -24,6 +24,14 @@ impl KernelSpec {
         if let Some(rows) = fixed.filter(|rows| *rows != self.rows) {
             return Err(format!("{} runs over {rows}, not {}", self.template, self.rows));
         }
+        let takes = match self.prologue {
+            Prologue::None => true,
+            Prologue::RmsNorm => matches!(self.template, Template::Matvec | Template::Matmul | Template::RopeKv),
+            Prologue::RmsNormParts => self.template == Template::Matvec,
+        };
+        if !takes {
+            return Err(format!("{} does not begin with {}", self.template, self.prologue));
+        }
         self.verify_epilogue()?;
         self.verify_experts()?;
         self.verify_numbers()
@@ -103,7 +111,7 @@ impl KernelSpec {
         };
         let positive = |name: &str| need(name, "positive", |n| n > 0);
         let even = |name: &str| need(name, "even", |n| n.is_multiple_of(2));
-        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "RING"] {
+        for name in ["N", "K", "N_COLS", "N_HEADS", "N_KV_HEADS", "HEAD_DIM", "Q_TILE", "BLOCK", "RING", "RUNS"] {
             positive(name)?;
         }
         if self.epilogue.contains(&EpilogueOp::SiluMulPairs) {

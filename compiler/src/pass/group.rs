@@ -3,13 +3,14 @@
 //!
 //! Growing a group is driven by [`RULES`]: each row is one fusion, which a target may decline.
 
+use super::stack_norms::{HeadNorm, head_norms};
 use crate::CompileError;
 use crate::target::{Fusion, TargetProfile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::Template;
 use ingot_ir::size::{Dim, Dims};
-use ingot_ir::weight::WeightId;
+use ingot_ir::weight::{Source, WeightId};
 
 /// What an epilogue step reads besides the accumulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +75,8 @@ pub enum Kind {
         k: ValueId,
         /// The `kv_write`.
         write: ValueId,
+        /// The absorbed norms of their heads: the vector of both weights.
+        norms: Option<WeightId>,
     },
     /// An `attention`.
     Attention,
@@ -137,7 +140,7 @@ struct Rule {
     step: fn(user: &Op, v: ValueId) -> Option<Step>,
 }
 
-/// Every epilogue fusion. (The norm prologue is the one fusion before the product.)
+/// Every epilogue fusion. (Norms alone join what comes after them: products, and the rotation of heads.)
 const RULES: &[Rule] = &[
     Rule {
         fusion: Fusion::GatePairs,
@@ -174,6 +177,7 @@ const MAX_OPERANDS: usize = 3;
 pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<Group>, CompileError> {
     let users = graph.users();
     let absorbed = absorbed_norms(graph, target, bucket);
+    let rotated = rotated_norms(graph, target);
     let mut grouped = Column::new(graph.values.len(), false);
     let mut groups = Vec::new();
     for (id, value) in graph.values.iter() {
@@ -182,7 +186,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
         }
         let kind = match value.op {
             Op::Slice { .. } | Op::Concat { .. } => continue,
-            Op::RmsNorm { .. } if absorbed[id] => continue,
+            Op::RmsNorm { .. } if absorbed[id] || rotated.iter().any(|norms| norms.values.contains(&id)) => continue,
             // The keys' and queries' rotation waits for the cache write.
             Op::Rope { .. } => continue,
             Op::Embed { .. } => Kind::Embed,
@@ -210,7 +214,10 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
                 let (q, k) = ropes(graph, id)?;
                 grouped[q] = true;
                 grouped[k] = true;
-                groups.push(Group::new(Kind::RopeKv { q, k, write: id }, vec![q, k, id]));
+                let norms = rotated.iter().find(|norms| norms.write == id);
+                let members = norms.map_or(Vec::new(), |norms| norms.values.to_vec());
+                let kind = Kind::RopeKv { q, k, write: id, norms: norms.map(|norms| norms.weights) };
+                groups.push(Group::new(kind, members.into_iter().chain([q, k, id]).collect()));
                 continue;
             }
             Op::Linear { x, bias, .. } => {
@@ -266,7 +273,10 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
     let users = graph.users();
     let mut absorbed = Column::new(graph.values.len(), false);
     for (id, value) in graph.values.iter() {
-        let is_norm = matches!(value.op, Op::RmsNorm { .. });
+        let is_norm = match value.op {
+            Op::RmsNorm { weight, .. } => graph.weights[weight].n_rows == value.shape.n_cols,
+            _ => false,
+        };
         let takes = |user: &ValueId| {
             let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, *user) == Template::Matvec;
             let op = &graph.values[*user].op;
@@ -279,6 +289,29 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
             && users[id].iter().all(takes);
     }
     absorbed
+}
+
+/// Norms of the heads of queries and keys that the kernel of their `kv_write` computes.
+struct RotatedNorms {
+    write: ValueId,
+    values: [ValueId; 2],
+    /// Both weights, as `stack_norms` made one vector of them.
+    weights: WeightId,
+}
+
+fn rotated_norms(graph: &Graph, target: &TargetProfile) -> Vec<RotatedNorms> {
+    let stacked = |(write, _)| {
+        let norms = head_norms(graph, write)?;
+        let half = |norm: &HeadNorm| match graph.weights[norm.weight].source {
+            Source::Rows { of, first, .. } => Some((of, first)),
+            _ => None,
+        };
+        let ((of, first), (k_of, second)) = (half(&norms[0])?, half(&norms[1])?);
+        let n_rows = graph.weights[of].n_rows;
+        let is_whole = of == k_of && first == 0 && second == n_rows / 2;
+        is_whole.then(|| RotatedNorms { write, values: norms.map(|norm| norm.value), weights: of })
+    };
+    if target.takes(Fusion::HeadNorm) { graph.values.iter().filter_map(stacked).collect() } else { Vec::new() }
 }
 
 /// Follows the only users of a linear layer's result as far as rules allow.

@@ -1,5 +1,5 @@
 //! Assumes a canonical graph. Guarantees: linear layers of one input whose weights have one format, and which only
-//! rotations and cache writes read (q, k and v), are one linear layer and slices of it; a gate and an up projection whose results only meet in `silu(gate) * up` are
+//! rotations, norms before rotations and cache writes read (q, k and v), are one linear layer and slices of it; a gate and an up projection whose results only meet in `silu(gate) * up` are
 //! one linear layer with their rows in turn and `silu_mul_pairs`, those of experts too. Layers of unlike formats merge in
 //! equal groups.
 
@@ -97,8 +97,13 @@ fn pair_gates(graph: &Graph) -> Graph {
 fn stack_siblings(graph: &Graph) -> Graph {
     // Siblings by (input, has a bias), then by likeness; in order of appearance.
     let users = graph.users();
-    // Only the rotation and the cache write find their operands within wider rows.
-    let takes_part = |user: &ValueId| matches!(graph.values[*user].op, Op::Rope { .. } | Op::KvWrite { .. });
+    // Only norms, the rotation and the cache write find their operands within wider rows.
+    let rotates = |user: &ValueId| matches!(graph.values[*user].op, Op::Rope { .. });
+    let takes_part = |user: &ValueId| match graph.values[*user].op {
+        Op::Rope { .. } | Op::KvWrite { .. } => true,
+        Op::RmsNorm { .. } => users[*user].iter().all(rotates),
+        _ => false,
+    };
     let mut sets: Vec<Vec<ValueId>> = Vec::new();
     for (id, _) in graph.values.iter() {
         let Some((x, weight, bias)) = linear(graph, id) else { continue };

@@ -4,6 +4,7 @@ pub mod limit_kv;
 pub mod canonicalize;
 pub mod pair_rotary;
 pub mod merge_matmuls;
+pub mod stack_norms;
 pub mod split_large;
 pub mod assign_layout;
 pub mod bucket;

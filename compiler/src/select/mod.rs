@@ -48,7 +48,7 @@ pub fn run(
             Kind::Matrix { linear, template, norm, epilogue } => {
                 matrix(&mut builder, group, *linear, *template, *norm, epilogue)?
             }
-            Kind::RopeKv { q, k, write } => rope_kv(&mut builder, group, *q, *k, *write)?,
+            Kind::RopeKv { q, k, write, norms } => rope_kv(&mut builder, group, [*q, *k, *write], *norms)?,
             Kind::Attention => attention(&mut builder, group, max_pages)?,
             Kind::Gather => gather(&mut builder, group)?,
             Kind::Map { x, steps } => map(&mut builder, group, *x, steps)?,
@@ -117,14 +117,24 @@ fn embed(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
 fn norm(b: &mut Builder<'_>, group: &Group) -> Result<(), CompileError> {
     let result = group.result();
     let Op::RmsNorm { x, weight, eps } = b.graph.values[result].op else { unreachable!("a norm group") };
-    let input = b.whole(x, result)?;
+    let input = b.spot_of(x);
     let out = b.spot_for(result);
     let mut spec = b.spec(Template::RmsNorm, result);
-    spec.set("N_COLS", Const::U32(b.cols(x)));
+    let n_cols = b.graph.weights[weight].n_rows;
+    for (name, number) in
+        [("N_COLS", n_cols), ("RUNS", b.cols(x) / n_cols), ("X_STRIDE", input.stride), ("X_AT", input.at)]
+    {
+        spec.set(name, Const::U32(number));
+    }
     spec.set("EPS", Const::F32(eps));
     b.node(
         spec,
-        vec![STEP, read(Role::X, input), read(Role::NormWeight, Place::Weight(weight)), write(Role::Out, out.place)],
+        vec![
+            STEP,
+            read(Role::X, input.place),
+            read(Role::NormWeight, Place::Weight(weight)),
+            write(Role::Out, out.place),
+        ],
         &group.members,
     )
 }
@@ -298,9 +308,22 @@ fn set_kv_type(b: &Builder<'_>, spec: &mut KernelSpec) {
     }
 }
 
-fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: ValueId) -> Result<(), CompileError> {
+fn rope_kv(
+    b: &mut Builder<'_>,
+    group: &Group,
+    [q, k, kv]: [ValueId; 3],
+    norms: Option<WeightId>,
+) -> Result<(), CompileError> {
     let mut spec = b.spec(Template::RopeKv, q);
-    let ([q_in, k_in, v_in], freqs, layer) = rotation(b, &mut spec, q, k, kv)?;
+    let ([mut q_in, mut k_in, v_in], freqs, layer) = rotation(b, &mut spec, q, k, kv)?;
+    if norms.is_some() {
+        spec.prologue = Prologue::RmsNorm;
+        for input in [&mut q_in, &mut k_in] {
+            let Op::RmsNorm { x, eps, .. } = b.graph.values[*input].op else { unreachable!("a rotation after norms") };
+            spec.set("EPS", Const::F32(eps));
+            *input = x;
+        }
+    }
     let (q_at, k_at, v_at) = (b.spot_of(q_in), b.spot_of(k_in), b.spot_of(v_in));
     for (name, number) in [
         ("Q_STRIDE", q_at.stride),
@@ -316,7 +339,7 @@ fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: Value
         spec.set("NEIGHBOURS", Const::U32(1));
     }
     let out = b.spot_for(q);
-    let operands = vec![
+    let mut operands = vec![
         STEP,
         read(Role::Q, q_at.place),
         read(Role::K, k_at.place),
@@ -325,6 +348,7 @@ fn rope_kv(b: &mut Builder<'_>, group: &Group, q: ValueId, k: ValueId, kv: Value
         write(Role::Out, out.place),
         write(Role::Kv, Place::Kv(layer)),
     ];
+    operands.extend(norms.map(|weights| read(Role::NormWeight, Place::Weight(weights))));
     b.node(spec, operands, &group.members)
 }
 

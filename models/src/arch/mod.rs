@@ -4,6 +4,8 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod qwen2;
+mod qwen3;
+mod qwen3_moe;
 
 use crate::blocks::Lowering;
 use crate::config::{Architecture, ModelSpec};
@@ -24,7 +26,8 @@ pub fn build(spec: &ModelSpec, weights: WeightTable<'_>) -> Result<Graph> {
         Architecture::Mistral => mistral::build(spec, &mut lowering)?,
         Architecture::Mixtral => mixtral::build(spec, &mut lowering)?,
         Architecture::Qwen2 => qwen2::build(spec, &mut lowering)?,
-        Architecture::Qwen3Moe => mixtral::build(spec, &mut lowering)?,
+        Architecture::Qwen3 => qwen3::build(spec, &mut lowering)?,
+        Architecture::Qwen3Moe => qwen3_moe::build(spec, &mut lowering)?,
     }
     lowering.finish()
 }

@@ -31,10 +31,10 @@ fn first_sliding_layer(fields: &Fields<'_>, architecture: Architecture) -> Resul
         Architecture::Llama => NONE,
         Architecture::Mistral | Architecture::Mixtral => 0,
         // Published files carry a window that their models do not use.
-        Architecture::Qwen2 if fields.opt_bool("use_sliding_window")? == Some(true) => {
+        Architecture::Qwen2 | Architecture::Qwen3 if fields.opt_bool("use_sliding_window")? == Some(true) => {
             fields.u32_or("max_window_layers", 0..=4096, 28)?
         }
-        Architecture::Qwen2 => NONE,
+        Architecture::Qwen2 | Architecture::Qwen3 => NONE,
         Architecture::Qwen3Moe if fields.opt_bool("use_sliding_window")? == Some(true) => 0,
         Architecture::Qwen3Moe => NONE,
     };

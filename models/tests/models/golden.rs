@@ -12,7 +12,7 @@ use ingot_models::weights::{Loaded, Matrix};
 use serde_json::json;
 use std::path::Path;
 
-const CHECKPOINTS: [&str; 9] = [
+const CHECKPOINTS: [&str; 12] = [
     "llama",
     "llama_tied",
     "llama_rope_linear",
@@ -22,8 +22,11 @@ const CHECKPOINTS: [&str; 9] = [
     "qwen2",
     "qwen2_tied",
     "qwen2_rope_yarn",
+    "qwen3",
+    "mixtral",
+    "qwen3_moe",
 ];
-const MLX_CHECKPOINTS: [&str; 11] = [
+const MLX_CHECKPOINTS: [&str; 12] = [
     "llama_affine_b2_g32",
     "llama_affine_b3_g64",
     "llama_affine_b4_g32",
@@ -35,6 +38,7 @@ const MLX_CHECKPOINTS: [&str; 11] = [
     "llama_mxfp8",
     "llama_nvfp4",
     "qwen2_affine_b4_g64",
+    "qwen3_moe_affine_b4_g64",
 ];
 
 fn open(folder: &Path) -> Model {
@@ -89,14 +93,16 @@ fn layers_see_what_their_family_says() {
         Some(spec.windows.iter().map(|window| window.window).collect::<Vec<_>>())
     };
     for (name, change, expected) in [
-        ("llama", json!({"sliding_window": 8}), [0, 0]),
-        ("mistral", json!({}), [32, 32]),
-        ("mistral", json!({"sliding_window": null}), [0, 0]),
-        ("mistral", json!({"layer_types": ["full_attention", "sliding_attention"]}), [0, 32]),
-        ("qwen2", json!({}), [0, 0]),
-        ("qwen2", json!({"use_sliding_window": true}), [0, 16]),
-        ("qwen2", json!({"use_sliding_window": true, "max_window_layers": 0}), [16, 16]),
-        ("qwen2", json!({"use_sliding_window": true, "sliding_window": null}), [0, 0]),
+        ("llama", json!({"sliding_window": 8}), &[0, 0][..]),
+        ("mistral", json!({}), &[32, 32]),
+        ("mistral", json!({"sliding_window": null}), &[0, 0]),
+        ("mistral", json!({"layer_types": ["full_attention", "sliding_attention"]}), &[0, 32]),
+        ("qwen2", json!({}), &[0, 0]),
+        ("qwen2", json!({"use_sliding_window": true}), &[0, 16]),
+        ("qwen2", json!({"use_sliding_window": true, "max_window_layers": 0}), &[16, 16]),
+        ("qwen2", json!({"use_sliding_window": true, "sliding_window": null}), &[0, 0]),
+        ("qwen3", json!({"sliding_window": 16}), &[0, 0, 0]),
+        ("qwen3", json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 2}), &[0, 0, 16]),
     ] {
         let Some(found) = windows(name, change.clone()) else { return };
         assert_eq!(found, expected, "{name} with {change}");

@@ -84,6 +84,48 @@ fn qwen2_decoding_on_a_gpu() {
     ");
 }
 
+/// Norms of heads, as Qwen 3 has them: one kernel more, which rotates what it norms; without the fusion two more.
+#[test]
+fn normed_heads() {
+    let shape = Shape { head_norms: true, ..Shape::llama() };
+    let declined = vec![Fusion::HeadNorm];
+    let apart = TargetProfile { declined: declined.clone(), ..TargetProfile::vulkan() };
+    insta::assert_snapshot!(decode(&shape, &TargetProfile::vulkan()), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rms_norm > rope_kv
+    attention
+    matvec bf16 > add_out
+    rms_norm > matvec bf16 > silu_mul_pairs
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    sample_partial
+    sample_bins
+    sample_final
+    sample_filter
+    ");
+    assert_eq!(
+        but_choosing(&decode(&shape, &TargetProfile::cpu())),
+        but_choosing(&decode(&shape, &TargetProfile::vulkan()))
+    );
+    insta::assert_snapshot!(decode(&shape, &apart), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rms_norm
+    rms_norm
+    rope_kv
+    attention
+    matvec bf16 > add_out
+    rms_norm > matvec bf16 > silu_mul_pairs
+    matvec bf16 > add_out
+    rms_norm > matvec bf16
+    sample_partial
+    sample_bins
+    sample_final
+    sample_filter
+    ");
+}
+
 /// The rotation needs q, k and v of one format.
 #[test]
 fn unlike_formats_on_a_gpu() {

@@ -21,6 +21,7 @@ mod plan_memory;
 mod repack;
 mod select;
 mod split_large;
+mod stack_norms;
 mod step;
 mod stranger;
 mod support;

@@ -39,6 +39,7 @@ pub(crate) fn small_cpu() -> TargetProfile {
 pub(crate) fn targets() -> impl Strategy<Value = TargetProfile> {
     let all = [
         Fusion::RopeKv,
+        Fusion::HeadNorm,
         Fusion::NormPrologue,
         Fusion::Activation,
         Fusion::GatePairs,

@@ -5,7 +5,7 @@ use ingot_compiler::target::Fusion;
 use ingot_compiler::{TargetProfile, compile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Handle;
-use ingot_ir::kernel::{Access, Const, EpilogueOp, KernelGraph, KernelSpec, Role, Rows, SlabId};
+use ingot_ir::kernel::{Access, Const, EpilogueOp, KernelGraph, KernelSpec, Prologue, Role, Rows, SlabId};
 use ingot_ir::kv::{KvGroup, KvGroupId, KvLayerId, KvShape, Window};
 use ingot_ir::plan::{ArenaId, Binding, BlobId, DispatchId, PipelineId, Plan, PlanKernel, VariantId};
 use ingot_ir::size::{Dim, ExprId};
@@ -174,7 +174,7 @@ fn graph_rules() {
     v0: embed: the table's parts differ in width
     v0: embed: w99 does not exist
     v1: rms_norm: v3 is not an earlier value
-    v1: rms_norm: w0 is 96 x 64, not 64 x 1
+    v1: rms_norm: w0 has 96 numbers, no divisor of v0's 64 columns
     v2: linear: w1 takes 1 columns, v1 has 64
     v2: linear: w0 is 96 x 64, not 64 x 1
     v5: rope: 4 heads of 32 (16 rotated) do not fit v2 (tokens x 64)
@@ -424,6 +424,8 @@ fn spec_rules() {
         said("attention", |s| s.epilogue.push(EpilogueOp::Silu)),
         said("rope_kv", |s| s.set("ROT_DIM", Const::U32(18))),
         said("rope_kv", |s| s.set("ROT_DIM", Const::U32(7))),
+        said("rope_kv", |s| s.prologue = Prologue::RmsNormParts),
+        said("attention", |s| s.prologue = Prologue::RmsNorm),
         said("sample_partial", |s| s.set("BLOCK", Const::U32(0))),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::Silu; 9]),
         said("matvec", |s| s.epilogue = vec![EpilogueOp::Add(3)]),
@@ -440,6 +442,8 @@ fn spec_rules() {
     an epilogue of 1 ops cannot follow attention
     rotates 18 numbers of heads of 16
     ROT_DIM is 7, not even
+    rope_kv does not begin with rms_norm_parts
+    attention does not begin with rms_norm
     BLOCK is 0, not positive
     an epilogue of 9 ops cannot follow matvec
     epilogue op add(3) has no operand

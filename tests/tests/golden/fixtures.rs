@@ -117,6 +117,8 @@ fixtures! {
     qwen2 "qwen2"
     qwen2_tied "qwen2_tied"
     qwen2_rope_yarn "qwen2_rope_yarn"
+    qwen3 "qwen3"
+    qwen3_moe "qwen3_moe"
     mlx_affine_b2_g32 "mlx/llama_affine_b2_g32"
     mlx_affine_b3_g64 "mlx/llama_affine_b3_g64"
     mlx_affine_b4_g32 "mlx/llama_affine_b4_g32"
@@ -140,6 +142,7 @@ fixtures! {
     gguf_q5_k_m "gguf/llama256-q5_k_m.gguf"
     gguf_q6_k "gguf/llama256-q6_k.gguf"
     mlx_qwen2_affine_b4_g64 "mlx/qwen2_affine_b4_g64"
+    mlx_qwen3_moe_affine_b4_g64 "mlx/qwen3_moe_affine_b4_g64"
 }
 
 /// Activations rounded to 8 bits, for every width: all positions in one chunk, and again one token at a time through
@@ -216,9 +219,10 @@ fn a_tensor_larger_than_a_binding_is_split() {
 /// No fusion: every op that may be on its own is.
 #[test]
 fn a_target_may_decline_every_fusion() {
-    for name in ["llama", "mlx/llama_affine_b4_g64"] {
+    for name in ["llama", "mlx/llama_affine_b4_g64", "qwen3"] {
         fixture(name, |target| {
             target.declined = vec![
+                Fusion::HeadNorm,
                 Fusion::NormPrologue,
                 Fusion::Activation,
                 Fusion::GatePairs,
@@ -264,6 +268,8 @@ fn transformers_5_configurations_give_the_same_logits() {
         "mixtral",
         "qwen2",
         "qwen2_rope_yarn",
+        "qwen3",
+        "qwen3_moe",
     ] {
         let (source, copy) = (golden.join(name), tempfile::tempdir().expect("a folder"));
         for entry in std::fs::read_dir(&source).expect("a fixture").flatten() {

@@ -2,6 +2,7 @@
 
 use crate::support::{cases, ragged, target};
 use ingot_compiler::TargetProfile;
+use ingot_compiler::target::Fusion;
 use ingot_ir::graph::{Graph, Op};
 use ingot_ir::kernel::Template;
 use ingot_ir::kv::{KvShape, KvType, Window};
@@ -21,6 +22,14 @@ enum From {
     Products { format: Format, bias: bool },
 }
 
+/// Norms of heads.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Norms {
+    None,
+    Rotated,
+    Apart,
+}
+
 /// An attention layer.
 #[derive(Clone, PartialEq, Debug)]
 struct Layer {
@@ -30,6 +39,8 @@ struct Layer {
     head_dim: u32,
     rot_dim: u32,
     neighbours: bool,
+    /// Whether heads of queries and keys are normed first, and whether their rotation does it.
+    norms: Norms,
     window: Window,
     softcap: f32,
     /// Factor on sines and cosines.
@@ -45,6 +56,7 @@ const PLAIN: Layer = Layer {
     head_dim: 32,
     rot_dim: 32,
     neighbours: false,
+    norms: Norms::None,
     window: Window::FULL,
     softcap: 0.0,
     rope_scale: 1.0,
@@ -71,6 +83,11 @@ impl Layer {
                 [("q", q_cols), ("k", kv_cols), ("v", kv_cols)].map(|(name, n)| b.linear(x, name, n, format, bias))
             }
         };
+        let norm = |b: &mut GraphBuilder, x, name| match self.norms {
+            Norms::None => x,
+            Norms::Rotated | Norms::Apart => b.norm_runs(x, name, head_dim),
+        };
+        let (q, k) = (norm(&mut b, q, "q_norm"), norm(&mut b, k, "k_norm"));
         let rope = |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale: rope_scale, neighbours };
         let q = b.op(rope(q, n_heads));
         let k = b.op(rope(k, n_kv_heads));
@@ -88,6 +105,9 @@ impl Layer {
         let batch = ragged(&graph, q_lens, seed);
         let mut target = target(device, &batch, u32::from(seed.is_multiple_of(2)));
         target.prefill_q_tile = q_tile;
+        if self.norms == Norms::Apart {
+            target.declined.push(Fusion::HeadNorm);
+        }
         let longest = (0..q_lens[0].len()).map(|s| q_lens.iter().map(|step| step[s]).sum()).max().unwrap_or(0);
         target.kv_type = self.kv.unwrap_or(target.kv_type);
         let product =
@@ -146,6 +166,26 @@ fn rotation_in_the_product() {
         let from = From::Products { format: formats[ix % 3], bias: ix % 2 == 1 };
         let layer = Layer { from, n_heads, n_kv_heads, head_dim, rot_dim, rope_scale: 1.25, ..PLAIN };
         each_device(&layer, &[vec![5, 18], vec![1, 1], vec![1, 0], vec![3, 5], vec![7, 1]], 16);
+    }
+}
+
+/// Heads normed where they are rotated, and by a kernel of their own: heads that fill a workgroup's share and not, codes.
+#[test]
+fn normed_heads() {
+    for (ix, (n_heads, n_kv_heads, head_dim, rot_dim)) in
+        [(4, 2, 32, 32), (1, 1, 2, 2), (3, 1, 6, 4), (9, 3, 20, 10), (6, 2, 80, 80), (4, 1, 256, 256)]
+            .into_iter()
+            .enumerate()
+    {
+        for norms in [Norms::Rotated, Norms::Apart] {
+            let from = From::Products { format: Format::Bf16, bias: ix % 2 == 1 };
+            let layer = Layer { from, n_heads, n_kv_heads, head_dim, rot_dim, norms, rope_scale: 1.25, ..PLAIN };
+            each_device(&layer, &[vec![5, 18], vec![1, 1]], 16);
+        }
+    }
+    for neighbours in [false, true] {
+        let layer = Layer { norms: Norms::Rotated, neighbours, kv: Some(affine(4, 32)), ..PLAIN };
+        each_device(&layer, &[vec![5, 18], vec![1, 1]], 16);
     }
 }
 
@@ -261,8 +301,9 @@ fn random_layers_and_batches() {
     let kv = prop::sample::select(
         [None, None, Some(KvType::F16), Some(KvType::F32), Some(affine(8, 32)), Some(affine(4, 64))].to_vec(),
     );
-    let layer = (from, heads, head_dims, window, any::<bool>(), kv);
-    let layer = layer.prop_map(|(from, heads, (head_dim, rot_dim), window, capped, kv)| {
+    let norms = prop::sample::select(vec![Norms::None, Norms::Rotated, Norms::Apart]);
+    let layer = (from, heads, head_dims, norms, window, any::<bool>(), kv);
+    let layer = layer.prop_map(|(from, heads, (head_dim, rot_dim), norms, window, capped, kv)| {
         let kv = kv.filter(|kv| kv.refuses(head_dim).is_none());
         let softcap = if capped { 2.0 } else { 0.0 };
         Layer {
@@ -272,6 +313,7 @@ fn random_layers_and_batches() {
             head_dim,
             rot_dim,
             neighbours: false,
+            norms,
             window,
             softcap,
             rope_scale: 1.0,

@@ -24,6 +24,8 @@ pub(super) struct Case {
     pub bias: bool,
     /// Whether the MLP's activation is GELU.
     pub gelu: bool,
+    /// Whether the heads of queries and keys are normed.
+    pub head_norms: bool,
     pub window: Window,
     pub softcap: f32,
     /// Fusions that the compiler is told not to make.
@@ -41,12 +43,13 @@ pub(super) const N_VOCAB: u32 = 1100;
 const AFFINE4: Format = Format::Affine { bits: 4, group: 64, scales: ScaleType::F16 };
 
 /// Every fusion, with the name that a report gives it.
-const FUSIONS: [(Fusion, &str); 7] = [
+const FUSIONS: [(Fusion, &str); 8] = [
     (Fusion::NormPrologue, "norm into product"),
     (Fusion::Activation, "activation into product"),
     (Fusion::GatePairs, "gate and up in one"),
     (Fusion::Multiply, "multiplication into product"),
     (Fusion::Residual, "residual into product"),
+    (Fusion::HeadNorm, "norms of heads into rotation"),
     (Fusion::RopeKv, "rotation into product"),
     (Fusion::HalfRows, "half rows"),
 ];
@@ -62,6 +65,7 @@ impl Case {
             tied: false,
             bias: false,
             gelu: false,
+            head_norms: false,
             window: Window::FULL,
             softcap: 0.0,
             declined: Vec::new(),
@@ -86,12 +90,14 @@ impl Case {
             // Gate and up in one kernel take the activation and the multiplication with them.
             let hidden = matches!(fusion, Fusion::Activation | Fusion::Multiply).then_some(Fusion::GatePairs);
             let declined = hidden.into_iter().chain([fusion]).collect();
-            Self { declined, ..Self::new(format!("without {name}"), AFFINE4) }
+            let head_norms = fusion == Fusion::HeadNorm;
+            Self { declined, head_norms, ..Self::new(format!("without {name}"), AFFINE4) }
         };
         cases.extend(FUSIONS.iter().map(without));
         let every = FUSIONS.iter().map(|(fusion, _)| *fusion).collect();
         cases.push(Self { declined: every, bias: true, ..Self::new("without any fusion, biases", AFFINE4) });
         cases.push(Self { bias: true, gelu: true, ..Self::new("biases and GELU", AFFINE4) });
+        cases.push(Self { head_norms: true, ..Self::new("norms of heads", AFFINE4) });
         cases.push(Self { tied: true, ..Self::new("tied embedding", AFFINE4) });
         cases.push(Self { values: Format::Bf16, ..Self::new("values of another format", AFFINE4) });
         for head_dim in [64, 96, 128] {
@@ -107,18 +113,21 @@ impl Case {
     /// # Errors
     /// None, unless an op is built of unfit values.
     pub(super) fn graph(&self) -> Result<Graph, IrError> {
-        let mut b =
-            Builder { graph: Graph::new(self.name.clone()), bias: self.bias, hidden: self.hidden, n_tensors: 0 };
+        let mut b = Builder { graph: Graph::new(self.name.clone()), bias: self.bias, n_tensors: 0 };
         let hidden = self.hidden;
         let (head_dim, scale) = (self.head_dim, 1.0 / (self.head_dim as f32).sqrt());
         let freqs = b.freqs(head_dim);
         let table = b.matrix(N_VOCAB, hidden, self.format);
         let mut x = b.graph.push(Op::Embed { parts: vec![table] })?;
         for layer in 0..N_LAYERS {
-            let normed = b.norm(x)?;
+            let normed = b.norm(x, hidden)?;
             let q = b.linear(normed, N_HEADS * head_dim, hidden, self.format)?;
             let k = b.linear(normed, N_KV_HEADS * head_dim, hidden, self.format)?;
             let v = b.linear(normed, N_KV_HEADS * head_dim, hidden, self.values)?;
+            let (q, k) = match self.head_norms {
+                true => (b.norm(q, head_dim)?, b.norm(k, head_dim)?),
+                false => (q, k),
+            };
             let rope =
                 |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
             let (q, k) = (b.graph.push(rope(q, N_HEADS))?, b.graph.push(rope(k, N_KV_HEADS))?);
@@ -131,14 +140,14 @@ impl Case {
             let attended = b.graph.push(Op::Attention { q, kv, layer, n_heads: N_HEADS, scale, softcap, window })?;
             let o = b.linear(attended, hidden, N_HEADS * head_dim, self.format)?;
             x = b.graph.push(Op::Add { a: x, b: o })?;
-            let normed = b.norm(x)?;
+            let normed = b.norm(x, hidden)?;
             let (gate, up) = (b.linear(normed, MLP, hidden, self.format)?, b.linear(normed, MLP, hidden, self.format)?);
             let gate = b.graph.push(if self.gelu { Op::Gelu { x: gate } } else { Op::Silu { x: gate } })?;
             let product = b.graph.push(Op::Mul { a: gate, b: up })?;
             let down = b.linear(product, hidden, MLP, self.format)?;
             x = b.graph.push(Op::Add { a: x, b: down })?;
         }
-        let normed = b.norm(x)?;
+        let normed = b.norm(x, hidden)?;
         let head = if self.tied { table } else { b.matrix(N_VOCAB, hidden, self.format) };
         let logits = b.graph.push(Op::Linear { x: normed, weight: head, bias: None })?;
         let sampled = b.graph.push(Op::Argmax { x: logits })?;
@@ -151,7 +160,6 @@ impl Case {
 struct Builder {
     graph: Graph,
     bias: bool,
-    hidden: u32,
     n_tensors: u32,
 }
 
@@ -166,8 +174,9 @@ impl Builder {
         self.tensor('t', n_rows, n_cols, format)
     }
 
-    fn norm(&mut self, x: ValueId) -> Result<ValueId, IrError> {
-        let weight = self.tensor('n', self.hidden, 1, Format::F32);
+    /// A norm of each run of `n` columns.
+    fn norm(&mut self, x: ValueId, n: u32) -> Result<ValueId, IrError> {
+        let weight = self.tensor('n', n, 1, Format::F32);
         self.graph.push(Op::RmsNorm { x, weight, eps: 1e-5 })
     }
 

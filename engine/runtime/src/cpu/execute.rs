@@ -13,7 +13,7 @@ use super::linear::{Linear, NormPrologue, linear};
 use super::moe::{MoeSum, moe_route, moe_sum};
 use super::pages::PageLayout;
 use super::pool::Pool;
-use super::rope_kv::{Columns, RopeKv, rope_kv};
+use super::rope_kv::{Columns, HeadNorms, RopeKv, rope_kv};
 use super::sample::{argmax_final, argmax_partial};
 use super::step_view::{Rows as StepRows, StepView};
 use super::weight::{FloatType, Format as CpuFormat, Segment, SmallFloat, Weight};
@@ -70,18 +70,74 @@ enum Tail {
 
 /// What a dispatch does, its numbers looked up.
 enum Work {
-    Embed { weight: Binding, row_first: usize },
-    RmsNorm { x: Binding, weight: Binding, eps: f32 },
-    Linear { x: Binding, weight: Binding, norm: Option<(Binding, f32)>, stride: usize, at: usize },
-    ExpertLinear { x: Binding, route: Binding, weight: Binding, norm: Option<(Binding, f32)>, numbers: ExpertNumbers },
-    MoeRoute { x: Binding, n_experts: usize, top_k: usize, renormalize: bool },
-    MoeSum { x: Binding, route: Binding, top_k: usize },
-    RopeKv { q: Binding, k: Binding, v: Binding, freqs: Binding, kv: usize, numbers: RopeNumbers },
-    Attention { q: Binding, kv: usize, page_table: usize, numbers: AttentionNumbers },
-    Gather { x: Binding, n_cols: usize },
-    Map { x: Binding, n_cols: usize },
-    ArgmaxPartial { x: Binding, n: usize, block: usize },
-    ArgmaxFinal { parts: Binding, n_blocks: usize },
+    Embed {
+        weight: Binding,
+        row_first: usize,
+    },
+    RmsNorm {
+        x: Binding,
+        columns: (usize, usize),
+        n_runs: usize,
+        weight: Binding,
+        eps: f32,
+    },
+    Linear {
+        x: Binding,
+        weight: Binding,
+        norm: Option<(Binding, f32)>,
+        stride: usize,
+        at: usize,
+    },
+    ExpertLinear {
+        x: Binding,
+        route: Binding,
+        weight: Binding,
+        norm: Option<(Binding, f32)>,
+        numbers: ExpertNumbers,
+    },
+    MoeRoute {
+        x: Binding,
+        n_experts: usize,
+        top_k: usize,
+        renormalize: bool,
+    },
+    MoeSum {
+        x: Binding,
+        route: Binding,
+        top_k: usize,
+    },
+    RopeKv {
+        q: Binding,
+        k: Binding,
+        v: Binding,
+        freqs: Binding,
+        norms: Option<(Binding, f32)>,
+        kv: usize,
+        numbers: RopeNumbers,
+    },
+    Attention {
+        q: Binding,
+        kv: usize,
+        page_table: usize,
+        numbers: AttentionNumbers,
+    },
+    Gather {
+        x: Binding,
+        n_cols: usize,
+    },
+    Map {
+        x: Binding,
+        n_cols: usize,
+    },
+    ArgmaxPartial {
+        x: Binding,
+        n: usize,
+        block: usize,
+    },
+    ArgmaxFinal {
+        parts: Binding,
+        n_blocks: usize,
+    },
 }
 
 struct ExpertNumbers {
@@ -419,17 +475,20 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         Binding::Kv(layer) => Ok(layer.0 as usize),
         _ => Err(bad("pages")),
     };
+    let norm = || match spec.prologue {
+        Prologue::None => Ok(None),
+        Prologue::RmsNorm => Ok(Some((operand(Role::NormWeight)?, f("EPS")?))),
+        Prologue::RmsNormParts => Err(RuntimeError::Cpu("it has no half rows".into())),
+    };
     let (work, stride) = match spec.template {
         Template::Embed => (Work::Embed { weight: operand(Role::Weight)?, row_first: n("ROW_FIRST")? }, n("N_COLS")?),
         Template::RmsNorm => {
-            (Work::RmsNorm { x: operand(Role::X)?, weight: operand(Role::NormWeight)?, eps: f("EPS")? }, n("N_COLS")?)
+            let columns = (n("X_STRIDE")?, n("X_AT")?);
+            let (x, weight) = (operand(Role::X)?, operand(Role::NormWeight)?);
+            (Work::RmsNorm { x, columns, n_runs: n("RUNS")?, weight, eps: f("EPS")? }, n("N_COLS")?)
         }
         Template::Matvec | Template::Matmul => {
-            let norm = match spec.prologue {
-                Prologue::None => None,
-                Prologue::RmsNorm => Some((operand(Role::NormWeight)?, f("EPS")?)),
-                Prologue::RmsNormParts => return Err(RuntimeError::Cpu("it has no half rows".into())),
-            };
+            let norm = norm()?;
             let pairs = spec.epilogue.contains(&EpilogueOp::SiluMulPairs);
             let n_out = if pairs { n("N")? / 2 } else { n("N")? };
             if spec.u32("EXPERTS").is_some() {
@@ -460,7 +519,7 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
             };
             let stride = numbers.n_heads * numbers.layout.head_dim;
             let [q, k, v, freqs] = [operand(Role::Q)?, operand(Role::K)?, operand(Role::V)?, operand(Role::Freqs)?];
-            (Work::RopeKv { q, k, v, freqs, kv: kv()?, numbers }, stride)
+            (Work::RopeKv { q, k, v, freqs, norms: norm()?, kv: kv()?, numbers }, stride)
         }
         Template::AttentionDecode | Template::AttentionCombine => {
             return Err(RuntimeError::Cpu("it has no attention in parts".into()));
@@ -603,7 +662,10 @@ fn run(
         Work::Embed { weight, row_first } => {
             embed(pool, &step, &whole.sampled, &whole.matrix(*weight), *row_first, out)
         }
-        Work::RmsNorm { x, weight, eps } => rms_norm(pool, read(*x), StepRows::All(n_rows), read(*weight), *eps, out),
+        Work::RmsNorm { x, columns, n_runs, weight, eps } => {
+            let x = Columns { values: read(*x), stride: columns.0, at: columns.1 };
+            rms_norm(pool, x, (n_rows, *n_runs), read(*weight), *eps, out);
+        }
         Work::Linear { x, weight, norm, stride, at } => {
             let norm = norm.map(|(weight, eps)| NormPrologue { weight: read(weight), eps });
             let (x, weight) = (read(*x), whole.matrix(*weight));
@@ -626,7 +688,7 @@ fn run(
             let (x, route, n_cols) = (read(*x), read(*route), launch.stride);
             moe_sum(pool, scratch, MoeSum { x, route, top_k: *top_k, n_rows, n_cols, epilogue, out });
         }
-        Work::RopeKv { q, k, v, freqs, numbers, .. } => {
+        Work::RopeKv { q, k, v, freqs, norms, numbers, .. } => {
             let columns =
                 |binding: Binding, (stride, at): (usize, usize)| Columns { values: read(binding), stride, at };
             let args = RopeKv {
@@ -637,6 +699,7 @@ fn run(
                 neighbours: numbers.neighbours,
                 inv_freq: read(*freqs),
                 rope_scale: numbers.scale,
+                norms: norms.map(|(weights, eps)| HeadNorms { weights: read(weights), eps }),
                 kv_group: numbers.kv_group,
                 q: columns(*q, numbers.columns[0]),
                 k: columns(*k, numbers.columns[1]),

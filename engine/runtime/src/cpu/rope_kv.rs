@@ -1,9 +1,11 @@
-//! Template rope_kv: rotates queries and keys, and writes keys and values to their pages.
+//! Template rope_kv: rotates queries and keys, normed or not, and writes keys and values to their pages.
 #![allow(unsafe_code)]
 
 use super::pages::{PAGE_TOKENS, PageLayout};
 use super::pool::{Pool, Shards};
 use super::scratch::Scratch;
+use super::simd::dispatch;
+use super::simd::math::RmsNorm;
 use super::step_view::StepView;
 
 /// Tokens below which one thread is enough.
@@ -25,10 +27,20 @@ pub struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn row(&self, token: usize, col: usize, n: usize) -> &'a [f32] {
+    /// Columns `col .. col + n` of these, of one token.
+    pub(crate) fn row(&self, token: usize, col: usize, n: usize) -> &'a [f32] {
         assert!(self.at + col + n <= self.stride, "columns beyond their row");
         &self.values[token * self.stride + self.at + col..][..n]
     }
+}
+
+/// What heads are normed with before they are rotated.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadNorms<'a> {
+    /// Weights of a query's head, then of a key's.
+    pub weights: &'a [f32],
+    /// Added to the mean square.
+    pub eps: f32,
 }
 
 /// Operands of [`rope_kv`].
@@ -48,6 +60,8 @@ pub struct RopeKv<'a> {
     pub inv_freq: &'a [f32],
     /// Factor on cosine and sine.
     pub rope_scale: f32,
+    /// Norms of the heads of queries and keys.
+    pub norms: Option<HeadNorms<'a>>,
     /// Which of the step's slot tables.
     pub kv_group: usize,
     /// Queries.
@@ -131,9 +145,19 @@ pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
     let (n_tokens, half) = (step.n_tokens(), rot_dim / 2);
     let slots = step.slots(args.kv_group);
     let rotate = if args.neighbours { rotate_neighbours } else { rotate_halves };
+    let turn = |x: &[f32], norm: Option<(&[f32], f32)>, cos: &[f32], sin: &[f32], out: &mut [f32]| match norm {
+        None => rotate(x, cos, sin, out),
+        Some((weight, eps)) => {
+            let mut normed = [0.0; MAX_HEAD_DIM];
+            dispatch(RmsNorm { x, weight, eps, out: &mut normed[..head_dim] });
+            rotate(&normed[..head_dim], cos, sin, out);
+        }
+    };
     let q_out = Shards::new(&mut args.q_out[..n_tokens * n_heads * head_dim]);
     let kv = Shards::new(args.kv);
     let (q, k, v) = (args.q, args.k, args.v);
+    let norms = args.norms.map(|norms| (norms.weights.split_at(head_dim), norms.eps));
+    let (q_norm, k_norm) = norms.map(|((q, k), eps)| ((q, eps), (k, eps))).unzip();
     let write = |t: usize, is_v: bool, head: usize, row: &[f32]| {
         let (page, offset) = (slots[t] as usize / PAGE_TOKENS, slots[t] as usize % PAGE_TOKENS);
         // SAFETY: one kv head's part, and one thread has all of that head's tokens; K and V lie apart.
@@ -149,10 +173,10 @@ pub fn rope_kv(pool: &Pool, scratch: &mut Scratch, args: RopeKv) {
             if ix < n_heads {
                 // SAFETY: each (token, head) once.
                 let out = unsafe { q_out.part((t * n_heads + ix) * head_dim, head_dim) };
-                rotate(q.row(t, ix * head_dim, head_dim), cos, sin, out);
+                turn(q.row(t, ix * head_dim, head_dim), q_norm, cos, sin, out);
             } else {
                 let kv_head = ix - n_heads;
-                rotate(k.row(t, kv_head * head_dim, head_dim), cos, sin, turned);
+                turn(k.row(t, kv_head * head_dim, head_dim), k_norm, cos, sin, turned);
                 write(t, false, kv_head, turned);
                 write(t, true, kv_head, v.row(t, kv_head * head_dim, head_dim));
             }
@@ -195,7 +219,8 @@ mod tests {
         let (pool, mut scratch, mut random) = (Pool::new(2), Scratch::new(), Random::new(11));
         let (n_heads, n_kv_heads, head_dim, rot_dim) = (4usize, 2usize, 12usize, 8usize);
         let inv_freq = [1.0f32, 0.3, 0.02, 0.001];
-        for n_tokens in [1usize, 3, 20] {
+        let (weights, eps) = (random.normals(2 * head_dim), 1e-3);
+        for (n_tokens, normed) in [(1usize, false), (3, true), (20, false), (20, true)] {
             let mut words = vec![0u32; 16];
             let slots_at = 16 + 4 * n_tokens as u32;
             words[..9].copy_from_slice(&[n_tokens as u32, 0, 0, 0, 16, 16, 16, 16, slots_at]);
@@ -220,6 +245,7 @@ mod tests {
                     inv_freq: &inv_freq,
                     rope_scale: 1.5,
                     neighbours: false,
+                    norms: normed.then_some(HeadNorms { weights: &weights, eps }),
                     kv_group: 1,
                     q: columns(1),
                     k: columns(50),
@@ -231,7 +257,13 @@ mod tests {
             }
             let kv: &[f32] = bytemuck::cast_slice(&kv);
             let rotated = |t: usize, at: usize| -> Vec<f64> {
-                let x: Vec<f64> = x[t * 100 + at..][..head_dim].iter().map(|&v| f64::from(v)).collect();
+                let mut x: Vec<f64> = x[t * 100 + at..][..head_dim].iter().map(|&v| f64::from(v)).collect();
+                if normed {
+                    let mean = x.iter().map(|v| v * v).sum::<f64>() / head_dim as f64;
+                    let weights = &weights[if at < 50 { 0 } else { head_dim }..][..head_dim];
+                    let factor = 1.0 / (mean + f64::from(eps)).sqrt();
+                    x.iter_mut().zip(weights).for_each(|(v, &w)| *v *= factor * f64::from(w));
+                }
                 let mut y = x.clone();
                 for i in 0..4 {
                     let angle = f64::from(positions[t] as f32 * inv_freq[i]);
