@@ -39,8 +39,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// Every known one.
-    pub const ALL: [Self; 6] =
-        [Self::Llama, Self::Mistral, Self::Mixtral, Self::Qwen2, Self::Qwen3, Self::Qwen3Moe];
+    pub const ALL: [Self; 6] = [Self::Llama, Self::Mistral, Self::Mixtral, Self::Qwen2, Self::Qwen3, Self::Qwen3Moe];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {

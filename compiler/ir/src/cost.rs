@@ -65,9 +65,6 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
         Rows::Wanted => (u64::from(dims.rows), u64::from(bounds.rows)),
     };
     let number = |name: &str| u64::from(spec.u32(name).unwrap_or(0));
-    // Products that each row takes part in, and the matrices that they read of those that there are.
-    let (top_k, n_experts) = (number("TOP_K").max(1), number("EXPERTS").max(1));
-    let taken = n_experts.min(n_rows.saturating_mul(top_k));
     let mut cost = Cost::default();
     for operand in plan.operands_of(dispatch) {
         // The result's place is written; an epilogue may read it first.
@@ -77,10 +74,7 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
                 let weight = &plan.weights[blob];
                 cost.weight_bytes += weight.format.row_bytes(weight.n_cols).saturating_mul(n_rows);
             }
-            Binding::Weight(blob) => {
-                let n_bytes = u128::from(plan.weights[blob].n_bytes());
-                cost.weight_bytes += (n_bytes * u128::from(taken) / u128::from(n_experts)) as u64;
-            }
+            Binding::Weight(blob) => cost.weight_bytes += spec.bytes_read(plan.weights[blob].n_bytes(), n_rows),
             // An arena's range is that of the variant's largest step.
             Binding::Arena { n_bytes, .. } => {
                 cost.activation_bytes += times * n_bytes.saturating_mul(n_rows).div_ceil(most_rows.max(1));
@@ -104,7 +98,7 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
         }
     }
     cost.flops = match spec.template {
-        Template::Matvec | Template::Matmul => 2 * number("N") * number("K") * n_rows * top_k,
+        Template::Matvec | Template::Matmul => 2 * number("N") * number("K") * n_rows * number("TOP_K").max(1),
         Template::Attention | Template::AttentionDecode => {
             let window = Window { window: spec.u32("WINDOW").unwrap_or(0), keep: spec.u32("KEEP").unwrap_or(0) };
             let pairs: u64 = step.tokens.iter().map(|token| seen(window, token.position)).sum();

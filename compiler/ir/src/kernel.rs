@@ -284,6 +284,13 @@ impl KernelSpec {
             Const::U32(_) => None,
         }
     }
+    /// Bytes of a weight that so many rows read, each once: of a stack of experts those of as many as the rows can take.
+    pub fn bytes_read(&self, n_bytes: u64, n_rows: u64) -> u64 {
+        let number = |name: &str| u64::from(self.u32(name).unwrap_or(0)).max(1);
+        let n_experts = number("EXPERTS");
+        let taken = n_experts.min(n_rows.saturating_mul(number("TOP_K")));
+        (u128::from(n_bytes) * u128::from(taken) / u128::from(n_experts)) as u64
+    }
     fn constant(&self, name: &str) -> Option<Const> {
         self.consts.iter().find(|(other, _)| other == name).map(|(_, value)| *value)
     }

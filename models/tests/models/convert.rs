@@ -102,7 +102,8 @@ fn experts_are_stacked_as_floats() {
     to(&plain, &coded, ConvertOptions { quantize, ..ConvertOptions::default() });
     let model = Model::open(&coded).expect("a checkpoint");
     let router = model.weights().matrix("model.layers.0.block_sparse_moe.gate", 4, 64).expect("a router");
-    let stack = model.weights().matrix("model.layers.0.block_sparse_moe.switch_mlp.up_proj", 4 * 128, 64).expect("a stack");
+    let stack =
+        model.weights().matrix("model.layers.0.block_sparse_moe.switch_mlp.up_proj", 4 * 128, 64).expect("a stack");
     assert_eq!((router.format().to_string(), stack.format().to_string()), ("mxfp4".into(), "mxfp4".into()));
     model.graph().expect("a graph");
 }
