@@ -156,8 +156,10 @@ impl<'a> WeightTable<'a> {
     fn dense(&self, path: &str, n_rows: usize, n_cols: usize) -> Result<Matrix<'a>> {
         let tensor = self.checkpoint.require(&format!("{path}.weight"))?;
         self.check_float(&tensor)?;
-        if self.rows_of(&tensor, n_rows)?[1] != n_cols {
-            self.check_shape(&tensor, &[n_rows, n_cols])?;
+        match *tensor.shape {
+            // A stack of matrices.
+            [parts, rows, cols] if parts.checked_mul(rows) == Some(n_rows) && cols == n_cols => {}
+            _ => self.check_shape(&tensor, &[n_rows, n_cols])?,
         }
         Ok(Matrix::Dense { stored: tensor.stored, n_rows, n_cols, bytes: tensor.bytes })
     }

@@ -280,7 +280,13 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     let flags = any::<[bool; 6]>();
     let experts = prop_oneof![3 => Just(None), 1 => (1u32..5, 1u32..3).prop_map(|(n, k)| Some((n, k.min(n))))];
     (sizes, flags, formats(), window(), experts).prop_map(|(sizes, flags, formats, odd_window, experts)| {
-        let (n_layers, (n_heads, n_kv_heads), hidden, ffn) = sizes;
+        let (n_layers, (n_heads, n_kv_heads), mut hidden, mut ffn) = sizes;
+        let mut formats = formats;
+        if experts.is_some() {
+            // An expert must fit into the smallest binding of the tests.
+            (hidden, ffn) = (1, 1);
+            formats[4..7].iter_mut().filter(|format| !format.is_quantized()).for_each(|format| *format = AFFINE8);
+        }
         let [tied, attention_bias, mlp_bias, head_norms, capped, up_first] = flags;
         Shape {
             n_layers,
