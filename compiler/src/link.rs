@@ -101,6 +101,8 @@ fn template(template: Template) -> shaders::Template {
         Template::AttentionCombine => shaders::Template::AttentionCombine,
         Template::GatherRows => shaders::Template::GatherRows,
         Template::Map => shaders::Template::Map,
+        Template::MoeRoute => shaders::Template::MoeRoute,
+        Template::MoeSum => shaders::Template::MoeSum,
         Template::SamplePartial => shaders::Template::SamplePartial,
         Template::SampleBins => shaders::Template::SampleBins,
         Template::SampleFilter => shaders::Template::SampleFilter,

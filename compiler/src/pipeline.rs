@@ -306,7 +306,7 @@ fn plan_weight(graph: &Graph, id: WeightId) -> PlanWeight {
     }
 }
 
-/// Rows `first .. first + count` of a weight, as runs of checkpoint rows, and whether two runs alternate.
+/// Rows `first .. first + count` of a weight, as runs of checkpoint rows, and whether these come in pairs that alternate.
 fn segments(graph: &Graph, id: WeightId, first: u32, count: u32) -> (Vec<Segment>, bool) {
     match &graph.weights[id].source {
         Source::Inline(_) => (Vec::new(), false),
@@ -326,25 +326,45 @@ fn segments(graph: &Graph, id: WeightId, first: u32, count: u32) -> (Vec<Segment
         }
         Source::Rows { of, first: at, .. } => segments(graph, *of, at + first, count),
         Source::Stack(parts) => {
-            let (mut runs, mut at) = (Vec::new(), 0);
+            let (mut runs, mut in_turn, mut at) = (Vec::new(), None, 0);
             for part in parts {
                 let n_rows = graph.weights[*part].n_rows;
                 let (from, to) = (first.max(at), (first + count).min(at + n_rows));
                 if from < to {
                     let (mut inner, interleaved) = segments(graph, *part, from - at, to - from);
-                    assert!(!interleaved, "rows in turn are not stacked");
+                    assert!(*in_turn.get_or_insert(interleaved) == interleaved, "a stack's parts are alike");
                     runs.append(&mut inner);
                 }
                 at += n_rows;
             }
-            (runs, false)
+            (runs, in_turn == Some(true))
         }
         Source::Interleave(a, b) => {
             assert!(first.is_multiple_of(2) && count.is_multiple_of(2), "row pairs stay together");
-            let (mut runs, _) = segments(graph, *a, first / 2, count / 2);
-            let (mut second, _) = segments(graph, *b, first / 2, count / 2);
-            runs.append(&mut second);
-            (runs, true)
+            let (first_runs, _) = segments(graph, *a, first / 2, count / 2);
+            let (second_runs, _) = segments(graph, *b, first / 2, count / 2);
+            (in_pairs(first_runs, second_runs), true)
         }
     }
+}
+
+/// Two lists of runs of as many rows, as pairs of equal height: a run ends where one of the other list does.
+fn in_pairs(first: Vec<Segment>, second: Vec<Segment>) -> Vec<Segment> {
+    let (mut first, mut second) = (first.into_iter().peekable(), second.into_iter().peekable());
+    let mut pairs = Vec::new();
+    while let (Some(a), Some(b)) = (first.peek_mut(), second.peek_mut()) {
+        let n_rows = a.n_rows.min(b.n_rows);
+        pairs.extend([take_rows(a, n_rows), take_rows(b, n_rows)]);
+        first.next_if(|run| run.n_rows == 0);
+        second.next_if(|run| run.n_rows == 0);
+    }
+    pairs
+}
+
+/// Takes the first rows of a run.
+fn take_rows(run: &mut Segment, n_rows: u32) -> Segment {
+    let taken = Segment { n_rows, ..run.clone() };
+    run.first_row += n_rows;
+    run.n_rows -= n_rows;
+    taken
 }

@@ -4,7 +4,7 @@
 
 mod planes;
 
-use ingot_ir::plan::PlanWeight;
+use ingot_ir::plan::{PlanWeight, Segment};
 use ingot_ir::weight::{Format, Layout, factors_at_bytes, scales_at_bytes};
 use planes::Arrangement;
 
@@ -50,7 +50,7 @@ pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>)
         })
         .collect();
     if weight.interleaved {
-        let pairs = runs[0].iter().zip(&runs[1]);
+        let pairs = runs.chunks_exact(2).flat_map(|pair| pair[0].iter().zip(&pair[1]));
         pairs.for_each(|(a, b)| numbers.extend([*a, *b]));
     } else {
         runs.iter().for_each(|run| numbers.extend(run));
@@ -123,24 +123,40 @@ fn fill_vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
     out.copy_from_slice(&bytes[offset..offset + out.len()]);
 }
 
-/// Where row `row` of a weight comes from: segment and row of its tensor.
-fn row_source(weight: &PlanWeight, row: u32) -> (usize, u32) {
-    if weight.interleaved {
-        let segment = (row % 2) as usize;
-        return (segment, weight.segments[segment].source_row(row / 2));
+/// Where rows of a weight come from.
+struct RowSources<'a> {
+    weight: &'a PlanWeight,
+    /// The first row of each segment, or of each pair of them.
+    starts: Vec<u32>,
+}
+
+impl<'a> RowSources<'a> {
+    fn new(weight: &'a PlanWeight) -> Self {
+        let together = if weight.interleaved { 2 } else { 1 };
+        let runs = weight.segments.chunks_exact(together);
+        let start = |at: &mut u32, run: &'a [Segment]| {
+            let start = *at;
+            *at += run.iter().map(|segment| segment.n_rows).sum::<u32>();
+            Some(start)
+        };
+        Self { weight, starts: runs.scan(0, start).collect() }
     }
-    let mut at = row;
-    for (ix, segment) in weight.segments.iter().enumerate() {
-        if at < segment.n_rows {
-            return (ix, segment.source_row(at));
+
+    /// Segment and row of its tensor.
+    fn find(&self, row: u32) -> (usize, u32) {
+        let run = self.starts.partition_point(|start| *start <= row) - 1;
+        let at = row - self.starts[run];
+        if self.weight.interleaved {
+            let segment = 2 * run + (at % 2) as usize;
+            return (segment, self.weight.segments[segment].source_row(at / 2));
         }
-        at -= segment.n_rows;
+        (run, self.weight.segments[run].source_row(at))
     }
-    unreachable!("row {row} is past the weight's rows")
 }
 
 fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
     let parts: Vec<TensorBytes<'a>> = weight.segments.iter().map(|segment| tensor(&segment.tensor)).collect();
+    let sources = RowSources::new(weight);
     let row_parts = weight.format.row_parts(weight.n_cols);
     // Scales and biases lie side by side.
     let (code_bytes, scale_bytes) = (row_parts.values, row_parts.scales + row_parts.biases);
@@ -151,7 +167,7 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
     out.fill(0);
     let arrangement = Arrangement::of(weight.format, weight.n_cols);
     let stored_row = |row: u32| {
-        let (segment, source) = row_source(weight, row);
+        let (segment, source) = sources.find(row);
         &parts[segment].values[source as usize * code_bytes as usize..][..code_bytes as usize]
     };
     let low_bytes = arrangement.low_row_bytes(code_bytes);
@@ -172,7 +188,7 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
         let half = row_parts.scales as usize;
         let mut pair_row = vec![0u8; 2 * half];
         for_rows(offset.max(scales_at), end.min(scales_end), scales_at, scale_bytes, |row, within, at, len| {
-            let (segment, source) = row_source(weight, row);
+            let (segment, source) = sources.find(row);
             let from = source as usize * half;
             let part = &parts[segment];
             let row_of = |bytes: &'a [u8]| bytes[from..from + half].chunks_exact(step);
@@ -188,7 +204,7 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
         return;
     }
     for_rows(offset.max(scales_at), end.min(scales_end), scales_at, scale_bytes, |row, within, at, len| {
-        let (segment, source) = row_source(weight, row);
+        let (segment, source) = sources.find(row);
         let stored = &parts[segment].scales[source as usize * scale_bytes as usize..][..scale_bytes as usize];
         let at = at + scales_out;
         out[at..at + len].copy_from_slice(&stored[within..within + len]);
@@ -198,7 +214,7 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
         let factors_end = factors_at + 4 * u64::from(weight.n_rows);
         let factors_out = (offset.max(factors_at) - offset) as usize;
         for_rows(offset.max(factors_at), end.min(factors_end), factors_at, 4, |row, within, at, len| {
-            let (segment, source) = row_source(weight, row);
+            let (segment, source) = sources.find(row);
             let factor = global_factor(&parts[segment], source as usize, code_bytes as usize).to_le_bytes();
             let at = at + factors_out;
             out[at..at + len].copy_from_slice(&factor[within..within + len]);

@@ -1,5 +1,9 @@
 //! What the architectures share: plain functions that append to the graph being built.
 
+mod experts;
+
+pub(crate) use experts::stack_path;
+
 use crate::config::{HiddenAct, ModelSpec, RopeSpec};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::StoredType;
@@ -162,7 +166,10 @@ pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, extras: Extras) -
         let attended = attention(spec, to, normed, &format!("{path}.self_attn"), &block)?;
         x = add(to, x, attended, after.map(|name| (format!("{path}.{name}.weight"), norm)), spec.scales.residual)?;
         let normed = rms_norm(to, x, &format!("{path}.{before_mlp}.weight"), norm)?;
-        let mixed = gated_mlp(to, normed, &format!("{path}.mlp"), spec, extras.mlp_bias)?;
+        let mixed = match &spec.experts {
+            Some(mixture) if mixture.layers[layer] => experts::mixture(to, normed, &path, spec.architecture, mixture)?,
+            _ => gated_mlp(to, normed, &format!("{path}.mlp"), spec, extras.mlp_bias)?,
+        };
         let after = extras.post_norms.then(|| (format!("{path}.post_feedforward_layernorm.weight"), norm));
         x = add(to, x, mixed, after, spec.scales.residual)?;
     }

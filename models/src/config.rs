@@ -4,6 +4,7 @@
 //! (`rope_parameters`, `dtype`, `layer_types`).
 
 mod attention;
+mod experts;
 mod fields;
 mod quant;
 mod rope;
@@ -16,6 +17,7 @@ use ingot_ir::kv::Window;
 use serde_json::{Value, json};
 use std::path::Path;
 
+pub use experts::ExpertSpec;
 pub use quant::{LayerQuant, Quant, QuantMap};
 pub use rope::{RopeScaling, RopeSpec};
 pub use scales::Scales;
@@ -27,6 +29,8 @@ pub enum Architecture {
     Llama,
     /// Mistral 7B and its successors of `model_type` `mistral`: Llama with an optional sliding window.
     Mistral,
+    /// Mixtral of `model_type` `mixtral`: Mistral with a mixture of experts for MLP.
+    Mixtral,
     /// Qwen 1.5 to 2.5 of `model_type` `qwen2`: Llama with biases of q, k and v.
     Qwen2,
     /// Qwen 3 of `model_type` `qwen3`: Llama with norms of the heads of q and k.
@@ -41,37 +45,57 @@ pub enum Architecture {
     Gemma3,
     /// Granite 3 of `model_type` `granite`: Llama with factors on embeddings, sums, scores and logits.
     Granite,
+    /// Qwen 3 with a mixture of experts, of `model_type` `qwen3_moe`.
+    Qwen3Moe,
 }
 
 impl Architecture {
     /// Every known one.
-    pub const ALL: [Self; 8] =
-        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gemma, Self::Gemma2, Self::Gemma3, Self::Granite];
+    pub const ALL: [Self; 10] = [
+        Self::Llama,
+        Self::Mistral,
+        Self::Mixtral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Qwen3Moe,
+        Self::Gemma,
+        Self::Gemma2,
+        Self::Gemma3,
+        Self::Granite,
+    ];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
+            Self::Mixtral => "mixtral",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
             Self::Gemma => "gemma",
             Self::Gemma2 => "gemma2",
             Self::Gemma3 => "gemma3_text",
             Self::Granite => "granite",
+            Self::Qwen3Moe => "qwen3_moe",
         }
+    }
+    /// Whether mlx-lm keeps 8 bits for the routers of this family.
+    pub(crate) fn has_fine_router(self) -> bool {
+        matches!(self, Self::Qwen3Moe)
     }
     /// The class in `architectures`, for files without `model_type`.
     fn class(self) -> &'static str {
         match self {
             Self::Llama => "LlamaForCausalLM",
             Self::Mistral => "MistralForCausalLM",
+            Self::Mixtral => "MixtralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
             Self::Qwen3 => "Qwen3ForCausalLM",
             Self::Gemma => "GemmaForCausalLM",
             Self::Gemma2 => "Gemma2ForCausalLM",
             Self::Gemma3 => "Gemma3ForCausalLM",
             Self::Granite => "GraniteForCausalLM",
+            Self::Qwen3Moe => "Qwen3MoeForCausalLM",
         }
     }
     fn is_gemma(self) -> bool {
@@ -105,6 +129,8 @@ pub struct ModelSpec {
     pub head_dim: u32,
     /// Width of the MLP.
     pub intermediate_size: u32,
+    /// The mixture of experts that stands for the MLP of some layers.
+    pub experts: Option<ExpertSpec>,
     /// Rows of the embedding.
     pub vocab_size: u32,
     /// Epsilon of the norms.
@@ -189,6 +215,7 @@ impl ModelSpec {
         let mut eos_ids = fields.ids("eos_token_id")?;
         eos_ids.sort_unstable();
         eos_ids.dedup();
+        let intermediate_size = fields.u32("intermediate_size", 1..=1 << 22)?;
         Ok(Self {
             architecture,
             hidden_size,
@@ -196,7 +223,8 @@ impl ModelSpec {
             n_heads,
             n_kv_heads,
             head_dim,
-            intermediate_size: fields.u32("intermediate_size", 1..=1 << 22)?,
+            intermediate_size,
+            experts: experts::experts(&fields, architecture, n_layers, intermediate_size)?,
             vocab_size: fields.u32("vocab_size", 1..=1 << 24)?,
             rms_norm_eps: fields.positive("rms_norm_eps", 1.0)? as f32,
             rope,

@@ -156,7 +156,11 @@ impl<'a> WeightTable<'a> {
     fn dense(&self, path: &str, n_rows: usize, n_cols: usize) -> Result<Matrix<'a>> {
         let tensor = self.checkpoint.require(&format!("{path}.weight"))?;
         self.check_float(&tensor)?;
-        self.check_shape(&tensor, &[n_rows, n_cols])?;
+        match *tensor.shape {
+            // A stack of matrices.
+            [parts, rows, cols] if parts.checked_mul(rows) == Some(n_rows) && cols == n_cols => {}
+            _ => self.check_shape(&tensor, &[n_rows, n_cols])?,
+        }
         Ok(Matrix::Dense { stored: tensor.stored, n_rows, n_cols, bytes: tensor.bytes })
     }
 
@@ -214,8 +218,10 @@ impl<'a> WeightTable<'a> {
             if mode != SmallFloat::Nvfp4 {
                 return Err(wrong(global, format!("goes with nvfp4, but `{path}` is {}", mode.name())));
             }
-            if global.stored != StoredType::F32 || global.bytes.len() != 4 {
-                let what = format!("is {} {:?}; expected one F32", global.stored, global.shape);
+            // A stack of matrices has one for each.
+            let n_parts = if codes.shape.len() == 3 { codes.shape[0] } else { 1 };
+            if global.stored != StoredType::F32 || global.bytes.len() != 4 * n_parts {
+                let what = format!("is {} {:?}; expected {n_parts} F32", global.stored, global.shape);
                 return Err(wrong(global, what));
             }
         }
@@ -246,10 +252,11 @@ impl<'a> WeightTable<'a> {
         Err(Error::tensor(self.checkpoint.place_of(codes.name), codes.name, what))
     }
 
-    /// The shape of a tensor that must be a matrix with `n_rows` rows.
+    /// The shape of a tensor that must be a matrix with `n_rows` rows, or a stack of matrices with as many.
     fn rows_of(&self, tensor: &TensorView<'_>, n_rows: usize) -> Result<[usize; 2]> {
         match *tensor.shape {
             [rows, cols] if rows == n_rows => Ok([rows, cols]),
+            [parts, rows, cols] if parts.checked_mul(rows) == Some(n_rows) => Ok([n_rows, cols]),
             _ => {
                 let what = format!(
                     "shape {:?}; expected [{n_rows}, ...]; does config.json belong to these weights?",

@@ -7,12 +7,14 @@
 // UNROLL * ROWS_PER_SUBGROUP loads in flight. x comes straight from global memory, where the caches hold it.
 // Sums meet in workgroup memory: 4 * M_MAX * (ROWS_PER_WG * K_SPLIT + units) bytes, plus 4 * WG in the plain tier, plus
 // 4 * M_MAX * (ROWS_PER_WG + WG / 4) for the squares of a normed copy, plus 20 KiB with INT8 (lib/x_bytes).
+// With a stack of experts a row of x makes several rows of the result, each with a matrix of its own, and M_MAX is 1.
 // Assumes ROWS_PER_WG a multiple of ROWS_PER_SUBGROUP, and even if the epilogue pairs columns.
-// Slots: unit (and with it x and weight or pairs), rows, prologue, epilogue, lanes.
+// Slots: unit (and with it x and weight or pairs), rows, experts, prologue, epilogue, lanes.
 
 import package::lib::grid::linear_id;
 import package::lib::sums::{UNITS, part_products, part_squares};
 import package::slot::rows::n_rows;
+import package::slot::experts::{products_of, x_row, matrix_of};
 import package::slot::unit::{PRODUCTS_SCALE, unit_products};
 import package::slot::prologue::{HAS_SQUARES, prologue_begin, prologue_end, prologue_factor};
 import package::slot::lanes::{Lanes, team_of, n_teams_of};
@@ -33,39 +35,43 @@ fn main(
 ) {
     let id = linear_id(workgroup, n_workgroups);
     let w_first = id % WG_COLUMNS * ROWS_PER_WG;
-    let x_first = id / WG_COLUMNS * M_MAX;
+    let row_first = id / WG_COLUMNS * M_MAX;
     // A workgroup past the rows works for nothing and stores nothing. To return here would keep every workgroup waiting for
     // the number of rows before its first load of W.
-    let x_end = n_rows();
+    let row_end = products_of(n_rows());
+    let x_first = x_row(row_first);
+    let x_last = x_row(row_end - 1u);
+    let matrix = matrix_of(min(row_first, row_end - 1u));
     let column_first = w_first / COLUMNS_PER_OUT;
-    let residue = epilogue_begin(min(x_first + thread / N_OUT, x_end - 1u), min(column_first + thread % N_OUT, OUT_COLS - 1u));
+    let residue = epilogue_begin(min(row_first + thread / N_OUT, row_end - 1u), min(column_first + thread % N_OUT, OUT_COLS - 1u));
 
-    let early = prologue_begin(x_first, x_end - 1u, lanes);
-    for (var base = 0u; base < UNITS; base += n_teams_of(lanes)) {
-        unit_products(base + team_of(lanes), w_first, x_first, x_end - 1u, lanes);
+    let early = prologue_begin(x_first, x_last, lanes);
+    let units = select(0u, UNITS, matrix.is_here);
+    for (var base = 0u; base < units; base += n_teams_of(lanes)) {
+        unit_products(base + team_of(lanes), matrix.first_row, w_first, x_first, x_last, lanes);
     }
-    prologue_end(early, x_first, x_end - 1u, lanes);
+    prologue_end(early, x_first, x_last, lanes);
     workgroupBarrier();
 
     for (var i = thread; i < N_OUT * M_MAX; i += WG) {
         let column = i % N_OUT;
         let m = i / N_OUT;
         var stored = 0.0;
-        if x_first + m < x_end && w_first + column * COLUMNS_PER_OUT < N {
+        if matrix.is_here && row_first + m < row_end && w_first + column * COLUMNS_PER_OUT < N {
             let first = total(column * COLUMNS_PER_OUT, m);
             let second = total(column * COLUMNS_PER_OUT + COLUMNS_PER_OUT - 1u, m);
             var own = residue;
-            if i != thread { own = epilogue_begin(x_first + m, column_first + column); }
-            stored = epilogue_store(x_first + m, column_first + column, first, second, own);
+            if i != thread { own = epilogue_begin(row_first + m, column_first + column); }
+            stored = epilogue_store(row_first + m, column_first + column, first, second, own);
         }
         if STORES_SQUARES > 0u { out_squares[i] = stored * stored; }
     }
     if STORES_SQUARES > 0u {
         workgroupBarrier();
-        if thread < M_MAX && x_first + thread < x_end {
+        if thread < M_MAX && row_first + thread < row_end {
             var sum = 0.0;
             for (var i = 0u; i < N_OUT; i++) { sum += out_squares[thread * N_OUT + i]; }
-            epilogue_squares(x_first + thread, id % WG_COLUMNS, sum);
+            epilogue_squares(row_first + thread, id % WG_COLUMNS, sum);
         }
     }
 }

@@ -1,7 +1,7 @@
 // A unit of a matrix-vector product in single precision.
 //
 // Every provider of units has PRODUCTS_SCALE, a product's worth in units of its sum, and unit_products: a team's share of
-// unit `unit` (if there is one) of the workgroup whose first row of W is `w_first`, for the M_MAX rows of x from `x_first`
+// unit `unit` (if there is one) of the workgroup whose first row of W is `w_first` from row `w_base` on, for the M_MAX rows of x from `x_first`
 // (row `x_last` stands in for missing ones). The sums come to lie in lib/sums. Must be called in uniform control flow.
 
 import package::lib::sums::{UNITS, part_products, part_squares};
@@ -17,13 +17,13 @@ const BLOCKS_PER_PART = (N_BLOCKS + K_SPLIT - 1u) / K_SPLIT;
 // What a lane sums up: products [row of W][row of x], and squares of x.
 struct Sums { products: array<f32, ROWS_PER_SUBGROUP * M_MAX>, squares: array<f32, M_MAX> }
 
-fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {
+fn unit_products(unit: u32, w_base: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {
     let part_first = unit % K_SPLIT * BLOCKS_PER_PART;
     let w_row = w_first + unit / K_SPLIT * ROWS_PER_SUBGROUP;
     var sums: Sums;
     if unit < UNITS && w_row < N {
         let part_end = min(part_first + BLOCKS_PER_PART, N_BLOCKS);
-        sums = walk(w_row, part_first + lane_of(lanes), part_end, n_lanes_of(lanes), x_first, x_last);
+        sums = walk(w_base, w_row, part_first + lane_of(lanes), part_end, n_lanes_of(lanes), x_first, x_last);
     }
     for (var i = 0u; i < ROWS_PER_SUBGROUP * M_MAX; i++) {
         let sum = team_sum(sums.products[i], lanes);
@@ -38,20 +38,20 @@ fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lane
 }
 
 // A lane's share of a unit: blocks first, first + stride .. below end.
-fn walk(w_row: u32, first: u32, end: u32, stride: u32, x_row: u32, x_last: u32) -> Sums {
+fn walk(w_base: u32, w_row: u32, first: u32, end: u32, stride: u32, x_row: u32, x_last: u32) -> Sums {
     var sums: Sums;
     var block = first;
     for (; block + (UNROLL - 1u) * stride < end; block += UNROLL * stride) {
         var loaded: array<array<Block, ROWS_PER_SUBGROUP>, UNROLL>;
         for (var u = 0u; u < UNROLL; u++) {
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[u][r] = weight_load(min(w_row + r, N - 1u), block + u * stride); }
+            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[u][r] = weight_load(w_base + min(w_row + r, N - 1u), block + u * stride); }
         }
         for (var u = 0u; u < UNROLL; u++) { products_add(loaded[u], block + u * stride, x_row, x_last, &sums); }
     }
     if UNROLL > 1u {
         for (; block < end; block += stride) {
             var loaded: array<Block, ROWS_PER_SUBGROUP>;
-            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[r] = weight_load(min(w_row + r, N - 1u), block); }
+            for (var r = 0u; r < ROWS_PER_SUBGROUP; r++) { loaded[r] = weight_load(w_base + min(w_row + r, N - 1u), block); }
             products_add(loaded, block, x_row, x_last, &sums);
         }
     }

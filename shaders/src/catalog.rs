@@ -1,6 +1,6 @@
 //! The catalogue: which slots each template has, what fills them, its bindings and its grid.
 
-use crate::consts::{Consts, add_weight, resolve};
+use crate::consts::{Consts, add_weight, has_experts, resolve};
 use crate::epilogue;
 use crate::files::file;
 use crate::link::{LinkError, Modules, Source, join};
@@ -47,7 +47,11 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
         Template::RmsNorm => rule(rows, 1, c.u32("RUNS")),
-        Template::SampleFinal => rule(rows, 1, 1),
+        Template::SampleFinal | Template::MoeRoute => rule(rows, 1, 1),
+        Template::MoeSum => rule(rows, 1, c.u32("N_COLS").div_ceil(c.u32("WG"))),
+        Template::Matvec if has_experts(spec) => {
+            rule(rows, 1, c.u32("TOP_K") * c.u32("N").div_ceil(c.u32("ROWS_PER_WG")))
+        }
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
         Template::Matmul => rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N"))),
         Template::Map => {
@@ -93,7 +97,7 @@ fn has_weight(template: Template) -> bool {
 }
 
 fn has_epilogue(template: Template) -> bool {
-    matches!(template, Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm)
+    matches!(template, Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm | Template::MoeSum)
 }
 
 /// What fills a spec's slots. Adds the numbers that providers read.
@@ -115,6 +119,8 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     }
 
     if template == Template::Matvec {
+        let experts = if has_experts(spec) { "slot/experts_routed.wgsl" } else { "slot/experts_none.wgsl" };
+        slots.insert("experts", source(experts));
         if consts.u32("HALF") == 1 {
             bind_pairs(spec, consts.u32("W_COLS"), &mut slots)?;
             if consts.u32("INT8") == 1 {
@@ -163,7 +169,7 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
 
     if has_epilogue(template) {
         let n_cols = match template {
-            Template::Map => consts.u32("N_COLS"),
+            Template::Map | Template::MoeSum => consts.u32("N_COLS"),
             Template::RmsNorm => consts.u32("RUNS").saturating_mul(consts.u32("N_COLS")),
             _ => consts.u32("N"),
         };
@@ -292,6 +298,9 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     if spec.template == Template::RopeKv {
         list.extend([info(Role::K, 0, 2, Read), info(Role::V, 0, 3, Read), info(Role::Freqs, 1, 0, Read)]);
     }
+    if has_experts(spec) || spec.template == Template::MoeSum {
+        list.push(info(Role::Route, 0, 3, Read));
+    }
     match spec.template {
         template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
@@ -349,7 +358,8 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),
         Template::SampleFilter => 12 * 256 + 44 * c.u32("WG") + 128,
         Template::SampleFinal => 16 * c.u32("WG"),
-        Template::Embed | Template::GatherRows | Template::Map => 0,
+        Template::MoeRoute => 4 * (c.u32("EXPERTS") + c.u32("TOP_K")),
+        Template::Embed | Template::GatherRows | Template::Map | Template::MoeSum => 0,
     }
 }
 

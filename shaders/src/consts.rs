@@ -53,6 +53,10 @@ const fn at(name: &'static str) -> ConstRule {
     rule(name, ConstDefault::U32(0), 0, MAX_SIZE)
 }
 
+/// Most experts that a row chooses from, and that it takes.
+const MAX_ROUTED: u32 = 4096;
+const MAX_TOP_K: u32 = 64;
+
 /// Most parts of a sequence's KV.
 const MAX_PARTS: u32 = 256;
 
@@ -235,6 +239,19 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
         }
         Template::GatherRows => const { &[size("N_COLS"), WG] },
         Template::Map => const { &[size("N_COLS"), OUT_STRIDE, OUT_AT, WG] },
+        Template::MoeRoute => {
+            const {
+                &[
+                    rule("EXPERTS", ConstDefault::Required, 1, MAX_ROUTED),
+                    rule("TOP_K", ConstDefault::Required, 1, MAX_TOP_K),
+                    rule("RENORMALIZE", ConstDefault::U32(0), 0, 1),
+                    power("WG", 128, 32, 256),
+                ]
+            }
+        }
+        Template::MoeSum => {
+            const { &[size("N_COLS"), rule("TOP_K", ConstDefault::Required, 1, MAX_TOP_K), OUT_STRIDE, OUT_AT, WG] }
+        }
         Template::SamplePartial => const { &[size("N"), BLOCK, RING, WG] },
         Template::SampleBins => const { &[size("N"), BLOCK, WG] },
         // An invocation a bin.
@@ -261,12 +278,28 @@ pub(crate) const SCALE_RULES: &[ConstRule] = &[float("FACTOR")];
 /// The constant that [`EpilogueOp::Softcap`] adds.
 pub(crate) const SOFTCAP_RULES: &[ConstRule] = &[float("CAP")];
 
+/// The constants of products with a stack of experts, which a matvec has that sets EXPERTS.
+pub const EXPERT_RULES: &[ConstRule] = &[
+    rule("EXPERTS", ConstDefault::Required, 1, MAX_ROUTED),
+    // The experts of the matrix, which may be a part of the stack.
+    at("EXPERT_FIRST"),
+    rule("EXPERT_COUNT", ConstDefault::Derived("EXPERTS"), 1, MAX_ROUTED),
+    rule("TOP_K", ConstDefault::Required, 1, MAX_TOP_K),
+    rule("X_EACH", ConstDefault::U32(0), 0, 1),
+];
+
+/// Whether a spec is of products with experts.
+pub(crate) fn has_experts(spec: &KernelSpec) -> bool {
+    spec.template == Template::Matvec && spec.consts.iter().any(|(name, _)| name == "EXPERTS")
+}
+
 /// Every constant of a spec.
 fn rules_of(spec: &KernelSpec) -> Vec<&'static ConstRule> {
     let added =
         [(EpilogueOp::RopeKv, ROPE_KV_RULES), (EpilogueOp::Scale, SCALE_RULES), (EpilogueOp::Softcap, SOFTCAP_RULES)];
     let added = added.into_iter().filter(|(op, _)| spec.epilogue.contains(op)).flat_map(|(_, rules)| rules);
-    const_rules(spec.template).iter().chain(added).collect()
+    let experts = if has_experts(spec) { EXPERT_RULES } else { &[] };
+    const_rules(spec.template).iter().chain(added).chain(experts).collect()
 }
 
 /// A template's numbers, defaults filled in, in the order of its rules.
@@ -345,6 +378,8 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
             (c.u32("N_HEADS") * c.u32("HEAD_DIM")).max(1)
         }
         (Template::RmsNorm, "OUT_STRIDE") => c.u32("RUNS").saturating_mul(c.u32("N_COLS")).max(1),
+        (_, "EXPERT_COUNT") => c.u32("EXPERTS"),
+        (Template::MoeSum, "OUT_STRIDE") => c.u32("N_COLS"),
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
@@ -426,7 +461,17 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
         need(c.u32("HEAD_DIM").is_multiple_of(group), "HEAD_DIM", "a multiple of KV_QUANT_GROUP")?;
         need((2 * c.u32("WG")).is_multiple_of(group), "WG", "a multiple of half of KV_QUANT_GROUP")?;
     }
+    if has_experts(spec) {
+        need(c.u32("TOP_K") <= c.u32("EXPERTS"), "TOP_K", "at most EXPERTS")?;
+        need(c.u32("EXPERT_FIRST") + c.u32("EXPERT_COUNT") <= c.u32("EXPERTS"), "EXPERT_COUNT", "of those in EXPERTS")?;
+        need(c.u32("M_MAX") == 1, "M_MAX", "1, since each row of products has a matrix of its own")?;
+        let norms = matches!(spec.prologue, Prologue::None | Prologue::RmsNorm);
+        let ops =
+            !spec.epilogue.iter().any(|op| matches!(op, EpilogueOp::RopeKv | EpilogueOp::Normed | EpilogueOp::Bias(_)));
+        need(norms && ops, "EXPERTS", "of products without biases, rotation or normed copies")?;
+    }
     match spec.template {
+        Template::MoeRoute => need(c.u32("TOP_K") <= c.u32("EXPERTS"), "TOP_K", "at most EXPERTS"),
         Template::Matvec => {
             need(
                 c.u32("ROWS_PER_WG").is_multiple_of(c.u32("ROWS_PER_SUBGROUP")),
@@ -496,6 +541,10 @@ pub(crate) fn add_weight(spec: &KernelSpec, consts: &mut Consts) -> Result<Weigh
     let format = spec.weight.ok_or_else(|| bad("the template needs a format".into()))?;
     let (rows, cols) = match spec.template {
         Template::Embed => (consts.u32("ROW_COUNT"), consts.u32("N_COLS")),
+        _ if has_experts(spec) => {
+            let rows = consts.u32("N").checked_mul(consts.u32("EXPERT_COUNT"));
+            (rows.ok_or_else(|| bad("the experts have more than 2^32 rows".into()))?, consts.u32("K"))
+        }
         _ => (consts.u32("N"), consts.u32("K")),
     };
     // Word offsets are u32.

@@ -24,7 +24,7 @@ mod unit_half;
 mod unit_int8;
 
 pub use catalog::{grid, link};
-pub use consts::{ConstDefault, ConstRule, ROPE_KV_RULES, const_rules, const_value};
+pub use consts::{ConstDefault, ConstRule, EXPERT_RULES, ROPE_KV_RULES, const_rules, const_value};
 pub use link::{Consumer, LinkError, wgsl_for};
 pub use spec::{
     Access, BindingInfo, Const, EpilogueOp, GridRule, GridUnit, KFormat, KernelSpec, LinkedKernel, Prologue, Role,

@@ -43,6 +43,10 @@ named! {
         GatherRows "gather_rows",
         /// Element-wise ops.
         Map "map",
+        /// The experts that each row takes, and their shares.
+        MoeRoute "moe_route",
+        /// The sum of what a row's experts left.
+        MoeSum "moe_sum",
         /// Adjusts logits and finds the best of each block of a row.
         SamplePartial "sample_partial",
         /// How far a row's logits lie below its greatest.
@@ -101,6 +105,8 @@ named! {
         K "k",
         /// Values.
         V "v",
+        /// The experts that each row takes, and their shares.
+        Route "route",
         /// The matrix.
         Weight "weight",
         /// A normalization's weight.

@@ -35,14 +35,16 @@ pub(crate) fn generate(consts: &Consts) -> Source {
     let parts = if consts.u32("W_GROUP") == 16 { eights / CHAIN } else { 1 };
     let unit = Unit { rows, xs, eights, parts };
     let mut text = HEAD.to_string();
-    text.push_str("fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n");
+    text.push_str(
+        "fn unit_products(unit: u32, w_base: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n",
+    );
     text.push_str("    let lane = lane_of(lanes);\n    let stride = n_lanes_of(lanes);\n");
     text.push_str("    let known_to_none = opaque();\n");
     text.push_str("    let w_row = w_first + unit / K_SPLIT * ROWS_PER_SUBGROUP;\n");
     text.push_str("    let part_first = unit % K_SPLIT * BLOCKS_PER_PART;\n");
     text.push_str("    let part_end = min(part_first + BLOCKS_PER_PART, N_BLOCKS);\n");
     for r in 0..rows {
-        let _ = writeln!(text, "    let row_{r} = min(w_row + {r}u, N - 1u);");
+        let _ = writeln!(text, "    let row_{r} = w_base + min(w_row + {r}u, N - 1u);");
     }
     for m in 0..xs {
         let _ = writeln!(text, "    let x_{m} = min(x_first + {m}u, x_last);\n    var squares_{m} = 0.0;");

@@ -24,12 +24,14 @@ pub(crate) fn generate(consts: &Consts) -> Source {
     let (rows, xs) = (consts.u32("ROWS_PER_SUBGROUP"), consts.u32("M_MAX"));
     let sums = || (0..rows).flat_map(move |r| (0..xs).map(move |m| (r, m)));
     let mut text = HEAD.to_string();
-    text.push_str("fn unit_products(unit: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n");
+    text.push_str(
+        "fn unit_products(unit: u32, w_base: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n",
+    );
     text.push_str("    let lane = lane_of(lanes);\n    let stride = n_lanes_of(lanes);\n");
     text.push_str("    let w_row = w_first + unit / K_SPLIT * ROWS_PER_SUBGROUP;\n");
     text.push_str("    let is_mine = unit < UNITS && w_row < N;\n");
     for r in 0..rows {
-        let _ = writeln!(text, "    let row_{r} = min(w_row + {r}u, N - 1u);");
+        let _ = writeln!(text, "    let row_{r} = w_base + min(w_row + {r}u, N - 1u);");
     }
     for (r, m) in sums() {
         let _ = writeln!(text, "    var sum_{r}_{m} = 0.0;");

@@ -118,6 +118,7 @@ fn specs() -> Vec<KernelSpec> {
     }
     list.extend(half_products());
     list.extend(half_formats());
+    list.extend(mixtures());
     list.extend(decoding_attentions());
     list.extend(kv_types());
     for rows in Rows::ALL {
@@ -305,6 +306,52 @@ fn half_formats() -> Vec<KernelSpec> {
             list.push(spec.clone());
             spec.prologue = Prologue::RmsNormParts;
             list.push(spec.with("SQUARE_PARTS", 16).with("K_SPLIT", 2));
+        }
+    }
+    list
+}
+
+/// Products with stacks of experts, whole and in parts, in single and half precision; what chooses and joins them.
+fn mixtures() -> Vec<KernelSpec> {
+    use EpilogueOp::*;
+    let mut list = Vec::new();
+    for (n_experts, k, wg) in [(1, 1, 32), (8, 2, 128), (128, 8, 128), (4096, 64, 256)] {
+        for rows in Rows::ALL {
+            let with = |spec: KernelSpec| KernelSpec { rows: *rows, ..spec };
+            let route = KernelSpec::new(Template::MoeRoute, Tier::Plain).with("EXPERTS", n_experts).with("TOP_K", k);
+            list.push(with(route.clone()));
+            list.push(with(route.with("RENORMALIZE", 1).with("WG", wg)));
+            for epilogue in [vec![], vec![AddOut], vec![Add(0), Gelu, Mul(1)]] {
+                let sum = KernelSpec::new(Template::MoeSum, Tier::Plain).with("N_COLS", 64 * k - 1).with("TOP_K", k);
+                list.push(KernelSpec { epilogue, ..with(sum) }.with("WG", wg));
+            }
+        }
+        let formats = [
+            WeightFormat::F32,
+            WeightFormat::Bf16,
+            WeightFormat::Mxfp4,
+            WeightFormat::Nvfp4 { global: true },
+            WeightFormat::K(KFormat::Q4K),
+            WeightFormat::Affine { bits: 4, group: 64, scales: ScaleType::Bf16 },
+        ];
+        for (ix, format) in formats.into_iter().enumerate() {
+            for tier in TIERS {
+                let mut spec = KernelSpec::new(Template::Matvec, tier)
+                    .with("K", 256)
+                    .with("N", 96)
+                    .with("EXPERTS", n_experts)
+                    .with("TOP_K", k);
+                spec.weight = Some(format);
+                spec.rows = Rows::ALL[ix % 2];
+                spec.epilogue = vec![SiluMulPairs];
+                list.push(KernelSpec { prologue: Prologue::RmsNorm, ..spec.clone() });
+                let part = spec.with("X_EACH", 1).with("EXPERT_FIRST", n_experts / 2).with("EXPERT_COUNT", 1);
+                list.push(KernelSpec { epilogue: vec![Silu, Mul(0)], ..part.clone() });
+                let is_half = tier == Tier::Subgroups && matches!(format, WeightFormat::Affine { .. });
+                if is_half {
+                    list.push(part.with("HALF", 1).with("X_HALF", 1).with("OUT_HALF", 1));
+                }
+            }
         }
     }
     list

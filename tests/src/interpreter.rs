@@ -204,6 +204,39 @@ impl<'a> Interpreter<'a> {
                 let cap = f64::from(*cap);
                 zip(&mut out, &values[*x], &values[*x], |x, _| (cap * (f64::from(x) / cap).tanh()) as f32);
             }
+            Op::MoeRoute { logits, k, renormalize } => {
+                for row in 0..n_rows {
+                    route(values[*logits].row(row), *k as usize, *renormalize, out.row_mut(row));
+                }
+            }
+            Op::MoeLinear { x, route, parts, n_experts } => {
+                let stack: Vec<&[f32]> = parts
+                    .iter()
+                    .flat_map(|part| (0..self.weight(*part).n_rows).map(|row| self.weight(*part).row(row)))
+                    .collect();
+                let (k, height) = (values[*route].n_cols / 2, stack.len() / *n_experts as usize);
+                for row in 0..n_rows {
+                    let x = values[*x].row(row);
+                    // One input for all experts, or one for each.
+                    let inputs = x.chunks_exact(stack[0].len()).cycle();
+                    let taken = values[*route].row(row)[..k].iter().map(|id| *id as usize);
+                    for ((out, x), id) in out.row_mut(row).chunks_exact_mut(height).zip(inputs).zip(taken) {
+                        let matrix = &stack[id * height..][..height];
+                        out.iter_mut().zip(matrix).for_each(|(out, weights)| *out = dot(weights, x) as f32);
+                    }
+                }
+            }
+            Op::MoeSum { x, route } => {
+                for row in 0..n_rows {
+                    let (k, n_cols) = (values[*route].n_cols / 2, out.n_cols);
+                    let shares = &values[*route].row(row)[k..];
+                    for (column, out) in out.row_mut(row).iter_mut().enumerate() {
+                        let parts = values[*x].row(row).iter().skip(column).step_by(n_cols);
+                        *out =
+                            parts.zip(shares).map(|(x, share)| f64::from(*x) * f64::from(*share)).sum::<f64>() as f32;
+                    }
+                }
+            }
             Op::Slice { x, at, n_cols } => {
                 for row in 0..n_rows {
                     out.row_mut(row).copy_from_slice(&values[*x].row(row)[*at as usize..(*at + *n_cols) as usize]);
@@ -280,6 +313,19 @@ fn resolve(
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+/// The `k` greatest of a row of logits, the lower of equal ones first, then their shares.
+fn route(logits: &[f32], k: usize, renormalize: bool, out: &mut [f32]) {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    // A stable sort keeps equal ones in order.
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    let weight = |id: &usize| f64::from(logits[*id]).exp();
+    let total: f64 = order[..if renormalize { k } else { logits.len() }].iter().map(weight).sum();
+    for (place, id) in order[..k].iter().enumerate() {
+        out[place] = *id as f32;
+        out[k + place] = (weight(id) / total) as f32;
+    }
 }
 
 fn silu(x: f32) -> f32 {

@@ -40,6 +40,8 @@ pub struct Shape {
     pub odd_window: Window,
     /// `softcap` of the attention, 0 for none.
     pub softcap: f32,
+    /// Experts in place of every MLP, and how many of them a token takes.
+    pub experts: Option<(u32, u32)>,
     /// Whether the up projection comes before the gate and the product has the activation second.
     pub up_first: bool,
 }
@@ -66,6 +68,7 @@ impl Shape {
             formats: [Format::Bf16; 8],
             odd_window: Window::FULL,
             softcap: 0.0,
+            experts: None,
             up_first: false,
         }
     }
@@ -115,6 +118,10 @@ impl Shape {
 
     fn mlp(&self, b: &mut GraphBuilder, layer: u32, residual: ValueId) -> ValueId {
         let x = b.norm(residual, &format!("{layer}.mlp_norm"));
+        if let Some((n_experts, k)) = self.experts {
+            let x = self.mixture(b, layer, x, n_experts, k);
+            return b.op(Op::Add { a: residual, b: x });
+        }
         let bias = self.mlp_bias;
         let gate = |b: &mut GraphBuilder| b.linear(x, &format!("{layer}.gate"), self.ffn, self.formats[4], bias);
         let up = |b: &mut GraphBuilder| b.linear(x, &format!("{layer}.up"), self.ffn, self.formats[5], bias);
@@ -130,6 +137,27 @@ impl Shape {
         };
         let x = b.linear(x, &format!("{layer}.down"), self.hidden, self.formats[6], bias);
         b.op(Op::Add { a: x, b: residual })
+    }
+}
+
+impl Shape {
+    /// Experts of matrices of their own in even layers, as Hugging Face has them, in stacks in odd ones, as MLX has them.
+    fn mixture(&self, b: &mut GraphBuilder, layer: u32, x: ValueId, n_experts: u32, k: u32) -> ValueId {
+        let logits = b.linear(x, &format!("{layer}.router"), n_experts, self.formats[4], false);
+        let route = b.op(Op::MoeRoute { logits, k, renormalize: !self.up_first });
+        let product = |b: &mut GraphBuilder, x, name: &str, n_rows: u32, n_cols: u32, format| {
+            let weight = match layer % 2 {
+                0 => b.stack(&format!("{layer}.{name}"), n_experts, n_rows, n_cols, format),
+                _ => b.matrix(&format!("{layer}.{name}s"), n_experts * n_rows, n_cols, format),
+            };
+            b.op(Op::MoeLinear { x, route, parts: vec![weight], n_experts })
+        };
+        let gate = product(b, x, "gate", self.ffn, self.hidden, self.formats[4]);
+        let up = product(b, x, "up", self.ffn, self.hidden, self.formats[5]);
+        let gate = b.op(Op::Silu { x: gate });
+        let x = b.op(Op::Mul { a: gate, b: up });
+        let x = product(b, x, "down", self.hidden, self.ffn, self.formats[6]);
+        b.op(Op::MoeSum { x, route })
     }
 }
 
@@ -178,6 +206,11 @@ impl GraphBuilder {
     pub fn matrix(&mut self, name: &str, n_rows: u32, n_cols: u32, format: Format) -> WeightId {
         assert!(format.takes_cols(n_cols), "{n_cols} columns of {format}");
         self.weight(n_rows, n_cols, format, Layout::Unassigned, Source::Tensor(name.into()))
+    }
+    /// Checkpoint matrices one below the other.
+    pub fn stack(&mut self, name: &str, n: u32, n_rows: u32, n_cols: u32, format: Format) -> WeightId {
+        let parts = (0..n).map(|ix| self.matrix(&format!("{name}.{ix}"), n_rows, n_cols, format)).collect();
+        self.weight(n * n_rows, n_cols, format, Layout::Unassigned, Source::Stack(parts))
     }
     /// A checkpoint vector.
     pub fn vector(&mut self, name: &str, n_rows: u32) -> WeightId {
@@ -245,8 +278,15 @@ pub fn window() -> impl Strategy<Value = Window> {
 pub fn shape() -> impl Strategy<Value = Shape> {
     let sizes = (1u32..4, prop_oneof![Just((2u32, 1u32)), Just((4, 2)), Just((2, 2)), Just((4, 1))], 1u32..3, 1u32..4);
     let flags = any::<[bool; 6]>();
-    (sizes, flags, formats(), window()).prop_map(|(sizes, flags, formats, odd_window)| {
-        let (n_layers, (n_heads, n_kv_heads), hidden, ffn) = sizes;
+    let experts = prop_oneof![3 => Just(None), 1 => (1u32..5, 1u32..3).prop_map(|(n, k)| Some((n, k.min(n))))];
+    (sizes, flags, formats(), window(), experts).prop_map(|(sizes, flags, formats, odd_window, experts)| {
+        let (n_layers, (n_heads, n_kv_heads), mut hidden, mut ffn) = sizes;
+        let mut formats = formats;
+        if experts.is_some() {
+            // An expert must fit into the smallest binding of the tests.
+            (hidden, ffn) = (1, 1);
+            formats[4..7].iter_mut().filter(|format| !format.is_quantized()).for_each(|format| *format = AFFINE8);
+        }
         let [tied, attention_bias, mlp_bias, head_norms, capped, up_first] = flags;
         Shape {
             n_layers,
@@ -262,6 +302,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
             formats,
             odd_window,
             softcap: if capped { 2.0 } else { 0.0 },
+            experts,
             up_first,
         }
     })

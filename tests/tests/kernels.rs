@@ -7,6 +7,8 @@
 mod attention;
 #[path = "kernels/epilogues.rs"]
 mod epilogues;
+#[path = "kernels/experts.rs"]
+mod experts;
 #[path = "kernels/formats.rs"]
 mod formats;
 #[path = "kernels/rows.rs"]

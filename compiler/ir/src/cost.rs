@@ -1,6 +1,7 @@
 //! What a dispatch must move and compute, from the plan alone: the figures behind every share of a limit.
 //!
-//! Bytes are the least traffic that the computation needs: a matrix once, keys and values once a sequence, an operand's
+//! Bytes are the least traffic that the computation needs: a matrix once (of a stack of experts as many as the step's rows
+//! can take), keys and values once a sequence, an operand's
 //! rows once. What a kernel reads again from a cache is not counted, nor are the step's tables and page tables (a few
 //! KB). FLOPs are those of matrix products and attention, two a multiplication with addition; what else kernels
 //! compute is bound by memory everywhere.
@@ -63,6 +64,7 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
         Rows::Tokens => (u64::from(dims.tokens), u64::from(bounds.tokens)),
         Rows::Wanted => (u64::from(dims.rows), u64::from(bounds.rows)),
     };
+    let number = |name: &str| u64::from(spec.u32(name).unwrap_or(0));
     let mut cost = Cost::default();
     for operand in plan.operands_of(dispatch) {
         // The result's place is written; an epilogue may read it first.
@@ -72,7 +74,7 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
                 let weight = &plan.weights[blob];
                 cost.weight_bytes += weight.format.row_bytes(weight.n_cols).saturating_mul(n_rows);
             }
-            Binding::Weight(blob) => cost.weight_bytes += plan.weights[blob].n_bytes(),
+            Binding::Weight(blob) => cost.weight_bytes += spec.bytes_read(plan.weights[blob].n_bytes(), n_rows),
             // An arena's range is that of the variant's largest step.
             Binding::Arena { n_bytes, .. } => {
                 cost.activation_bytes += times * n_bytes.saturating_mul(n_rows).div_ceil(most_rows.max(1));
@@ -95,9 +97,8 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
             Binding::Step | Binding::Sampled | Binding::Columns | Binding::PageTable(_) => {}
         }
     }
-    let number = |name: &str| u64::from(spec.u32(name).unwrap_or(0));
     cost.flops = match spec.template {
-        Template::Matvec | Template::Matmul => 2 * number("N") * number("K") * n_rows,
+        Template::Matvec | Template::Matmul => 2 * number("N") * number("K") * n_rows * number("TOP_K").max(1),
         Template::Attention | Template::AttentionDecode => {
             let window = Window { window: spec.u32("WINDOW").unwrap_or(0), keep: spec.u32("KEEP").unwrap_or(0) };
             let pairs: u64 = step.tokens.iter().map(|token| seen(window, token.position)).sum();

@@ -118,6 +118,34 @@ pub enum Op {
         /// Operand.
         x: ValueId,
     },
+    /// The experts that each row takes: `k` ids as numbers, those of the greatest logits, greatest first and the lower one
+    /// on a tie; then their shares, the logits' softmax.
+    MoeRoute {
+        /// A router's result, a column an expert.
+        logits: ValueId,
+        /// Experts a row.
+        k: u32,
+        /// Whether shares are divided by their sum.
+        renormalize: bool,
+    },
+    /// The products of each row with the experts that it takes, side by side, see [`crate::moe`].
+    MoeLinear {
+        /// An input a row, or one for each of its experts side by side.
+        x: ValueId,
+        /// Which experts.
+        route: ValueId,
+        /// The experts' matrices, one below the other; perhaps split into several weights.
+        parts: Vec<WeightId>,
+        /// Experts in all.
+        n_experts: u32,
+    },
+    /// The sum of what a row's experts left, each times its share.
+    MoeSum {
+        /// Results of a row's experts side by side.
+        x: ValueId,
+        /// Their shares.
+        route: ValueId,
+    },
     /// `silu(x[2i]) * x[2i + 1]`: the gate and up projections with their rows in turn.
     SiluMulPairs {
         /// Operand with twice the columns.
@@ -211,6 +239,9 @@ impl Op {
             Self::GeluMulPairs { .. } => "gelu_mul_pairs",
             Self::Scale { .. } => "scale",
             Self::Softcap { .. } => "softcap",
+            Self::MoeRoute { .. } => "moe_route",
+            Self::MoeLinear { .. } => "moe_linear",
+            Self::MoeSum { .. } => "moe_sum",
             Self::Slice { .. } => "slice",
             Self::Concat { .. } => "concat",
             Self::GatherRows { .. } => "gather_rows",
@@ -249,6 +280,11 @@ impl Op {
             Self::GeluMulPairs { x } => Self::GeluMulPairs { x: f(x) },
             Self::Scale { x, by } => Self::Scale { x: f(x), by },
             Self::Softcap { x, cap } => Self::Softcap { x: f(x), cap },
+            Self::MoeRoute { logits, k, renormalize } => Self::MoeRoute { logits: f(logits), k, renormalize },
+            Self::MoeLinear { x, route, parts, n_experts } => {
+                Self::MoeLinear { x: f(x), route: f(route), parts, n_experts }
+            }
+            Self::MoeSum { x, route } => Self::MoeSum { x: f(x), route: f(route) },
             Self::Slice { x, at, n_cols } => Self::Slice { x: f(x), at, n_cols },
             Self::Concat { parts } => Self::Concat { parts: parts.into_iter().map(f).collect() },
             Self::GatherRows { x } => Self::GatherRows { x: f(x) },
@@ -259,7 +295,7 @@ impl Op {
     /// The weights read.
     pub fn weights(&self) -> Vec<WeightId> {
         match self {
-            Self::Embed { parts } => parts.clone(),
+            Self::Embed { parts } | Self::MoeLinear { parts, .. } => parts.clone(),
             Self::RmsNorm { weight, .. } => vec![*weight],
             Self::Linear { weight, bias, .. } => std::iter::once(*weight).chain(*bias).collect(),
             Self::Rope { freqs, .. } => vec![*freqs],
@@ -280,6 +316,9 @@ impl Op {
             | Self::GeluMulPairs { .. }
             | Self::Scale { .. }
             | Self::Softcap { .. }
+            | Self::MoeRoute { .. }
+            | Self::MoeLinear { .. }
+            | Self::MoeSum { .. }
             | Self::Slice { .. }
             | Self::Concat { .. } => true,
             Self::Embed { .. }
@@ -529,6 +568,7 @@ impl Graph {
                 _ => bad("takes rows of tokens".into()),
             },
             Op::Argmax { x } => Ok(Shape { n_cols: 1, ..shape(*x) }),
+            Op::MoeRoute { .. } | Op::MoeLinear { .. } | Op::MoeSum { .. } => self.infer_moe(op).or_else(bad),
         }
     }
 }

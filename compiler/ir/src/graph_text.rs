@@ -141,6 +141,11 @@ fn op_line(op: &Op) -> Line {
         | Op::Argmax { x } => line.arg(x),
         Op::Scale { x, by } => line.arg(x).attr("by", format_args!("{by:?}")),
         Op::Softcap { x, cap } => line.arg(x).attr("cap", format_args!("{cap:?}")),
+        Op::MoeRoute { logits, k, renormalize } => {
+            line.arg(logits).attr("k", k).attr_unless("renormalize", *renormalize, false)
+        }
+        Op::MoeLinear { x, route, parts, n_experts } => line.arg(x).arg(route).args(parts).attr("experts", n_experts),
+        Op::MoeSum { x, route } => line.arg(x).arg(route),
         Op::Slice { x, at, .. } => line.arg(x).attr("at", at),
         Op::Concat { parts } => line.args(parts),
     }
@@ -186,6 +191,14 @@ fn parse_op(line: &Line, shape: Shape) -> Result<Op, IrError> {
         "gelu_mul_pairs" => Op::GeluMulPairs { x: x()? },
         "scale" => Op::Scale { x: x()?, by: line.value("by")? },
         "softcap" => Op::Softcap { x: x()?, cap: line.value("cap")? },
+        "moe_route" => {
+            Op::MoeRoute { logits: x()?, k: line.value("k")?, renormalize: line.value_or("renormalize", false)? }
+        }
+        "moe_linear" => {
+            let parts = (2..line.args.len()).map(|ix| line.handle(ix)).collect::<Result<_, _>>()?;
+            Op::MoeLinear { x: x()?, route: b()?, parts, n_experts: line.value("experts")? }
+        }
+        "moe_sum" => Op::MoeSum { x: x()?, route: b()? },
         "slice" => Op::Slice { x: x()?, at: line.value("at")?, n_cols: shape.n_cols },
         "concat" => Op::Concat { parts: line.handles()? },
         "gather_rows" => Op::GatherRows { x: x()? },

@@ -62,6 +62,10 @@ named! {
         GatherRows "gather_rows",
         /// Element-wise ops that no other kernel took.
         Map "map",
+        /// The experts that each row takes.
+        MoeRoute "moe_route",
+        /// The sum of what a row's experts left.
+        MoeSum "moe_sum",
         /// Adjusts logits and finds the best of each block of a row.
         SamplePartial "sample_partial",
         /// How far a row's logits lie below its greatest.
@@ -110,6 +114,8 @@ named! {
         K "k",
         /// Values.
         V "v",
+        /// The experts that each row takes, and their shares.
+        Route "route",
         /// The matrix.
         Weight "weight",
         /// A normalization's weight.
@@ -298,6 +304,13 @@ impl KernelSpec {
             Const::F32(n) => Some(n),
             Const::U32(_) => None,
         }
+    }
+    /// Bytes of a weight that so many rows read, each once: of a stack of experts those of as many as the rows can take.
+    pub fn bytes_read(&self, n_bytes: u64, n_rows: u64) -> u64 {
+        let number = |name: &str| u64::from(self.u32(name).unwrap_or(0)).max(1);
+        let n_experts = number("EXPERTS");
+        let taken = n_experts.min(n_rows.saturating_mul(number("TOP_K")));
+        (u128::from(n_bytes) * u128::from(taken) / u128::from(n_experts)) as u64
     }
     fn constant(&self, name: &str) -> Option<Const> {
         self.consts.iter().find(|(other, _)| other == name).map(|(_, value)| *value)

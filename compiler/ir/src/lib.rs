@@ -16,6 +16,7 @@ pub mod kv;
 pub mod step;
 pub mod text;
 pub mod graph;
+pub mod moe;
 mod graph_text;
 pub mod kernel;
 mod kernel_text;

@@ -81,7 +81,7 @@ pub struct PlanWeight {
     pub layout: Layout,
     /// The checkpoint rows that it is made of, in order; empty if `inline` is set.
     pub segments: Vec<Segment>,
-    /// Whether rows of the two segments alternate.
+    /// Whether segments come in pairs of equal height whose rows alternate.
     pub interleaved: bool,
     /// Numbers made by the model builder.
     pub inline: Vec<f32>,
@@ -343,20 +343,27 @@ impl Plan {
     pub fn logits_bytes(&self) -> u64 {
         u64::from(self.max_bounds().rows) * u64::from(self.n_vocab) * 4
     }
-    /// Weight bytes that one run of a variant reads, each weight once: what decoding is bound by.
+    /// Weight bytes that one run of a variant reads, each weight once, and of experts those that a run's rows can take: what
+    /// decoding is bound by.
     pub fn weight_bytes_of(&self, variant: VariantId) -> u64 {
         let mut seen = vec![false; self.weights.len()];
         let mut bytes = 0u64;
+        let bounds = self.variants[variant].bounds;
         for dispatch in self.dispatches_of(variant) {
-            let by_row = self.kernels[dispatch.kernel].spec.template == crate::kernel::Template::Embed;
+            let spec = &self.kernels[dispatch.kernel].spec;
+            let by_row = spec.template == crate::kernel::Template::Embed;
+            let n_rows = match spec.rows {
+                crate::kernel::Rows::Tokens => bounds.tokens,
+                crate::kernel::Rows::Wanted => bounds.rows,
+            };
             for operand in self.operands_of(dispatch) {
                 let Binding::Weight(blob) = operand.binding else { continue };
                 let weight = &self.weights[blob];
                 if by_row {
-                    let rows = u64::from(self.variants[variant].bounds.tokens);
+                    let rows = u64::from(bounds.tokens);
                     bytes = bytes.saturating_add(weight.format.row_bytes(weight.n_cols).saturating_mul(rows));
                 } else if !std::mem::replace(&mut seen[blob.0 as usize], true) {
-                    bytes = bytes.saturating_add(weight.n_bytes());
+                    bytes = bytes.saturating_add(spec.bytes_read(weight.n_bytes(), n_rows.into()));
                 }
             }
         }

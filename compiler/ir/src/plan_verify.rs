@@ -113,10 +113,9 @@ impl Plan {
         } else {
             weight.inline.len() as u128 * 4 == u128::from(n_bytes)
         };
-        let pairs = match &weight.segments[..] {
-            [a, b] => a.n_rows == b.n_rows,
-            _ => false,
-        };
+        let pairs = weight.segments.len().is_multiple_of(2)
+            && !weight.segments.is_empty()
+            && weight.segments.chunks_exact(2).all(|pair| pair[0].n_rows == pair[1].n_rows);
         if !filled || (weight.interleaved && !pairs) {
             return Err("its segments do not fill it".into());
         }
@@ -261,6 +260,10 @@ impl Plan {
             let why = format!("chooses among {} tokens, not the vocabulary's {}", n("N"), self.n_vocab);
             return Err(IrError::invalid(id, why));
         }
+        // A product with experts has a row for each of a row's experts, a route their ids and shares.
+        let top_k = n("TOP_K").max(1);
+        let products = rows * top_k;
+        let x_rows = if n("X_EACH") == 1 { products } else { rows };
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
         let runs = u128::from(kernel.u32("RUNS").unwrap_or(1)) * n("N_COLS");
         // Pairs leave half the columns, a rotation with cache write the queries'.
@@ -272,7 +275,7 @@ impl Plan {
         // A `map` may leave it to the template.
         let out_stride = kernel.u32("OUT_STRIDE").map_or(n_out, u128::from);
         let (end, stride) = match (kernel.template, operand.role) {
-            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm, Role::Out) => {
+            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm | Template::MoeSum, Role::Out) => {
                 (n("OUT_AT") + n_out, out_stride)
             }
             (Template::RmsNorm, Role::X) => (n("X_AT") + runs, n("X_STRIDE")),
@@ -290,8 +293,8 @@ impl Plan {
         // Numbers of 4 bytes that the template touches, where it is bound to an arena or the logits.
         let words = match (kernel.template, operand.role) {
             // Half rows are two numbers a word.
-            (Template::Matvec, Role::X) if n("X_HALF") == 1 => rows * n("K").div_ceil(2),
-            (Template::Matvec, Role::Out) if n("OUT_HALF") == 1 => rows * out_stride.div_ceil(2),
+            (Template::Matvec, Role::X) if n("X_HALF") == 1 => x_rows * n("K").div_ceil(2),
+            (Template::Matvec, Role::Out) if n("OUT_HALF") == 1 => products * out_stride.div_ceil(2),
             (Template::AttentionDecode, Role::Out) if n("PARTS") > 0 => {
                 u128::from(variant.bounds.tiles) * n("N_HEADS") * (n("HEAD_DIM") + 2)
             }
@@ -305,8 +308,15 @@ impl Plan {
             }
             (Template::Matvec, Role::Normed) => rows * n_out.div_ceil(2),
             (Template::Matvec, Role::Squares) => rows * n("SQUARE_PARTS"),
-            (Template::Matvec | Template::Matmul, Role::X) => rows * n("K"),
-            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm, Role::Out) => rows * out_stride,
+            (Template::MoeRoute, Role::X) => rows * n("EXPERTS"),
+            (Template::MoeRoute, Role::Out) | (_, Role::Route) => products * 2,
+            (Template::MoeSum, Role::X) => products * n("N_COLS"),
+            (Template::MoeSum, Role::Out) => rows * out_stride,
+            (Template::MoeSum, Role::Operand0 | Role::Operand1 | Role::Operand2) => rows * n_out,
+            (Template::Matvec | Template::Matmul, Role::X) => x_rows * n("K"),
+            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm, Role::Out) => {
+                products * out_stride
+            }
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
             (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
             (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
@@ -320,7 +330,7 @@ impl Plan {
             (
                 Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm,
                 Role::Operand0 | Role::Operand1 | Role::Operand2,
-            ) => rows * n_out,
+            ) => products * n_out,
             (template, Role::X) if samples(template) => rows * n("N"),
             (Template::SamplePartial, Role::Out) | (_, Role::Parts) => {
                 rows * n("N").div_ceil(n("BLOCK").max(1)) * u128::from(PART_WORDS)
@@ -397,8 +407,9 @@ impl Plan {
                     && kernel.weight == Some(weight.format)
             }
             (Role::Weight, _) => {
+                let n_rows = kernel.u32("N").and_then(|n| n.checked_mul(kernel.u32("EXPERT_COUNT").unwrap_or(1)));
                 u64::from(weight.n_cols) == n_cols
-                    && kernel.u32("N") == Some(weight.n_rows)
+                    && n_rows == Some(weight.n_rows)
                     && kernel.weight == Some(weight.format)
             }
             (Role::Operand0 | Role::Operand1 | Role::Operand2, _) => {
@@ -461,7 +472,7 @@ fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
         }
         Role::Columns => binding == Binding::Columns,
         Role::Normed | Role::Squares | Role::Parts | Role::Bins => matches!(binding, Binding::Arena { .. }),
-        Role::X | Role::Q | Role::K | Role::V | Role::Out => {
+        Role::X | Role::Q | Role::K | Role::V | Role::Route | Role::Out => {
             matches!(binding, Binding::Arena { .. } | Binding::Logits)
         }
     }

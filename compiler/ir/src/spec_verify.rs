@@ -33,13 +33,14 @@ impl KernelSpec {
             return Err(format!("{} does not begin with {}", self.template, self.prologue));
         }
         self.verify_epilogue()?;
+        self.verify_experts()?;
         self.verify_numbers()
     }
 
     fn verify_epilogue(&self) -> Result<(), String> {
         let ops = &self.epilogue;
         let most = match self.template {
-            Template::Matvec | Template::Matmul | Template::Map => MAX_OPS,
+            Template::Matvec | Template::Matmul | Template::Map | Template::MoeSum => MAX_OPS,
             // A residual.
             Template::RmsNorm => 1,
             _ => 0,
@@ -80,6 +81,41 @@ impl KernelSpec {
             }
         }
         Ok(())
+    }
+
+    /// Of products with a stack of experts, and of what chooses and joins them.
+    fn verify_experts(&self) -> Result<(), String> {
+        let n = |name: &str| self.u32(name).unwrap_or(0);
+        let (k, n_experts) = (n("TOP_K"), n("EXPERTS"));
+        let routes = matches!(self.template, Template::MoeRoute | Template::MoeSum);
+        if !routes && n_experts == 0 {
+            return if k == 0 { Ok(()) } else { Err(format!("{} takes no experts", self.template)) };
+        }
+        if !(routes || self.template == Template::Matvec) {
+            return Err(format!("{} takes no experts", self.template));
+        }
+        if k == 0 || (self.template != Template::MoeSum && k > n_experts) {
+            return Err(format!("{k} of {n_experts} experts"));
+        }
+        if self.template == Template::MoeSum {
+            let pairs = self.epilogue.contains(&EpilogueOp::SiluMulPairs);
+            return if pairs { Err("a sum of experts pairs no columns".into()) } else { Ok(()) };
+        }
+        if self.template == Template::MoeRoute {
+            return Ok(());
+        }
+        let end = n("EXPERT_FIRST").checked_add(n("EXPERT_COUNT"));
+        if n("EXPERT_COUNT") == 0 || end.is_none_or(|end| end > n_experts) {
+            return Err(format!("{} experts from {} are not among {n_experts}", n("EXPERT_COUNT"), n("EXPERT_FIRST")));
+        }
+        // Each row of products has a matrix of its own.
+        let one = self.u32("M_MAX").is_none_or(|m| m == 1);
+        let plain = matches!(self.prologue, Prologue::None | Prologue::RmsNorm)
+            && !self
+                .epilogue
+                .iter()
+                .any(|op| matches!(op, EpilogueOp::RopeKv | EpilogueOp::Normed | EpilogueOp::Bias(_)));
+        if one && plain { Ok(()) } else { Err("products with experts take one row each and no biases".into()) }
     }
 
     fn verify_numbers(&self) -> Result<(), String> {

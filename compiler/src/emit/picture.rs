@@ -171,7 +171,7 @@ fn kernel(graph: &Graph, kernels: &KernelGraph, id: KernelId) -> Shown {
             Look::Attention
         }
         Template::RmsNorm => Look::Norm,
-        Template::Map => Look::Element,
+        Template::Map | Template::MoeRoute | Template::MoeSum => Look::Element,
         _ => Look::Rows,
     };
     Shown { id: id.to_string(), lines, title: kernels.node_line(id), look }
@@ -179,7 +179,7 @@ fn kernel(graph: &Graph, kernels: &KernelGraph, id: KernelId) -> Shown {
 
 fn look(op: &Op) -> Look {
     match op {
-        Op::Linear { .. } => Look::Matrix,
+        Op::Linear { .. } | Op::MoeLinear { .. } => Look::Matrix,
         Op::Rope { .. } | Op::KvWrite { .. } | Op::Attention { .. } => Look::Attention,
         Op::RmsNorm { .. } => Look::Norm,
         Op::Embed { .. } | Op::GatherRows { .. } | Op::Argmax { .. } => Look::Rows,

@@ -12,7 +12,7 @@ pub fn run(graph: &Graph, target: &TargetProfile) -> Graph {
     for (_, value) in graph.values.iter() {
         for weight in value.op.weights() {
             let is_matrix = match &value.op {
-                Op::Embed { .. } => true,
+                Op::Embed { .. } | Op::MoeLinear { .. } => true,
                 Op::Linear { weight: w, .. } => *w == weight,
                 _ => false,
             };

@@ -72,9 +72,9 @@ pub enum Kind {
         /// What is added to it.
         added: Option<ValueId>,
     },
-    /// A linear layer with what it absorbed.
+    /// A linear layer, or products with experts, with what it absorbed.
     Matrix {
-        /// The linear layer.
+        /// The `linear` or `moe_linear`.
         linear: ValueId,
         /// [`Template::Matvec`] or [`Template::Matmul`].
         template: Template,
@@ -104,6 +104,15 @@ pub enum Kind {
         x: ValueId,
         /// The steps.
         steps: Vec<Step>,
+    },
+    /// A `moe_route`.
+    Route,
+    /// A `moe_sum` with what it absorbed.
+    ExpertSum {
+        /// The sum.
+        sum: ValueId,
+        /// What happens to the result.
+        epilogue: Vec<Step>,
     },
     /// An `argmax`.
     Argmax,
@@ -226,6 +235,22 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             Op::Attention { .. } => Kind::Attention,
             Op::GatherRows { .. } => Kind::Gather,
             Op::Argmax { .. } => Kind::Argmax,
+            Op::MoeRoute { .. } => Kind::Route,
+            Op::MoeSum { .. } => {
+                let (epilogue, tail) = grow(graph, target, &users, &grouped, id, None);
+                tail.iter().for_each(|v| grouped[*v] = true);
+                groups.push(Group::new(Kind::ExpertSum { sum: id, epilogue }, [vec![id], tail].concat()));
+                continue;
+            }
+            Op::MoeLinear { x, .. } => {
+                let norm = absorbed[x].then_some(x);
+                let (epilogue, tail) = grow(graph, target, &users, &grouped, id, None);
+                tail.iter().for_each(|v| grouped[*v] = true);
+                let members = norm.into_iter().chain([id]).chain(tail).collect();
+                groups
+                    .push(Group::new(Kind::Matrix { linear: id, template: Template::Matvec, norm, epilogue }, members));
+                continue;
+            }
             Op::KvWrite { .. } => {
                 let (q, k) = ropes(graph, id)?;
                 grouped[q] = true;
@@ -284,8 +309,12 @@ fn sole_user(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, v: ValueId) -
     }
 }
 
-/// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled.
+/// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled. Rows that take experts
+/// are each multiplied on their own.
 fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {
+    if matches!(graph.values[linear].op, Op::MoeLinear { .. }) {
+        return Template::Matvec;
+    }
     let rows = graph.values[linear].shape.rows;
     let few = rows == Dim::Rows || bucket.get(rows) <= target.few_rows();
     if few { Template::Matvec } else { Template::Matmul }
@@ -302,7 +331,8 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
         };
         let takes = |user: &ValueId| {
             let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, *user) == Template::Matvec;
-            matches!(graph.values[*user].op, Op::Linear { .. }) && has_prologue
+            let op = &graph.values[*user].op;
+            matches!(op, Op::Linear { .. } | Op::MoeLinear { .. }) && has_prologue
         };
         absorbed[id] = is_norm
             && target.takes(Fusion::NormPrologue)
@@ -353,6 +383,10 @@ fn grow(
         let op = &graph.values[user].op;
         let rule = RULES.iter().filter(|rule| target.takes(rule.fusion)).find_map(|rule| (rule.step)(op, at));
         let Some(step) = rule else { break };
+        // What joins experts has no columns in turn.
+        if step == Step::SiluMulPairs && matches!(graph.values[linear].op, Op::MoeSum { .. }) {
+            break;
+        }
         // An absorbed value must not be wanted by anyone else. After the pairs only sums follow, and before them no
         // values are read: an operand has the shape of the result.
         let pairs_done = steps.iter().any(|s| matches!(s, Step::SiluMulPairs | Step::GeluMulPairs));

@@ -8,6 +8,7 @@
 use super::group::{Group, Kind, Step};
 use crate::target::{Fusion, TargetProfile};
 use ingot_ir::graph::{Graph, Op, ValueId};
+use ingot_ir::handle::Column;
 use ingot_ir::kernel::Template;
 
 /// Columns of half rows come in eights; half-precision products take whole blocks of 32.
@@ -24,7 +25,9 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
         let reads = |user: &ValueId| {
             groups.iter().any(|group| match &group.kind {
                 Kind::Matrix { linear, template: Template::Matvec, norm: own, .. } => {
-                    linear == user && *own == norm && is_half(graph, target, *linear)
+                    // Products with experts make their norm themselves: their router, in single precision, reads it too.
+                    let takes = norm.is_none() || matches!(graph.values[*linear].op, Op::Linear { .. });
+                    linear == user && *own == norm && takes && is_half(graph, &users, target, *linear)
                 }
                 _ => false,
             })
@@ -37,12 +40,13 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
         let in_rows = !users[result].iter().any(|user| matches!(graph.values[*user].op, Op::Concat { .. }));
         let (half, residual) = match &group.kind {
             Kind::Attention => (feeds(result, None), false),
-            Kind::Matrix { template: Template::Matvec, epilogue, .. } => {
+            Kind::Matrix { linear, template: Template::Matvec, epilogue, .. } => {
                 let rotates = matches!(epilogue.last(), Some(Step::RopeKv { .. }));
                 // Three buffers more: with two operands there would be nine.
                 let is_operand = |step: &&Step| matches!(step, Step::Bias(_) | Step::Add(_) | Step::Mul(_));
                 let fits = epilogue.iter().filter(is_operand).count() < 2;
-                (!rotates && feeds(result, None), !rotates && in_rows && fits)
+                let is_linear = matches!(graph.values[*linear].op, Op::Linear { .. });
+                (!rotates && feeds(result, None), !rotates && in_rows && fits && is_linear)
             }
             _ => (false, false),
         };
@@ -61,9 +65,14 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
     groups
 }
 
-/// Whether a linear layer's product multiplies in half precision.
-fn is_half(graph: &Graph, target: &TargetProfile, linear: ValueId) -> bool {
-    let Op::Linear { weight, .. } = graph.values[linear].op else { return false };
+/// Whether a product multiplies in half precision. A router's does not: two experts may be nearly as good.
+pub fn is_half(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, target: &TargetProfile, product: ValueId) -> bool {
+    let weight = match graph.values[product].op {
+        Op::Linear { weight, .. } => weight,
+        Op::MoeLinear { ref parts, .. } => parts[0],
+        _ => return false,
+    };
+    let routes = users[product].iter().any(|user| matches!(graph.values[*user].op, Op::MoeRoute { .. }));
     let weight = &graph.weights[weight];
-    target.multiplies_half(weight.format, weight.n_cols)
+    !routes && target.multiplies_half(weight.format, weight.n_cols)
 }

@@ -1,6 +1,7 @@
 //! Assumes a canonical graph. Guarantees: linear layers of one input whose weights have one format, and which only
-//! rotations, norms before rotations and cache writes read (q, k and v), are one linear layer and slices of it; a gate and an up projection whose results only meet in `silu(gate) * up` or
-//! `gelu(gate) * up` are one linear layer with their rows in turn and `silu_mul_pairs` or `gelu_mul_pairs`. Layers of unlike formats merge in equal groups.
+//! rotations, norms before rotations and cache writes read (q, k and v), are one linear layer and slices of it; a gate and an up
+//! projection whose results only meet in `silu(gate) * up` or `gelu(gate) * up` are one linear layer with their rows in turn
+//! and `silu_mul_pairs` or `gelu_mul_pairs`, those of experts too. Layers of unlike formats merge in equal groups.
 
 use super::{prune, push, rewrite};
 use crate::target::{Fusion, TargetProfile};
@@ -12,6 +13,26 @@ use std::collections::BTreeMap;
 pub fn run(graph: &Graph, target: &TargetProfile) -> Graph {
     let paired = if target.takes(Fusion::GatePairs) { pair_gates(graph) } else { graph.clone() };
     stack_siblings(&paired)
+}
+
+/// A product that may be a gate or an up projection: its operands but for the matrix, the matrix, the bias.
+struct Half {
+    x: ValueId,
+    /// Route and number of the experts.
+    experts: Option<(ValueId, u32)>,
+    weight: WeightId,
+    bias: Option<WeightId>,
+}
+
+fn half(graph: &Graph, v: ValueId) -> Option<Half> {
+    match graph.values[v].op {
+        Op::Linear { x, weight, bias } => Some(Half { x, experts: None, weight, bias }),
+        Op::MoeLinear { x, route, ref parts, n_experts } => match parts[..] {
+            [weight] => Some(Half { x, experts: Some((route, n_experts)), weight, bias: None }),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn linear(graph: &Graph, v: ValueId) -> Option<(ValueId, WeightId, Option<WeightId>)> {
@@ -42,15 +63,17 @@ fn pair_gates(graph: &Graph) -> Graph {
         .filter_map(|(id, value)| {
             let Op::Mul { a, b: up } = value.op else { return None };
             let (Op::Silu { x: gate } | Op::Gelu { x: gate }) = graph.values[a].op else { return None };
-            let ((x, w_gate, b_gate), (x_up, w_up, b_up)) = (linear(graph, gate)?, linear(graph, up)?);
-            let biases_alike = match (b_gate, b_up) {
+            let (g, u) = (half(graph, gate)?, half(graph, up)?);
+            let biases_alike = match (g.bias, u.bias) {
                 (None, None) => true,
                 (Some(a), Some(b)) => alike(graph, a, b),
                 _ => false,
             };
-            let rows_alike = graph.weights[w_gate].n_rows == graph.weights[w_up].n_rows;
+            let rows_alike = graph.weights[g.weight].n_rows == graph.weights[u.weight].n_rows;
             let alone = only_user(a) && only_user(gate) && only_user(up);
-            (x == x_up && alone && rows_alike && biases_alike && alike(graph, w_gate, w_up)).then_some((id, (gate, up)))
+            let inputs_alike = g.x == u.x && g.experts == u.experts;
+            let fits = inputs_alike && alone && rows_alike && biases_alike && alike(graph, g.weight, u.weight);
+            fits.then_some((id, (gate, up)))
         })
         .collect();
     rewrite(graph, |new, op, old| {
@@ -59,11 +82,15 @@ fn pair_gates(graph: &Graph) -> Graph {
         let Op::Mul { a, b: new_up } = *op else { return None };
         let activation = new.values[a].op.clone();
         let (Op::Silu { x: new_gate } | Op::Gelu { x: new_gate }) = activation else { return None };
-        debug_assert!(linear(graph, *gate).is_some() && linear(graph, *up).is_some());
-        let ((x, w_gate, b_gate), (_, w_up, b_up)) = (linear(new, new_gate)?, linear(new, new_up)?);
-        let weight = join(new, &[w_gate, w_up], Source::Interleave(w_gate, w_up));
-        let bias = b_gate.zip(b_up).map(|(a, b)| join(new, &[a, b], Source::Interleave(a, b)));
-        let both = push(new, Op::Linear { x, weight, bias });
+        debug_assert!(half(graph, *gate).is_some() && half(graph, *up).is_some());
+        let (g, u) = (half(new, new_gate)?, half(new, new_up)?);
+        let weight = join(new, &[g.weight, u.weight], Source::Interleave(g.weight, u.weight));
+        let bias = g.bias.zip(u.bias).map(|(a, b)| join(new, &[a, b], Source::Interleave(a, b)));
+        let both = match g.experts {
+            Some((route, n_experts)) => Op::MoeLinear { x: g.x, route, parts: vec![weight], n_experts },
+            None => Op::Linear { x: g.x, weight, bias },
+        };
+        let both = push(new, both);
         let is_gelu = matches!(activation, Op::Gelu { .. });
         Some(push(new, if is_gelu { Op::GeluMulPairs { x: both } } else { Op::SiluMulPairs { x: both } }))
     })

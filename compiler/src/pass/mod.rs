@@ -110,6 +110,9 @@ fn map_weights(op: Op, f: impl Fn(WeightId) -> WeightId) -> Op {
         Op::Rope { x, freqs, n_heads, head_dim, rot_dim, scale, neighbours } => {
             Op::Rope { x, freqs: f(freqs), n_heads, head_dim, rot_dim, scale, neighbours }
         }
+        Op::MoeLinear { x, route, parts, n_experts } => {
+            Op::MoeLinear { x, route, parts: parts.into_iter().map(f).collect(), n_experts }
+        }
         other => other,
     }
 }

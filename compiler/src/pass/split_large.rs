@@ -1,5 +1,6 @@
 //! Assumes merged matrices. Guarantees: no matrix is larger than the target's binding limit: a linear layer becomes
-//! several on runs of its rows, side by side; an embedding table becomes parts. Activated pairs move into the parts.
+//! several on runs of its rows, side by side; an embedding table becomes parts, a stack of experts parts of whole ones.
+//! Activated pairs move into the parts.
 
 use super::{push, rewrite};
 use crate::CompileError;
@@ -14,9 +15,10 @@ const ROW_STEP: u32 = 8;
 /// Runs the pass. Fails where a few rows alone exceed the limit.
 pub fn run(graph: &Graph, target: &TargetProfile) -> Result<Graph, CompileError> {
     let mut parts_of: BTreeMap<WeightId, Vec<(u32, u32)>> = BTreeMap::new();
-    for (_, value) in graph.values.iter() {
+    for (id, value) in graph.values.iter() {
+        let step = graph.experts(id).map_or(ROW_STEP, |experts| experts.n_rows);
         for weight in value.op.weights() {
-            let runs = runs(graph, weight, target)?;
+            let runs = runs(graph, weight, step, target)?;
             if runs.len() > 1 {
                 parts_of.insert(weight, runs);
             }
@@ -45,6 +47,11 @@ pub fn run(graph: &Graph, target: &TargetProfile) -> Result<Graph, CompileError>
             let parts = split(new, table, runs);
             Some(push(new, Op::Embed { parts }))
         }
+        Op::MoeLinear { x, route, parts, n_experts } => {
+            let [stack] = parts[..] else { return None };
+            let parts = split(new, stack, parts_of.get(&stack)?);
+            Some(push(new, Op::MoeLinear { x: *x, route: *route, parts, n_experts: *n_experts }))
+        }
         Op::Linear { x, weight, bias } => {
             let runs = parts_of.get(weight)?;
             let parts = split(new, *weight, runs);
@@ -65,8 +72,8 @@ pub fn run(graph: &Graph, target: &TargetProfile) -> Result<Graph, CompileError>
     }))
 }
 
-/// The runs of rows (first, count) that fit the limit each.
-fn runs(graph: &Graph, id: WeightId, target: &TargetProfile) -> Result<Vec<(u32, u32)>, CompileError> {
+/// The runs of rows (first, count), multiples of `step`, that fit the limit each.
+fn runs(graph: &Graph, id: WeightId, step: u32, target: &TargetProfile) -> Result<Vec<(u32, u32)>, CompileError> {
     let weight = &graph.weights[id];
     let bytes = |n_rows| packed_bytes(weight.format, Layout::Packed, n_rows, weight.n_cols);
     let limit = target.max_binding_bytes;
@@ -74,13 +81,13 @@ fn runs(graph: &Graph, id: WeightId, target: &TargetProfile) -> Result<Vec<(u32,
         return Ok(vec![(0, weight.n_rows)]);
     }
     let row_bytes = weight.format.row_bytes(weight.n_cols).max(1);
-    let mut rows = u32::try_from(limit / row_bytes).unwrap_or(u32::MAX) / ROW_STEP * ROW_STEP;
+    let mut rows = u32::try_from(limit / row_bytes).unwrap_or(u32::MAX) / step * step;
     while rows > 0 && bytes(rows) > limit {
-        rows -= ROW_STEP;
+        rows -= step;
     }
     if rows == 0 {
         let what = format!("{id} ({} x {} {})", weight.n_rows, weight.n_cols, weight.format);
-        return Err(CompileError::TooLarge { what, needed: bytes(ROW_STEP), limit, target: target.name.clone() });
+        return Err(CompileError::TooLarge { what, needed: bytes(step), limit, target: target.name.clone() });
     }
     let starts = (0..weight.n_rows).step_by(rows as usize);
     Ok(starts.map(|first| (first, rows.min(weight.n_rows - first))).collect())

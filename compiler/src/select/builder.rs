@@ -31,6 +31,8 @@ pub(super) struct Builder<'a> {
     pub graph: &'a Graph,
     pub target: &'a TargetProfile,
     pub bucket: &'a Bucket,
+    /// Which values use a value.
+    pub users: Column<ValueId, Vec<ValueId>>,
     kernels: KernelGraph,
     /// The concatenation that a value is a part of, and the part's first column.
     part_of: Column<ValueId, Option<(ValueId, u32)>>,
@@ -60,6 +62,7 @@ impl<'a> Builder<'a> {
             graph,
             target,
             bucket,
+            users: graph.users(),
             kernels: KernelGraph::new(bucket.bounds),
             part_of,
             slabs,

@@ -3,12 +3,14 @@
 //! [`crate::link`].
 
 mod builder;
+mod experts;
 pub mod tiles;
 
 use crate::CompileError;
 use crate::link;
 use crate::pass::bucket::Bucket;
 use crate::pass::group::{Group, Kind, Step};
+use crate::pass::half_rows::is_half;
 use crate::target::TargetProfile;
 use builder::{Builder, Spot};
 use ingot_ir::graph::{Graph, Op, ValueId};
@@ -40,6 +42,9 @@ pub fn run(
         match &group.kind {
             Kind::Embed { embed: lookup, scale } => embed(&mut builder, group, *lookup, *scale)?,
             Kind::Norm { norm: of, added } => norm(&mut builder, group, *of, *added)?,
+            Kind::Matrix { linear, norm, epilogue, .. } if graph.experts(*linear).is_some() => {
+                experts::products(&mut builder, group, *linear, *norm, epilogue)?
+            }
             Kind::Matrix { linear, template, norm, epilogue } => {
                 matrix(&mut builder, group, *linear, *template, *norm, epilogue)?
             }
@@ -47,6 +52,8 @@ pub fn run(
             Kind::Attention => attention(&mut builder, group, max_pages)?,
             Kind::Gather => gather(&mut builder, group)?,
             Kind::Map { x, steps } => map(&mut builder, group, *x, steps)?,
+            Kind::Route => experts::route(&mut builder, group)?,
+            Kind::ExpertSum { sum, epilogue } => experts::sum(&mut builder, group, *sum, epilogue)?,
             Kind::Argmax => argmax(&mut builder, group, max_context)?,
         }
     }
@@ -59,8 +66,10 @@ fn parts_are_products(graph: &Graph, groups: &[Group]) -> Result<(), CompileErro
     for (_, value) in graph.values.iter() {
         let Op::Concat { parts } = &value.op else { continue };
         for &part in parts {
-            let is_product =
-                groups.iter().any(|group| matches!(group.kind, Kind::Matrix { .. }) && group.result() == part);
+            let is_linear = |v: &ValueId| matches!(graph.values[*v].op, Op::Linear { .. });
+            let is_product = groups.iter().any(|group| {
+                matches!(&group.kind, Kind::Matrix { linear, .. } if is_linear(linear)) && group.result() == part
+            });
             let is_concat = matches!(graph.values[part].op, Op::Concat { .. });
             if std::mem::replace(&mut seen[part], true) || !(is_product || is_concat) {
                 let why = "a part of a concatenation must be a matrix product's result, and a part once".into();
@@ -148,13 +157,13 @@ fn matrix(
         // A chunk wants one row a sequence, but for prompts whose every logit is wanted.
         let n_rows = if rows == Dim::Rows { b.bucket.bounds.sequences } else { b.bucket.bounds.get(rows) };
         spec.set("M_MAX", Const::U32(n_rows.clamp(1, b.target.matvec_rows)));
-        if b.target.multiplies_half(w.format, w.n_cols) {
+        if is_half(b.graph, &b.users, b.target, linear) {
             spec.set("HALF", Const::U32(1));
         }
     }
     let mut operands = vec![STEP];
     operands.extend(input(b, &mut spec, x, norm, linear)?);
-    if template == Template::Matvec
+    if spec.u32("HALF") == Some(1)
         && spec.prologue != Prologue::RmsNorm
         && b.target.multiplies_bytes(w.format, w.n_cols)
     {

@@ -38,7 +38,8 @@ pub struct TileShape {
 impl TileShape {
     /// The shape of a kernel; `None` if its template has no tiles.
     pub fn of(spec: &KernelSpec) -> Option<Self> {
-        if tunable(spec.template).is_empty() {
+        // Products with experts keep the defaults.
+        if tunable(spec.template).is_empty() || spec.u32("EXPERTS").is_some() {
             return None;
         }
         Some(Self {

@@ -4,8 +4,10 @@ mod gemma;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use crate::blocks::Lowering;
 use crate::config::{Architecture, ModelSpec};
@@ -24,10 +26,12 @@ pub fn build(spec: &ModelSpec, weights: WeightTable<'_>) -> Result<Graph> {
     match spec.architecture {
         Architecture::Llama => llama::build(spec, &mut lowering)?,
         Architecture::Mistral => mistral::build(spec, &mut lowering)?,
+        Architecture::Mixtral => mixtral::build(spec, &mut lowering)?,
         Architecture::Qwen2 => qwen2::build(spec, &mut lowering)?,
         Architecture::Qwen3 => qwen3::build(spec, &mut lowering)?,
         Architecture::Gemma | Architecture::Gemma2 | Architecture::Gemma3 => gemma::build(spec, &mut lowering)?,
         Architecture::Granite => granite::build(spec, &mut lowering)?,
+        Architecture::Qwen3Moe => qwen3_moe::build(spec, &mut lowering)?,
     }
     lowering.finish()
 }

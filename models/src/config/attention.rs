@@ -30,13 +30,17 @@ fn by_family(fields: &Fields<'_>, architecture: Architecture, n_layers: u32) -> 
     }
     Ok(match architecture {
         Architecture::Llama | Architecture::Gemma | Architecture::Granite => all(&|_| false),
-        Architecture::Mistral => all(&|_| true),
+        Architecture::Mistral | Architecture::Mixtral => all(&|_| true),
         // Published files carry a window that their models do not use.
         Architecture::Qwen2 | Architecture::Qwen3 if fields.opt_bool("use_sliding_window")? == Some(true) => {
             let first = fields.u32_or("max_window_layers", 0..=4096, 28)?;
             all(&|layer| layer >= first)
         }
         Architecture::Qwen2 | Architecture::Qwen3 => all(&|_| false),
+        Architecture::Qwen3Moe => {
+            let slides = fields.opt_bool("use_sliding_window")? == Some(true);
+            all(&|_| slides)
+        }
         Architecture::Gemma2 => all(&|layer| layer % 2 == 0),
         Architecture::Gemma3 => {
             let pattern = match fields.opt_u32("sliding_window_pattern", 1..=4096)? {

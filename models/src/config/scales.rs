@@ -48,7 +48,12 @@ pub(super) fn scales(
         false => number(name, default).map(|cap| cap as f32),
     };
     Ok(match architecture {
-        Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => plain,
+        Architecture::Llama
+        | Architecture::Mistral
+        | Architecture::Mixtral
+        | Architecture::Qwen2
+        | Architecture::Qwen3
+        | Architecture::Qwen3Moe => plain,
         Architecture::Gemma => gemma,
         Architecture::Gemma2 => Scales {
             attention: rsqrt(number("query_pre_attn_scalar", 256.0)?),

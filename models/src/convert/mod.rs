@@ -8,17 +8,20 @@ mod stream;
 
 pub use recipe::Recipe;
 
-use crate::config::Quant;
+use crate::blocks::stack_path;
+use crate::config::{ModelSpec, Quant};
 use crate::error::{Error, Result};
 use crate::files::Files;
+use crate::formats::affine::QuantShape;
 use crate::formats::safetensors::StoredType;
 use crate::model::Model;
 use crate::weights::Matrix;
-use ingot_ir::weight::{Format, Layout, ScaleType, Source};
+use ingot_ir::graph::{Graph, Op};
+use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight, WeightId};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use stream::{Item, Kind, Shard};
+use stream::{Item, Kind, Rows, Shard};
 
 /// Bytes of a weight file, as in mlx-lm; a module that is larger has a file of its own.
 const MAX_FILE_BYTES: u64 = 5 << 30;
@@ -95,7 +98,7 @@ pub fn convert(
     };
     let dtype = options.dtype.or_else(|| config_dtype(&config));
     let Chosen { items, new, kept } = choose(&model, options, dtype)?;
-    describe(&mut config, options, &new, &kept);
+    describe(&mut config, &model.spec, options, &new, &kept);
     let shards = shards(items);
     let converted = Converted {
         n_bytes: shards.iter().map(Shard::n_bytes).sum(),
@@ -213,6 +216,7 @@ fn quant_object(quant: Quant) -> Value {
 /// Brings the configuration into agreement with what is written, keys sorted.
 fn describe(
     config: &mut Map<String, Value>,
+    spec: &ModelSpec,
     options: &ConvertOptions,
     new: &BTreeMap<String, Quant>,
     kept: &BTreeMap<String, Quant>,
@@ -225,6 +229,7 @@ fn describe(
         quantization = None;
     }
     let mut named: Vec<(&String, &Quant)> = kept.iter().collect();
+    let mut routers: Vec<&String> = Vec::new();
     if quantization.is_none()
         && let Some((_, quant)) = named.first()
     {
@@ -234,11 +239,16 @@ fn describe(
         if quantization.is_some() || recipe.is_mixed() {
             named.extend(new);
         }
+        let is_router = |(path, _): &(&String, &Quant)| is_router(spec, path);
+        routers.extend(new.iter().filter(|named| recipe.is_uniform() && is_router(named)).map(|(path, _)| path));
         quantization = quantization.or_else(|| Some(quant_object(recipe.default())));
     }
     if let Some(mut quantization) = quantization {
         if let Value::Object(map) = &mut quantization {
             map.extend(named.into_iter().map(|(path, quant)| (path.clone(), quant_object(*quant))));
+            // As mlx-lm tells of them: what is not said is affine.
+            let object = || json!({ "group_size": ROUTER.group(), "bits": ROUTER.bits() });
+            map.extend(routers.into_iter().map(|path| (path.clone(), object())));
         }
         config.insert("quantization".into(), quantization.clone());
         config.insert("quantization_config".into(), quantization);
@@ -256,6 +266,51 @@ struct Chosen<'a> {
     kept: BTreeMap<String, Quant>,
 }
 
+/// A module as it is written, or a vector.
+struct Module {
+    /// Its path, or the vector's full name.
+    name: String,
+    /// What it is made of: single experts one below the other, else itself.
+    tensors: Vec<String>,
+    /// Experts of a stack.
+    n_experts: Option<usize>,
+}
+
+/// What a weight of the graph as it is lowered is written as; `None` for an expert, which is written with its stack.
+fn module(graph: &Graph, weight: &Weight) -> Option<Module> {
+    let tensor = |id: &WeightId| match &graph.weights[*id].source {
+        Source::Tensor(name) => Some(name.clone()),
+        _ => None,
+    };
+    match &weight.source {
+        Source::Tensor(name) if stack_path(name).is_some() => None,
+        Source::Tensor(name) => {
+            let reads = |op: &Op| match op {
+                Op::MoeLinear { parts, n_experts, .. } => {
+                    parts.iter().any(|part| graph.weights[*part] == *weight).then_some(*n_experts as usize)
+                }
+                _ => None,
+            };
+            let n_experts = graph.values.iter().find_map(|(_, value)| reads(&value.op));
+            Some(Module { name: name.clone(), tensors: vec![name.clone()], n_experts })
+        }
+        Source::Stack(parts) => {
+            let tensors: Vec<String> = parts.iter().filter_map(tensor).collect();
+            let name = stack_path(tensors.first()?)?;
+            Some(Module { name, n_experts: Some(tensors.len()), tensors })
+        }
+        _ => None,
+    }
+}
+
+/// How mlx-lm quantizes the routers of some families, whatever the rest has.
+const ROUTER: Quant = Quant::Affine(QuantShape { bits: 8, group: 64 });
+
+/// Whether a module is a router that is quantized so.
+fn is_router(spec: &ModelSpec, path: &str) -> bool {
+    spec.architecture.has_fine_router() && path.ends_with("mlp.gate")
+}
+
 fn stored_quant(matrix: &Matrix<'_>) -> Option<Quant> {
     match matrix {
         Matrix::Affine(view) => Some(Quant::Affine(view.shape)),
@@ -269,15 +324,18 @@ fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredTy
     let mut seen = BTreeSet::new();
     let (mut items, mut new, mut kept) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
     for (_, weight) in graph.weights.iter() {
-        let Source::Tensor(name) = &weight.source else { continue };
+        let Some(Module { name, tensors, n_experts }) = module(&graph, weight) else { continue };
         if !seen.insert(name.clone()) {
             continue;
         }
         let kind = if weight.layout == Layout::Vector {
-            let tensor = weights.vector(name, weight.n_rows as usize)?;
+            let tensor = weights.vector(&name, weight.n_rows as usize)?;
             Kind::Vector { tensor, stored: dtype.unwrap_or(tensor.stored) }
         } else {
-            let matrix = weights.matrix(name, weight.n_rows as usize, weight.n_cols as usize)?;
+            let height = weight.n_rows as usize / tensors.len();
+            let parts = tensors.iter().map(|path| weights.matrix(path, height, weight.n_cols as usize));
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            let matrix = parts[0];
             let as_stored = match matrix.format() {
                 Format::F16 | Format::Affine { scales: ScaleType::F16, .. } => StoredType::F16,
                 Format::F32 | Format::Affine { scales: ScaleType::F32, .. } => StoredType::F32,
@@ -288,25 +346,31 @@ fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredTy
             // GGUF's own blocks are none that MLX has.
             let is_kept = matrix.format().is_quantized() && !matches!(matrix, Matrix::K(_)) && !options.dequantize;
             let wanted = match &options.quantize {
-                Some(recipe) if !is_kept => recipe.of(name, weight.n_cols, model.spec.n_layers),
+                Some(recipe) if !is_kept => match recipe.of(&name, weight.n_cols, model.spec.n_layers) {
+                    Some(_) if recipe.is_uniform() && is_router(&model.spec, &name) => {
+                        weight.n_cols.is_multiple_of(ROUTER.group()).then_some(ROUTER)
+                    }
+                    quant => quant,
+                },
                 _ => None,
             };
+            let rows = Rows { parts, n_experts };
             match wanted {
                 Some(quant) => {
                     new.insert(name.clone(), quant);
-                    Kind::Quantize { matrix, float, quant }
+                    Kind::Quantize { matrix: rows, float, quant }
                 }
                 None if is_kept => {
                     // A folder's configuration tells already how these are quantized.
                     if model.spec.quantization.is_none() {
                         kept.extend(stored_quant(&matrix).map(|quant| (name.clone(), quant)));
                     }
-                    Kind::Keep { matrix, float }
+                    Kind::Keep { matrix: rows, float }
                 }
-                None => Kind::Widen { matrix, float },
+                None => Kind::Widen { matrix: rows, float },
             }
         };
-        items.push(Item { path: name.clone(), kind });
+        items.push(Item { path: name, kind });
     }
     Ok(Chosen { items, new, kept })
 }

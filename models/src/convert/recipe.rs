@@ -73,6 +73,11 @@ impl Recipe {
         }
     }
 
+    /// Whether the recipe leaves it to a model's family to make exceptions.
+    pub(super) fn is_uniform(&self) -> bool {
+        matches!(self, Self::Uniform(_))
+    }
+
     pub(super) fn is_mixed(&self) -> bool {
         matches!(self, Self::Mixed { .. })
     }

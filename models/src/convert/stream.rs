@@ -28,11 +28,41 @@ pub(super) enum Kind<'a> {
     /// A vector, cast.
     Vector { tensor: TensorView<'a>, stored: StoredType },
     /// A matrix as floats.
-    Widen { matrix: Matrix<'a>, float: StoredType },
+    Widen { matrix: Rows<'a>, float: StoredType },
     /// A quantized matrix as it is, but for the type of its scales and biases.
-    Keep { matrix: Matrix<'a>, float: StoredType },
+    Keep { matrix: Rows<'a>, float: StoredType },
     /// A matrix of floats, cast, then quantized.
-    Quantize { matrix: Matrix<'a>, float: StoredType, quant: Quant },
+    Quantize { matrix: Rows<'a>, float: StoredType, quant: Quant },
+}
+
+/// A matrix, or the experts of a layer one below the other, all of one form: a stack, or one matrix each.
+pub(super) struct Rows<'a> {
+    pub parts: Vec<Matrix<'a>>,
+    /// Experts that are written as a stack.
+    pub n_experts: Option<usize>,
+}
+
+impl<'a> Rows<'a> {
+    fn shape(&self) -> [usize; 2] {
+        let [n_rows, n_cols] = self.parts[0].shape();
+        [n_rows * self.parts.len(), n_cols]
+    }
+
+    /// Rows `first .. end` as rows of parts.
+    fn runs(&self, first: usize, end: usize) -> impl Iterator<Item = (&Matrix<'a>, usize, usize)> {
+        let [height, _] = self.parts[0].shape();
+        let run = move |(ix, part): (usize, _)| {
+            let at = ix * height;
+            let (first, end) = (first.max(at) - at, end.min(at + height).saturating_sub(at));
+            (first < end).then_some((part, first, end))
+        };
+        self.parts.iter().enumerate().filter_map(run)
+    }
+
+    /// Whether the rows are floats of a type.
+    fn is_stored(&self, float: StoredType) -> bool {
+        matches!(self.parts[0], Matrix::Dense { stored, .. } if stored == float)
+    }
 }
 
 /// The items of one file.
@@ -73,14 +103,24 @@ impl Item<'_> {
     pub(super) fn tensors(&self) -> Vec<TensorDecl> {
         let [n_rows, n_cols] = self.shape();
         let decl = |name: String, stored, shape: &[usize]| TensorDecl { name, stored, shape: shape.to_vec() };
-        let part = |ending: &str, stored, cols: usize| decl(format!("{}.{ending}", self.path), stored, &[n_rows, cols]);
+        let n_experts = match &self.kind {
+            Kind::Widen { matrix, .. } | Kind::Keep { matrix, .. } | Kind::Quantize { matrix, .. } => matrix.n_experts,
+            Kind::Vector { .. } => None,
+        };
+        let part = |ending: &str, stored, cols: usize| {
+            let name = format!("{}.{ending}", self.path);
+            match n_experts {
+                Some(n) => decl(name, stored, &[n, n_rows / n, cols]),
+                None => decl(name, stored, &[n_rows, cols]),
+            }
+        };
         // A global scale stays what it is.
         let mut global = None;
         let (quant, float) = match &self.kind {
             Kind::Vector { stored, .. } => return vec![decl(self.path.clone(), *stored, &[n_rows])],
             Kind::Widen { float, .. } => return vec![part("weight", *float, n_cols)],
             Kind::Quantize { quant, float, .. } => (*quant, *float),
-            Kind::Keep { matrix, float } => match matrix {
+            Kind::Keep { matrix, float } => match &matrix.parts[0] {
                 Matrix::Affine(view) => (Quant::Affine(view.shape), *float),
                 Matrix::SmallFloat(view) => {
                     global = view.global;
@@ -96,7 +136,8 @@ impl Item<'_> {
             Quant::SmallFloat(_) => tensors.push(part("scales", StoredType::U8, n_groups)),
         }
         if global.is_some() {
-            tensors.push(decl(format!("{}.global_scale", self.path), StoredType::F32, &[]));
+            let shape: Vec<usize> = n_experts.into_iter().collect();
+            tensors.push(decl(format!("{}.global_scale", self.path), StoredType::F32, &shape));
         }
         tensors
     }
@@ -110,17 +151,31 @@ impl Item<'_> {
                 let numbers = tensor.stored.to_f32s(values).expect("a vector holds floats, which was checked");
                 Parts { values: to_bytes(&numbers, *stored), ..Parts::default() }
             }
-            Kind::Widen { matrix: Matrix::Dense { stored, bytes, .. }, float } if stored == float => {
-                let row_bytes = n_cols * stored.n_bytes();
-                Parts { values: bytes[first * row_bytes..end * row_bytes].to_vec(), ..Parts::default() }
+            Kind::Widen { matrix, float } if matrix.is_stored(*float) => {
+                let row_bytes = n_cols * float.n_bytes();
+                let mut values = Vec::with_capacity((end - first) * row_bytes);
+                for (part, first, end) in matrix.runs(first, end) {
+                    let Matrix::Dense { bytes, .. } = part else { unreachable!("all parts are of one form") };
+                    values.extend_from_slice(&bytes[first * row_bytes..end * row_bytes]);
+                }
+                Parts { values, ..Parts::default() }
             }
             Kind::Widen { matrix, float } => {
                 Parts { values: to_bytes(&numbers(matrix, first, end), *float), ..Parts::default() }
             }
-            Kind::Keep { matrix, float } => keep(matrix, *float, first, end),
+            Kind::Keep { matrix, float } => {
+                let mut kept = Parts::default();
+                for (part, first, end) in matrix.runs(first, end) {
+                    let Parts { values, scales, biases } = keep(part, *float, first, end);
+                    kept.values.extend(values);
+                    kept.scales.extend(scales);
+                    kept.biases.extend(biases);
+                }
+                kept
+            }
             Kind::Quantize { matrix, float, quant } => {
                 let mut numbers = numbers(matrix, first, end);
-                if !matches!(matrix, Matrix::Dense { stored, .. } if stored == float) {
+                if !matrix.is_stored(*float) {
                     round(&mut numbers, *float);
                 }
                 let n_rows = end - first;
@@ -138,10 +193,14 @@ impl Item<'_> {
         }
     }
 
-    fn global(&self) -> &[u8] {
+    fn global(&self) -> Vec<u8> {
+        let of = |part: &Matrix<'_>| match part {
+            Matrix::SmallFloat(view) => view.global.unwrap_or(&[]).to_vec(),
+            _ => Vec::new(),
+        };
         match &self.kind {
-            Kind::Keep { matrix: Matrix::SmallFloat(view), .. } => view.global.unwrap_or(&[]),
-            _ => &[],
+            Kind::Keep { matrix, .. } => matrix.parts.iter().flat_map(of).collect(),
+            _ => Vec::new(),
         }
     }
 }
@@ -190,18 +249,19 @@ fn write_item(file: &mut BufWriter<File>, item: &Item<'_>, told: &mut dyn FnMut(
         }
         first += batch_rows;
     }
-    for rest in [&scales[..], &biases, item.global()] {
+    for rest in [&scales[..], &biases, &item.global()] {
         file.write_all(rest)?;
         told(rest.len() as u64);
     }
     Ok(())
 }
 
-fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {
+fn numbers(matrix: &Rows<'_>, first: usize, end: usize) -> Vec<f32> {
     let [_, n_cols] = matrix.shape();
     let mut numbers = vec![0.0; (end - first) * n_cols];
     if n_cols > 0 {
-        numbers.chunks_exact_mut(n_cols).enumerate().for_each(|(ix, row)| matrix.read_row(first + ix, row));
+        let rows = matrix.runs(first, end).flat_map(|(part, first, end)| (first..end).map(move |row| (part, row)));
+        numbers.chunks_exact_mut(n_cols).zip(rows).for_each(|(out, (part, row))| part.read_row(row, out));
     }
     numbers
 }

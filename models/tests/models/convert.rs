@@ -64,6 +64,50 @@ fn folders_are_byte_for_byte_those_of_mlx_lm() {
     }
 }
 
+/// Experts become stacks, and the router has more bits.
+#[test]
+fn experts_are_stacked_byte_for_byte_as_by_mlx_lm() {
+    let (Some(source), Some(expected)) = (golden("qwen3_moe"), golden("mlx/qwen3_moe_affine_b4_g64")) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (out, again) = (folder.path().join("out"), folder.path().join("again"));
+    let quantize = Some(recipe("affine", None, None));
+    let found = to(&source, &out, ConvertOptions { quantize, ..ConvertOptions::default() });
+    let expected_tensors = Checkpoint::open(&expected).expect("a golden checkpoint");
+    assert_same(&found, &expected_tensors);
+    assert_eq!(read_json(&out.join("config.json")), read_json(&expected.join("config.json")));
+    // Stacks stay what they are.
+    assert_same(&to(&out, &again, ConvertOptions::default()), &expected_tensors);
+}
+
+/// Experts that are not quantized are stacked too; families without a rule for routers quantize them as the rest.
+#[test]
+fn experts_are_stacked_as_floats() {
+    let Some(source) = golden("mixtral") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (plain, coded) = (folder.path().join("plain"), folder.path().join("coded"));
+    let found = to(&source, &plain, ConvertOptions::default());
+    let before = Checkpoint::open(&source).expect("a golden checkpoint");
+    for (part, single) in [("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")] {
+        let stack = found.get(&format!("model.layers.1.block_sparse_moe.switch_mlp.{part}.weight")).expect("a stack");
+        assert_eq!((stack.shape[0], stack.stored), (4, StoredType::Bf16));
+        let bytes: Vec<u8> = (0..4)
+            .flat_map(|expert| {
+                let name = format!("model.layers.1.block_sparse_moe.experts.{expert}.{single}.weight");
+                before.get(&name).expect("an expert").bytes.to_vec()
+            })
+            .collect();
+        assert!(stack.bytes == bytes, "{part}");
+    }
+    let quantize = Some(recipe("mxfp4", None, None));
+    to(&plain, &coded, ConvertOptions { quantize, ..ConvertOptions::default() });
+    let model = Model::open(&coded).expect("a checkpoint");
+    let router = model.weights().matrix("model.layers.0.block_sparse_moe.gate", 4, 64).expect("a router");
+    let stack =
+        model.weights().matrix("model.layers.0.block_sparse_moe.switch_mlp.up_proj", 4 * 128, 64).expect("a stack");
+    assert_eq!((router.format().to_string(), stack.format().to_string()), ("mxfp4".into(), "mxfp4".into()));
+    model.graph().expect("a graph");
+}
+
 #[test]
 fn mixed_recipes_are_recorded_by_layer() {
     let Some(source) = golden("llama") else { return };

@@ -12,7 +12,7 @@ use ingot_models::weights::{Loaded, Matrix};
 use serde_json::json;
 use std::path::Path;
 
-const CHECKPOINTS: [&str; 15] = [
+const CHECKPOINTS: [&str; 17] = [
     "llama",
     "llama_tied",
     "llama_rope_linear",
@@ -28,8 +28,10 @@ const CHECKPOINTS: [&str; 15] = [
     "gemma3_text",
     "gemma3_text_scaled",
     "granite",
+    "mixtral",
+    "qwen3_moe",
 ];
-const MLX_CHECKPOINTS: [&str; 12] = [
+const MLX_CHECKPOINTS: [&str; 13] = [
     "llama_affine_b2_g32",
     "llama_affine_b3_g64",
     "llama_affine_b4_g32",
@@ -42,6 +44,7 @@ const MLX_CHECKPOINTS: [&str; 12] = [
     "llama_nvfp4",
     "qwen2_affine_b4_g64",
     "gemma3_text_affine_b4_g64",
+    "qwen3_moe_affine_b4_g64",
 ];
 
 fn open(folder: &Path) -> Model {

@@ -55,7 +55,11 @@ proptest! {
         let graph = graph_passes(&graph, &target, "assign_layout").expect("passes");
         for (_, value) in graph.values.iter() {
             for weight in value.op.weights() {
-                let is_matrix = matches!(&value.op, Op::Embed { .. }) || matches!(value.op, Op::Linear { weight: w, .. } if w == weight);
+                let is_matrix = match value.op {
+                    Op::Embed { .. } | Op::MoeLinear { .. } => true,
+                    Op::Linear { weight: w, .. } => w == weight,
+                    _ => false,
+                };
                 let wanted = if !is_matrix { Layout::Vector } else if target.is_cpu { Layout::Stored } else { Layout::Packed };
                 prop_assert_eq!(graph.weights[weight].layout, wanted);
             }

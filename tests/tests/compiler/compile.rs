@@ -126,6 +126,21 @@ fn weights_are_in_the_plan_once() {
 }
 
 /// However many variants there are, a driver compiles few pipelines.
+/// One of four experts is a quarter of the stacks' bytes, two of four are half of them; a chunk may take all.
+#[test]
+fn a_token_reads_the_experts_that_it_takes() {
+    use ingot_ir::plan::VariantId;
+    let plan = |k| {
+        let shape = Shape { experts: Some((4, k)), ..Shape::llama() };
+        compile(&shape.graph(), &TargetProfile::cpu(), OPTIONS).expect("compiles")
+    };
+    let stacks = 4 * 3 * 64 * 96 * 2;
+    let [one, two, all] = [1, 2, 4].map(|k| plan(k).weight_bytes_of(VariantId(0)));
+    assert_eq!((two - one, all - one), (stacks / 4, 3 * stacks / 4));
+    let chunk = |k| plan(k).variants.ids().map(|id| plan(k).weight_bytes_of(id)).max();
+    assert_eq!(chunk(1), chunk(4));
+}
+
 #[test]
 fn equal_kernels_of_variants_are_one_pipeline() {
     let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph();

@@ -372,3 +372,41 @@ fn declined_residual() {
     sample_final
     ");
 }
+
+/// Between attention and the next layer: router, route, gate and up with activation, down, the sum with the residual.
+#[test]
+fn a_mixture_is_five_kernels() {
+    let shape = Shape { experts: Some((4, 2)), ..Shape::llama() };
+    for target in [TargetProfile::cpu(), TargetProfile::vulkan(), TargetProfile::webgpu()] {
+        let found = decode(&shape, &target);
+        let layer: Vec<&str> =
+            found.lines().skip_while(|kernel| !kernel.starts_with("attention")).skip(2).take(5).collect();
+        let expected = [
+            "rms_norm > matvec bf16",
+            "moe_route",
+            "rms_norm > matvec bf16 > silu_mul_pairs",
+            "matvec bf16",
+            "moe_sum > add_out",
+        ];
+        assert_eq!(layer, expected, "{}:\n{found}", target.name);
+    }
+}
+
+/// Experts multiply in half precision where the device does, and leave half rows to each other; what chooses them does not.
+#[test]
+fn a_router_is_in_single_precision() {
+    let shape = Shape { experts: Some((4, 2)), formats: [AFFINE4; 8], ..Shape::llama() };
+    let kernels = kernels(&shape.graph(), &TargetProfile::nvidia(), DECODE, true);
+    let number = |name: &str| -> Vec<Option<u32>> {
+        let products = kernels
+            .nodes
+            .as_slice()
+            .iter()
+            .filter(|node| node.spec.u32("EXPERTS").is_some() && node.spec.weight.is_some());
+        products.map(|node| node.spec.u32(name)).collect()
+    };
+    assert_eq!(number("HALF"), [Some(1), Some(1)]);
+    assert_eq!((number("OUT_HALF"), number("X_HALF")), (vec![Some(1), None], vec![None, Some(1)]));
+    let router = kernels.nodes.as_slice().iter().find(|node| node.spec.u32("N") == Some(4)).expect("a router");
+    assert_eq!(router.spec.u32("HALF"), None);
+}

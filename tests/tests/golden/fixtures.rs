@@ -113,6 +113,7 @@ fixtures! {
     llama_rope_llama3 "llama_rope_llama3"
     llama_sharded "llama_sharded"
     mistral "mistral"
+    mixtral "mixtral"
     qwen2 "qwen2"
     qwen2_tied "qwen2_tied"
     qwen2_rope_yarn "qwen2_rope_yarn"
@@ -122,6 +123,7 @@ fixtures! {
     gemma3_text "gemma3_text"
     gemma3_text_scaled "gemma3_text_scaled"
     granite "granite"
+    qwen3_moe "qwen3_moe"
     mlx_affine_b2_g32 "mlx/llama_affine_b2_g32"
     mlx_affine_b3_g64 "mlx/llama_affine_b3_g64"
     mlx_affine_b4_g32 "mlx/llama_affine_b4_g32"
@@ -146,6 +148,7 @@ fixtures! {
     gguf_q6_k "gguf/llama256-q6_k.gguf"
     mlx_qwen2_affine_b4_g64 "mlx/qwen2_affine_b4_g64"
     mlx_gemma3_text_affine_b4_g64 "mlx/gemma3_text_affine_b4_g64"
+    mlx_qwen3_moe_affine_b4_g64 "mlx/qwen3_moe_affine_b4_g64"
 }
 
 /// Activations rounded to 8 bits, for every width: all positions in one chunk, and again one token at a time through
@@ -270,12 +273,14 @@ fn transformers_5_configurations_give_the_same_logits() {
         "llama_rope_llama3",
         "llama_sharded",
         "mistral",
+        "mixtral",
         "qwen2",
         "qwen2_rope_yarn",
         "qwen3",
         "gemma2",
         "gemma3_text",
         "gemma3_text_scaled",
+        "qwen3_moe",
     ] {
         let (source, copy) = (golden.join(name), tempfile::tempdir().expect("a folder"));
         for entry in std::fs::read_dir(&source).expect("a fixture").flatten() {

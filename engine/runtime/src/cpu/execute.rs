@@ -8,7 +8,9 @@ mod profile;
 
 use super::activations::Activations;
 use super::attention::{Attention, attention};
+use super::linear::experts::{ExpertLinear, expert_linear};
 use super::linear::{Linear, NormPrologue, linear};
+use super::moe::{MoeSum, moe_route, moe_sum};
 use super::pages::PageLayout;
 use super::pool::Pool;
 use super::rope_kv::{Columns, HeadNorms, RopeKv, rope_kv};
@@ -90,6 +92,24 @@ enum Work {
         stride: usize,
         at: usize,
     },
+    ExpertLinear {
+        x: Binding,
+        route: Binding,
+        weight: Binding,
+        norm: Option<(Binding, f32)>,
+        numbers: ExpertNumbers,
+    },
+    MoeRoute {
+        x: Binding,
+        n_experts: usize,
+        top_k: usize,
+        renormalize: bool,
+    },
+    MoeSum {
+        x: Binding,
+        route: Binding,
+        top_k: usize,
+    },
     RopeKv {
         q: Binding,
         k: Binding,
@@ -122,6 +142,13 @@ enum Work {
         parts: Binding,
         n_blocks: usize,
     },
+}
+
+struct ExpertNumbers {
+    n_experts: usize,
+    first_expert: usize,
+    top_k: usize,
+    each: bool,
 }
 
 struct RopeNumbers {
@@ -471,8 +498,20 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
         }
         Template::Matvec | Template::Matmul => {
             let norm = norm()?;
-            let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
             let n_out = n("N")? / spec.columns_per_out() as usize;
+            if spec.u32("EXPERTS").is_some() {
+                let numbers = ExpertNumbers {
+                    n_experts: n("EXPERT_COUNT")?,
+                    first_expert: n("EXPERT_FIRST")?,
+                    top_k: n("TOP_K")?,
+                    each: n("X_EACH")? == 1,
+                };
+                let [x, route, weight] = [operand(Role::X)?, operand(Role::Route)?, operand(Role::Weight)?];
+                let work = Work::ExpertLinear { x, route, weight, norm, numbers };
+                let tail = spec.epilogue.iter().map(|op| tail(spec, *op, &operand)).collect::<Result<_, _>>()?;
+                return Ok(Launch { work, rows: spec.rows, tail, out: operand(Role::Out)?, stride: n_out });
+            }
+            let (stride, at) = (n("OUT_STRIDE")?, n("OUT_AT")?);
             // Operands have the result's columns alone, also where those are a part of wider rows.
             (Work::Linear { x: operand(Role::X)?, weight: operand(Role::Weight)?, norm, stride, at }, n_out)
         }
@@ -507,6 +546,14 @@ fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, RuntimeError> {
             let stride = numbers.n_heads * numbers.layout.head_dim;
             let Binding::PageTable(group) = operand(Role::PageTable)? else { return Err(bad("page table")) };
             (Work::Attention { q: operand(Role::Q)?, kv: kv()?, page_table: group.0 as usize, numbers }, stride)
+        }
+        Template::MoeRoute => {
+            let (n_experts, top_k) = (n("EXPERTS")?, n("TOP_K")?);
+            let renormalize = n("RENORMALIZE")? == 1;
+            (Work::MoeRoute { x: operand(Role::X)?, n_experts, top_k, renormalize }, 2 * top_k)
+        }
+        Template::MoeSum => {
+            (Work::MoeSum { x: operand(Role::X)?, route: operand(Role::Route)?, top_k: n("TOP_K")? }, n("N_COLS")?)
         }
         Template::GatherRows => (Work::Gather { x: operand(Role::X)?, n_cols: n("N_COLS")? }, n("N_COLS")?),
         Template::Map => {
@@ -640,6 +687,21 @@ fn run(
             let rows = StepRows::All(n_rows);
             let (out_stride, out_at) = (*stride, *at);
             linear(pool, scratch, Linear { weight, x, rows, norm, epilogue, out, out_stride, out_at, activations });
+        }
+        Work::ExpertLinear { x, route, weight, norm, numbers } => {
+            let norm = norm.map(|(weight, eps)| NormPrologue { weight: read(weight), eps });
+            let (x, route, weight) = (read(*x), read(*route), whole.matrix(*weight));
+            let &ExpertNumbers { n_experts, first_expert, top_k, each } = numbers;
+            let args =
+                ExpertLinear { weight, n_experts, first_expert, route, top_k, x, each, n_rows, norm, epilogue, out };
+            expert_linear(pool, scratch, args);
+        }
+        Work::MoeRoute { x, n_experts, top_k, renormalize } => {
+            moe_route(read(*x), n_rows, *n_experts, *top_k, *renormalize, out)
+        }
+        Work::MoeSum { x, route, top_k } => {
+            let (x, route, n_cols) = (read(*x), read(*route), launch.stride);
+            moe_sum(pool, scratch, MoeSum { x, route, top_k: *top_k, n_rows, n_cols, epilogue, out });
         }
         Work::RopeKv { q, k, v, freqs, norms, numbers, .. } => {
             let columns =

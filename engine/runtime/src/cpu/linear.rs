@@ -5,6 +5,7 @@
 //! ways are those of [`int8`].
 #![allow(unsafe_code)]
 
+pub mod experts;
 mod int8;
 
 use super::activations::Activations;
@@ -219,18 +220,20 @@ fn few_rows(
         let n_cols = n_chunk_rows.min(weight.n_rows() - col);
         // SAFETY: one block a thread index.
         let values = unsafe { blocks.part(thread_ix * block_len, block_len) };
-        product(weight, &prepared, x, col, n_cols, n_chunk_rows, values);
+        product(weight, &prepared, x, &|r| r, col, n_cols, n_chunk_rows, values);
         let block = Block { values, stride: n_chunk_rows, row: 0, n_rows, col, n_cols };
         // SAFETY: chunks cover disjoint columns.
         unsafe { finish(epilogue, block, out) };
     });
 }
 
-/// values[r * stride + i] = weight row (col + i) . x[r]
+/// values[r * stride + i] = weight row (col + i) . x[r], where row r was prepared as `place(r)`
+#[allow(clippy::too_many_arguments)]
 fn product(
     weight: &Weight,
     prepared: &Prepared,
     x: &Source,
+    place: &dyn Fn(usize) -> usize,
     col: usize,
     n_cols: usize,
     stride: usize,
@@ -241,7 +244,7 @@ fn product(
             let n = matvec::MAX_ROWS.min(x.rows.len() - first);
             let mut inputs = [Input { x: &[], sums: &[] }; matvec::MAX_ROWS];
             for (m, input) in inputs[..n].iter_mut().enumerate() {
-                *input = prepared.input(segment.format, first + m, x.row(first + m));
+                *input = prepared.input(segment.format, place(first + m), x.row(first + m));
             }
             let out = &mut values[first * stride + at..];
             let (n_cols, inputs) = (weight.n_cols(), &inputs[..n]);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`linear`] | matvec, matmul (any number of rows, rms_norm prologue, epilogue) |
 //! | [`norm`], [`embed`], [`gather`], [`map`] | rms_norm, embed, gather_rows, map |
+//! | [`linear::experts`], [`moe`] | matvec with a stack of experts, moe_route, moe_sum |
 //! | [`rope_kv`], [`attention`] | rope_kv, attention over paged KV |
 //! | [`sample`] | sample_partial, sample_final: the greatest logit |
 //! | [`execute`] | a plan's steps: load, look up once, run |
@@ -22,6 +23,7 @@ pub mod epilogue;
 pub mod gather;
 pub mod linear;
 pub mod map;
+pub mod moe;
 pub mod norm;
 pub mod pages;
 pub mod pool;

@@ -1,5 +1,6 @@
 //! Memory that kernels reuse from call to call.
 
+use super::linear::experts::Gathered;
 use super::rope_kv::RopeTable;
 use super::simd::int8::round::Block;
 
@@ -17,6 +18,8 @@ pub struct Scratch {
     pub(crate) panels: Vec<u8>,
     /// Private memory of each thread, one part a thread.
     pub(crate) threads: Vec<f32>,
+    /// Rows by the experts that they take.
+    pub(crate) gathered: Gathered,
     /// Cosines and sines of the step's positions.
     pub(crate) rope: RopeTable,
 }
@@ -33,7 +36,7 @@ impl Scratch {
     pub fn size_bytes(&self) -> usize {
         let floats = self.normed.capacity() + self.prepared.capacity() + self.threads.capacity();
         let rounded = self.rounded.capacity() * size_of::<Block>() + self.panels.capacity();
-        4 * floats + rounded + self.rope.size_bytes()
+        4 * floats + rounded + self.gathered.size_bytes() + self.rope.size_bytes()
     }
 }
 

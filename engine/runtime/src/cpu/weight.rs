@@ -230,8 +230,8 @@ pub enum WeightError {
         /// Columns a row.
         n_cols: usize,
     },
-    /// Interleaving needs two segments of equal height.
-    #[error("rows can be interleaved of two segments of equal height only")]
+    /// Interleaving needs pairs of segments of equal height.
+    #[error("rows can be interleaved of pairs of segments of equal height only")]
     Interleave,
 }
 
@@ -257,8 +257,8 @@ pub struct Weight<'a> {
 }
 
 impl<'a> Weight<'a> {
-    /// The rows of `segments` one after the other; with `interleave` (two segments: gate, up) row 2i is row i of the
-    /// first and row 2i + 1 row i of the second.
+    /// The rows of `segments` one after the other; with `interleave` (pairs of segments: gate, up) row 2i of a pair is row i
+    /// of its first and row 2i + 1 row i of its second.
     ///
     /// # Errors
     /// A slice that does not fit its shape, or a format that does not exist.
@@ -293,7 +293,8 @@ impl<'a> Weight<'a> {
                 }
             }
         }
-        if interleave && !(segments.len() == 2 && segments[0].n_rows == segments[1].n_rows) {
+        let (pairs, rest) = segments.as_chunks::<2>();
+        if interleave && (!rest.is_empty() || pairs.iter().any(|[a, b]| a.n_rows != b.n_rows)) {
             return Err(WeightError::Interleave);
         }
         let n_rows = segments.iter().map(|s| s.n_rows).sum();
@@ -318,7 +319,7 @@ impl<'a> Weight<'a> {
         self.segments
     }
 
-    /// Whether the two segments' rows alternate.
+    /// Whether the rows of pairs of segments alternate.
     #[must_use]
     pub fn is_interleaved(&self) -> bool {
         self.interleave
@@ -329,16 +330,20 @@ impl<'a> Weight<'a> {
         let (end, interleave) = (first + n, self.interleave);
         let mut start = 0;
         self.segments.iter().enumerate().filter_map(move |(ix, segment)| {
+            // Rows of the segment, or of the pair that it is in.
+            let height = if interleave { 2 * segment.n_rows } else { segment.n_rows };
+            let (begin, until) = (first.max(start) - start, end.min(start + height).saturating_sub(start));
             let (row, row_end, at, step) = if interleave {
-                let row = (first + 1 - ix) / 2;
-                (row, (end + 1 - ix) / 2, 2 * row + ix - first, 2)
+                let place = ix % 2;
+                let row = (begin + 1 - place) / 2;
+                (row, (until + 1 - place) / 2, start + 2 * row + place, 2)
             } else {
-                let begin = first.max(start);
-                let until = end.min(start + segment.n_rows);
-                let piece = (begin - start, until.saturating_sub(start), begin - first, 1);
-                start += segment.n_rows;
-                piece
+                (begin, until, start + begin, 1)
             };
+            if !interleave || ix % 2 == 1 {
+                start += height;
+            }
+            let at = at - first.min(at);
             (row < row_end).then(|| Piece { segment, row, n_rows: row_end - row, at, step })
         })
     }
@@ -347,10 +352,15 @@ impl<'a> Weight<'a> {
     #[must_use]
     pub fn locate(&self, row: usize) -> (&'a Segment<'a>, usize) {
         assert!(row < self.n_rows, "row {row} of a weight of {} rows", self.n_rows);
-        if self.interleave {
-            return (&self.segments[row % 2], row / 2);
-        }
         let mut at = row;
+        if self.interleave {
+            for pair in self.segments.chunks_exact(2) {
+                if at < 2 * pair[0].n_rows {
+                    return (&pair[at % 2], at / 2);
+                }
+                at -= 2 * pair[0].n_rows;
+            }
+        }
         for segment in self.segments {
             if at < segment.n_rows {
                 return (segment, at);
@@ -412,5 +422,35 @@ mod tests {
         let weight = Weight::new(2, &pair, true).expect("well formed");
         assert!(std::ptr::eq(weight.locate(3).0, &raw const pair[1]));
         assert_eq!(weight.locate(3).1, 1);
+    }
+
+    #[test]
+    fn pairs_of_segments_follow_each_other() {
+        let bytes = [0u8; 64];
+        let float = |n: usize| Segment {
+            n_rows: n,
+            format: Format::Float(FloatType::F32),
+            codes: &bytes[..8 * n],
+            scales: &[],
+            biases: &[],
+            factors: &[],
+        };
+        let segments = [float(2), float(2), float(3), float(3)];
+        let weight = Weight::new(2, &segments, true).expect("well formed");
+        let place = |segment: &Segment| segments.iter().position(|other| std::ptr::eq(other, segment));
+        let located: Vec<_> = (0..10).map(|row| weight.locate(row)).map(|(s, row)| (place(s), row)).collect();
+        let expected = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (3, 0), (2, 1), (3, 1), (2, 2), (3, 2)];
+        assert_eq!(located, expected.map(|(segment, row)| (Some(segment), row)));
+        for first in 0..10 {
+            for n in 1..=10 - first {
+                let mut rows = vec![None; n];
+                for Piece { segment, row, n_rows, at, step } in weight.pieces(first, n) {
+                    (0..n_rows).for_each(|i| rows[at + i * step] = Some((place(segment), row + i)));
+                }
+                let wanted: Vec<_> = located[first..first + n].iter().map(|found| Some(*found)).collect();
+                assert_eq!(rows, wanted, "rows {first} and {n} more");
+            }
+        }
+        assert_eq!(Weight::new(2, &segments[..3], true).err(), Some(WeightError::Interleave));
     }
 }

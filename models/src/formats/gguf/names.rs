@@ -269,7 +269,9 @@ mod tests {
 
     #[test]
     fn tensors_have_their_modules() {
-        let of = |name| module(name).map(|(path, ending)| format!("{path} {ending}"));
+        let shape =
+            Shape { n_heads: 1, n_kv_heads: 1, head_dim: 2, pairs_rows: false, post_norms: false, whole_norms: false };
+        let of = |name| module(name, &shape).map(|(path, ending)| format!("{path} {ending}"));
         assert_eq!(of("blk.12.ffn_down.weight").as_deref(), Some("model.layers.12.mlp.down_proj weight"));
         assert_eq!(of("blk.0.attn_q.bias").as_deref(), Some("model.layers.0.self_attn.q_proj bias"));
         assert_eq!(of("output.weight").as_deref(), Some("lm_head weight"));
