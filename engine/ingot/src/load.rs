@@ -198,7 +198,7 @@ impl Model {
             WeightsAt::Sources => {
                 let paths: Vec<PathBuf> =
                     artifact.manifest().sources.iter().map(|source| source.path.clone()).collect();
-                Weights::Checkpoint(Checkpoint::open_files(path, &paths)?)
+                Weights::of_checkpoint(Checkpoint::open_files(path, &paths)?)
             }
             WeightsAt::Elsewhere => return Err(Error::NoWeights { path: path.to_path_buf() }),
         };

@@ -4,6 +4,7 @@ use super::fields::Fields;
 use crate::error::{Error, Result};
 use crate::formats::affine::{BITS, GROUPS, QuantShape};
 use crate::formats::small_float::SmallFloat;
+use ingot_ir::weight::Format;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -40,6 +41,18 @@ impl Quant {
         match mode {
             "affine" => Some(Self::Affine(QuantShape { bits: 4, group: 64 })),
             other => SmallFloat::parse(other).map(Self::SmallFloat),
+        }
+    }
+    /// How a matrix of a format is quantized, if MLX has it.
+    pub fn of_format(format: Format) -> Option<Self> {
+        match format {
+            Format::Affine { bits, group, .. } => {
+                Some(Self::Affine(QuantShape { bits: bits.into(), group: group.into() }))
+            }
+            Format::Mxfp4 => Some(Self::SmallFloat(SmallFloat::Mxfp4)),
+            Format::Mxfp8 => Some(Self::SmallFloat(SmallFloat::Mxfp8)),
+            Format::Nvfp4 { .. } => Some(Self::SmallFloat(SmallFloat::Nvfp4)),
+            Format::F32 | Format::F16 | Format::Bf16 | Format::K(_) => None,
         }
     }
     /// The mode's name.

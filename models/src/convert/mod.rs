@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::formats::safetensors::StoredType;
 use crate::model::Model;
-use crate::weights::Matrix;
 use ingot_ir::weight::{Format, Layout, ScaleType, Source};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -256,14 +255,6 @@ struct Chosen<'a> {
     kept: BTreeMap<String, Quant>,
 }
 
-fn stored_quant(matrix: &Matrix<'_>) -> Option<Quant> {
-    match matrix {
-        Matrix::Affine(view) => Some(Quant::Affine(view.shape)),
-        Matrix::SmallFloat(view) => Some(Quant::SmallFloat(view.mode)),
-        Matrix::Dense { .. } | Matrix::K(_) => None,
-    }
-}
-
 fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredType>) -> Result<Chosen<'a>> {
     let (graph, weights) = (model.graph()?, model.weights());
     let mut seen = BTreeSet::new();
@@ -286,7 +277,8 @@ fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredTy
             };
             let float = dtype.unwrap_or(as_stored);
             // GGUF's own blocks are none that MLX has.
-            let is_kept = matrix.format().is_quantized() && !matches!(matrix, Matrix::K(_)) && !options.dequantize;
+            let stored = Quant::of_format(matrix.format());
+            let is_kept = stored.is_some() && !options.dequantize;
             let wanted = match &options.quantize {
                 Some(recipe) if !is_kept => recipe.of(name, weight.n_cols, model.spec.n_layers),
                 _ => None,
@@ -299,7 +291,7 @@ fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredTy
                 None if is_kept => {
                     // A folder's configuration tells already how these are quantized.
                     if model.spec.quantization.is_none() {
-                        kept.extend(stored_quant(&matrix).map(|quant| (name.clone(), quant)));
+                        kept.extend(stored.map(|quant| (name.clone(), quant)));
                     }
                     Kind::Keep { matrix, float }
                 }

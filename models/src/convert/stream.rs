@@ -24,6 +24,7 @@ pub(super) struct Item<'a> {
 }
 
 /// A source and its new form.
+#[derive(Clone, Copy)]
 pub(super) enum Kind<'a> {
     /// A vector, cast.
     Vector { tensor: TensorView<'a>, stored: StoredType },
@@ -65,7 +66,7 @@ impl Item<'_> {
     fn shape(&self) -> [usize; 2] {
         match &self.kind {
             Kind::Vector { tensor, .. } => [tensor.shape[0], 1],
-            Kind::Widen { matrix, .. } | Kind::Keep { matrix, .. } | Kind::Quantize { matrix, .. } => matrix.shape(),
+            kind => kind.matrix().map_or([0, 0], Matrix::shape),
         }
     }
 
@@ -80,14 +81,13 @@ impl Item<'_> {
             Kind::Vector { stored, .. } => return vec![decl(self.path.clone(), *stored, &[n_rows])],
             Kind::Widen { float, .. } => return vec![part("weight", *float, n_cols)],
             Kind::Quantize { quant, float, .. } => (*quant, *float),
-            Kind::Keep { matrix, float } => match matrix {
-                Matrix::Affine(view) => (Quant::Affine(view.shape), *float),
-                Matrix::SmallFloat(view) => {
+            Kind::Keep { matrix, float } => {
+                if let Matrix::SmallFloat(view) = matrix {
                     global = view.global;
-                    (Quant::SmallFloat(view.mode), *float)
                 }
-                Matrix::Dense { .. } | Matrix::K(_) => unreachable!("these are widened or quantized"),
-            },
+                let quant = Quant::of_format(matrix.format());
+                (quant.unwrap_or_else(|| unreachable!("others are widened or quantized")), *float)
+            }
         };
         let n_groups = n_cols / quant.group() as usize;
         let mut tensors = vec![part("weight", StoredType::U32, n_cols * quant.bits() as usize / 32)];
@@ -103,8 +103,41 @@ impl Item<'_> {
 
     /// Rows `first .. end` in their new form.
     fn encode(&self, first: usize, end: usize) -> Parts {
-        let [_, n_cols] = self.shape();
+        let Some(Matrix::Foreign(foreign)) = self.kind.matrix() else { return self.kind.encode(first, end) };
+        let rows = foreign.rows(first..end);
+        self.kind.with(rows.view()).encode(0, end - first)
+    }
+
+    fn global(&self) -> &[u8] {
         match &self.kind {
+            Kind::Keep { matrix: Matrix::SmallFloat(view), .. } => view.global.unwrap_or(&[]),
+            _ => &[],
+        }
+    }
+}
+
+impl<'a> Kind<'a> {
+    fn matrix(&self) -> Option<&Matrix<'a>> {
+        match self {
+            Self::Vector { .. } => None,
+            Self::Widen { matrix, .. } | Self::Keep { matrix, .. } | Self::Quantize { matrix, .. } => Some(matrix),
+        }
+    }
+
+    /// The same of another matrix.
+    fn with<'b>(&self, matrix: Matrix<'b>) -> Kind<'b> {
+        match *self {
+            Self::Vector { .. } => unreachable!("a vector is no matrix"),
+            Self::Widen { float, .. } => Kind::Widen { matrix, float },
+            Self::Keep { float, .. } => Kind::Keep { matrix, float },
+            Self::Quantize { float, quant, .. } => Kind::Quantize { matrix, float, quant },
+        }
+    }
+
+    /// Rows `first .. end` in their new form.
+    fn encode(&self, first: usize, end: usize) -> Parts {
+        let n_cols = self.matrix().map_or(1, |matrix| matrix.shape()[1]);
+        match self {
             Kind::Vector { tensor, stored } => {
                 let values = &tensor.bytes[first * tensor.stored.n_bytes()..end * tensor.stored.n_bytes()];
                 let numbers = tensor.stored.to_f32s(values).expect("a vector holds floats, which was checked");
@@ -135,13 +168,6 @@ impl Item<'_> {
                     }
                 }
             }
-        }
-    }
-
-    fn global(&self) -> &[u8] {
-        match &self.kind {
-            Kind::Keep { matrix: Matrix::SmallFloat(view), .. } => view.global.unwrap_or(&[]),
-            _ => &[],
         }
     }
 }
@@ -227,7 +253,7 @@ fn keep(matrix: &Matrix<'_>, float: StoredType, first: usize, end: usize) -> Par
             let values = view.codes[first * row_bytes..end * row_bytes].to_vec();
             Parts { values, scales: view.scales[first * n_groups..end * n_groups].to_vec(), biases: Vec::new() }
         }
-        Matrix::Dense { .. } | Matrix::K(_) => unreachable!("these are widened or quantized"),
+        _ => unreachable!("floats are widened or quantized, and rows of another form are made before"),
     }
 }
 

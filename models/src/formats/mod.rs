@@ -2,6 +2,7 @@
 
 pub mod affine;
 pub mod checkpoint;
+pub mod foreign;
 pub mod gguf;
 pub mod k_blocks;
 pub mod safetensors;

@@ -10,6 +10,7 @@ mod open;
 mod text;
 
 pub use open::open;
+pub(crate) use open::open_tensors;
 
 use crate::error::{Error, Result};
 use blocks::Stored;
@@ -152,7 +153,7 @@ impl<'a> Header<'a> {
             }
             tensors.push(GgufTensor { name, stored, shape, bytes: start..end });
         }
-        // What is taken apart is copied: tensors that share bytes would multiply the file.
+        // What is made of tensors that share bytes would be a multiple of the file.
         let mut ranges: Vec<_> =
             tensors.iter().map(|tensor| (tensor.bytes.start, tensor.bytes.end, &tensor.name)).collect();
         ranges.sort_unstable();
