@@ -52,7 +52,7 @@ pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
 pub use ingot_ir::cost::Cost;
 pub use ingot_ir::memory::{Bytes, MemoryTable};
-pub use ingot_models::convert::{ConvertOptions, Converted, Recipe, convert};
+pub use ingot_models::convert::{ConvertOptions, Converted, GgufType, Recipe, convert, convert_gguf};
 pub use ingot_models::text::chat_template::ChatOptions;
 pub use ingot_models::text::grammar::Grammar;
 /// ```

@@ -1,5 +1,7 @@
 //! One weight file, written while later rows are encoded.
 
+use super::Told;
+use super::in_order::in_order;
 use crate::config::Quant;
 use crate::error::{Error, Result};
 use crate::formats::affine::{AffineMatrix, AffineView, push_scale, scale_at};
@@ -7,7 +9,6 @@ use crate::formats::safetensors::{self, StoredType, TensorDecl, TensorView};
 use crate::formats::small_float::SmallFloatMatrix;
 use crate::weights::Matrix;
 use ingot_ir::weight::ScaleType;
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -173,57 +174,48 @@ impl<'a> Kind<'a> {
 }
 
 /// Writes a file. `told` gets the number of bytes that were written since.
-pub(super) fn write(path: &Path, shard: &Shard<'_>, told: &mut dyn FnMut(u64)) -> Result<()> {
+pub(super) fn write(path: &Path, shard: &Shard<'_>, told: &mut Told<'_>) -> Result<()> {
     let io = |error| Error::io(path, error);
     let tensors: Vec<TensorDecl> = shard.items.iter().flat_map(Item::tensors).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "mlx".to_owned())]);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?);
     file.write_all(&safetensors::header(&metadata, &tensors)).map_err(io)?;
     for item in &shard.items {
-        write_item(&mut file, item, told).map_err(io)?;
+        write_item(&mut file, item, path, told)?;
     }
     file.into_inner().map_err(|error| io(error.into_error()))?.sync_all().map_err(io)
 }
 
 /// Codes are written while the next rows are encoded; scales and biases, which come after all codes, wait in memory.
-fn write_item(file: &mut BufWriter<File>, item: &Item<'_>, told: &mut dyn FnMut(u64)) -> std::io::Result<()> {
+fn write_item(file: &mut BufWriter<File>, item: &Item<'_>, path: &Path, told: &mut Told<'_>) -> Result<()> {
+    let io = |error| Error::io(path, error);
     let [n_rows, n_cols] = item.shape();
-    let chunk_rows = (CHUNK_NUMBERS / n_cols.max(1)).max(1);
-    let batch_rows = chunk_rows * 2 * rayon::current_num_threads();
-    let encode = |first: usize| -> Vec<Parts> {
-        let end = (first + batch_rows).min(n_rows);
-        let firsts: Vec<usize> = (first..end).step_by(chunk_rows).collect();
-        firsts.into_par_iter().map(|at| item.encode(at, (at + chunk_rows).min(end))).collect()
-    };
     let (mut scales, mut biases) = (Vec::new(), Vec::new());
-    let mut ready = encode(0);
-    let mut first = batch_rows;
-    while !ready.is_empty() {
-        let mut next = Vec::new();
-        let (_, written) = rayon::join(
-            || {
-                if first < n_rows {
-                    next = encode(first);
-                }
-            },
-            || ready.iter().try_for_each(|parts| file.write_all(&parts.values)),
-        );
-        written?;
-        for parts in std::mem::replace(&mut ready, next) {
-            told(parts.values.len() as u64);
+    in_order(
+        n_rows,
+        chunk_rows(n_cols),
+        |rows| item.encode(rows.start, rows.end),
+        |parts| {
+            file.write_all(&parts.values).map_err(io)?;
             scales.extend(parts.scales);
             biases.extend(parts.biases);
-        }
-        first += batch_rows;
-    }
+            Ok(parts.values.len() as u64)
+        },
+        told,
+    )?;
     for rest in [&scales[..], &biases, item.global()] {
-        file.write_all(rest)?;
-        told(rest.len() as u64);
+        file.write_all(rest).map_err(io)?;
+        told(rest.len() as u64)?;
     }
     Ok(())
 }
 
-fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {
+/// Rows that are encoded at a time.
+pub(super) fn chunk_rows(n_cols: usize) -> usize {
+    (CHUNK_NUMBERS / n_cols.max(1)).max(1)
+}
+
+pub(super) fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {
     let [_, n_cols] = matrix.shape();
     let mut numbers = vec![0.0; (end - first) * n_cols];
     if n_cols > 0 {

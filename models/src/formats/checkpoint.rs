@@ -2,6 +2,7 @@
 
 use super::foreign::{Foreign, Form};
 use super::gguf::{self, Gguf};
+use super::packed::{PackedView, Packer};
 use super::safetensors::{Safetensors, StoredType, TensorView};
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -30,6 +31,8 @@ pub(crate) enum Place {
     Gguf((u32, u32)),
     /// Rows of blocks of a GGUF file, see [`Form::Blocks`].
     Blocks { at: (u32, u32), format: Format, pairs: Option<usize> },
+    /// Tensors of AWQ or GPTQ, each by file and position.
+    Packed { packer: Packer, weight: (u32, u32), zeros: Option<(u32, u32)>, scales: (u32, u32) },
     /// In memory: what is small.
     Made(MadeTensor),
 }
@@ -102,8 +105,50 @@ impl Checkpoint {
                 let form = Form::Blocks { stored: tensor.stored, pairs: *pairs, bytes: file.bytes(tensor) };
                 Some(Foreign { format: *format, n_rows, n_cols, form })
             }
+            Place::Packed { packer, weight, zeros, scales } => {
+                let tensor = |place: (u32, u32)| self.files[place.0 as usize].tensor(place.1 as usize);
+                // It was checked when it got its place.
+                let view = PackedView::new(*packer, tensor(*weight), zeros.map(tensor), tensor(*scales), None).ok()?;
+                let PackedView { n_rows, n_cols, .. } = view;
+                Some(Foreign { format: view.format(), n_rows, n_cols, form: Form::Packed(view) })
+            }
             _ => None,
         }
+    }
+
+    /// Takes the tensors of AWQ or GPTQ (`path.qweight` and those that belong to it) together: each such module has one
+    /// matrix from then on.
+    ///
+    /// # Errors
+    /// A tensor that is missing or not as the layout says, by name; columns in act-order.
+    pub(crate) fn join_packed(&mut self, packer: Packer) -> Result<()> {
+        let paths: Vec<String> =
+            self.names().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();
+        for path in paths {
+            let name = |ending: &str| format!("{path}.{ending}");
+            let view = PackedView::new(
+                packer,
+                self.require(&name("qweight"))?,
+                self.get(&name("qzeros")),
+                self.require(&name("scales"))?,
+                self.get(&name("g_idx")),
+            );
+            if let Err((ending, what)) = view {
+                return Err(Error::tensor(self.place_of(&name(ending)), name(ending), what));
+            }
+            let mut take = |ending: &str| match self.table.remove(&name(ending)) {
+                Some(Place::Safetensors(place)) => Some(place),
+                _ => None,
+            };
+            let (weight, zeros, scales) = (take("qweight"), take("qzeros"), take("scales"));
+            take("g_idx");
+            let (Some(weight), Some(scales)) = (weight, scales) else { continue };
+            if self.table.insert(name("weight"), Place::Packed { packer, weight, zeros, scales }).is_some() {
+                let what = "is there beside a matrix of the same module in packed form";
+                return Err(Error::tensor(&self.folder, name("weight"), what));
+            }
+        }
+        Ok(())
     }
 
     /// Fails if the path is not a folder.
@@ -152,7 +197,7 @@ impl Checkpoint {
             Place::Made(MadeTensor { stored, shape, bytes }) => {
                 Some(TensorView { name, stored: *stored, shape, bytes })
             }
-            Place::Blocks { .. } => None,
+            Place::Blocks { .. } | Place::Packed { .. } => None,
         }
     }
     /// The tensor of that name, or an error that names it and the folder.
@@ -169,7 +214,9 @@ impl Checkpoint {
     /// The file that holds a tensor, else the folder; for messages.
     pub(crate) fn place_of(&self, name: &str) -> &Path {
         match self.table.get(name) {
-            Some(Place::Safetensors((file, _))) => self.files[*file as usize].path(),
+            Some(Place::Safetensors((file, _)) | Place::Packed { weight: (file, _), .. }) => {
+                self.files[*file as usize].path()
+            }
             Some(Place::Gguf((part, _)) | Place::Blocks { at: (part, _), .. }) => self.gguf[*part as usize].path(),
             _ => &self.folder,
         }

@@ -2,6 +2,7 @@
 //! asked for, so that a file of any size takes memory for some rows alone.
 
 use super::gguf::blocks::{self, Stored};
+use super::packed::PackedView;
 use ingot_ir::weight::{Format, Part};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -27,6 +28,8 @@ pub(crate) enum Form<'a> {
     /// Rows of GGUF's blocks. With `pairs` those of each head of so many rows stand in an order in which the two that a
     /// rotation turns together are neighbours.
     Blocks { stored: Stored, pairs: Option<usize>, bytes: &'a [u8] },
+    /// Words of AWQ or GPTQ.
+    Packed(PackedView<'a>),
 }
 
 /// Rows that were made.
@@ -56,6 +59,7 @@ impl Foreign<'_> {
     pub fn n_stored_bytes(&self) -> usize {
         match self.form {
             Form::Blocks { bytes, .. } => bytes.len(),
+            Form::Packed(view) => view.n_stored_bytes(),
         }
     }
 
@@ -81,6 +85,7 @@ impl Foreign<'_> {
     fn make_chunk(&self, part: Part, first_row: usize, out: &mut [u8]) {
         let row_bytes = self.row_bytes(part);
         match self.form {
+            Form::Packed(view) => view.make(part, first_row, row_bytes, out),
             Form::Blocks { stored, pairs, bytes } => {
                 let stored_bytes = self.n_cols / stored.block_len() * stored.block_bytes();
                 for (ix, out) in out.chunks_exact_mut(row_bytes).enumerate() {

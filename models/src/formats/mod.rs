@@ -4,6 +4,7 @@ pub mod affine;
 pub mod checkpoint;
 pub mod foreign;
 pub mod gguf;
+pub mod packed;
 pub mod k_blocks;
 pub mod safetensors;
 pub mod small_float;

@@ -77,7 +77,9 @@ fn a_gguf_file_is_compiled_as_its_folder_would_be() {
     let path = folder.path().join("model.ingot");
     for name in ["llama-q4_0.gguf", "llama-f16.gguf", "llama256-q4_k_m.gguf"] {
         let file = golden.join(name);
-        for device in devices() {
+        // One of them is enough for a software rasterizer.
+        let all = devices().into_iter().take(if name.contains("q4_k_m") { 2 } else { 1 });
+        for device in all {
             let _turn = gpus().first().and_then(turn);
             let expected = greedy(&file, options(&device));
             for plan_only in [false, true] {

@@ -80,6 +80,10 @@ impl Stored {
             _ => return None,
         })
     }
+    /// The number in files.
+    pub(super) fn number(self) -> u32 {
+        self.row().1
+    }
     /// llama.cpp's name.
     pub fn name(self) -> &'static str {
         self.row().2
@@ -137,7 +141,7 @@ impl Stored {
         }
     }
     /// What an affine type's bias is, in its scale; none if the block has a bias.
-    fn offset(self) -> Option<f32> {
+    pub(super) fn offset(self) -> Option<f32> {
         match self {
             Self::Q4_0 => Some(-8.0),
             Self::Q5_0 => Some(-16.0),

@@ -2,12 +2,17 @@
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 //!
 //! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors and
-//! settings are called elsewhere), `text` (the tokenizer), [`open()`] (all of it as a checkpoint).
+//! settings are called elsewhere), `text` (the tokenizer), [`open()`] (all of it as a checkpoint). Then the other direction:
+//! `write`, [`encode`], `describe` and `vocabulary`.
 
 pub mod blocks;
-mod names;
+pub(crate) mod names;
 mod open;
 mod text;
+pub(crate) mod write;
+pub mod encode;
+pub(crate) mod describe;
+pub(crate) mod vocabulary;
 
 pub use open::open;
 pub(crate) use open::open_tensors;
