@@ -12,6 +12,7 @@ pub mod pipeline;
 pub mod pass;
 pub mod select;
 mod link;
+mod tensor;
 pub mod repack;
 pub mod artifact;
 pub mod emit;

@@ -4,27 +4,18 @@
 
 mod planes;
 
+use crate::tensor::Rows;
 use ingot_ir::plan::{PlanWeight, Segment};
-use ingot_ir::weight::{Format, Layout, factors_at_bytes, scales_at_bytes};
+use ingot_ir::weight::{Format, Layout, Part, factors_at_bytes, scales_at_bytes};
 use planes::Arrangement;
+use std::ops::Range;
 
-/// A checkpoint tensor's bytes. Rows are contiguous in each part.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TensorBytes<'a> {
-    /// Numbers, or codes of a quantized tensor.
-    pub values: &'a [u8],
-    /// Scales of a quantized tensor, else empty.
-    pub scales: &'a [u8],
-    /// Biases of an affine tensor, else empty.
-    pub biases: &'a [u8],
-    /// The global scale of a tensor whose format has one: an f32 for all rows, or one for each equal part of them.
-    pub global: &'a [u8],
-}
+pub use crate::tensor::{MakeRows, Tensor, TensorBytes};
 
 /// Fills `out` with bytes `offset ..` of a weight in its layout. `tensor` finds a segment's bytes by name.
 ///
 /// Panics if a tensor is smaller than the plan says: the loader checks shapes before.
-pub fn fill<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
+pub fn fill<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Tensor<'a>, offset: u64, out: &mut [u8]) {
     match weight.layout {
         Layout::Vector => fill_vector(weight, tensor, offset, out),
         Layout::Packed | Layout::Stored | Layout::Unassigned => fill_packed(weight, tensor, offset, out),
@@ -32,7 +23,7 @@ pub fn fill<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, o
 }
 
 /// All of a vector, widened to f32.
-pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>) -> Vec<f32> {
+pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Tensor<'a>) -> Vec<f32> {
     if !weight.inline.is_empty() {
         return weight.inline.clone();
     }
@@ -41,9 +32,11 @@ pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>)
         .segments
         .iter()
         .map(|segment| {
-            let values = tensor(&segment.tensor).values;
+            let Tensor::Stored(stored) = tensor(&segment.tensor) else {
+                unreachable!("vectors are stored as they are: {}", segment.tensor)
+            };
             let number = |ix: u32| {
-                let number = widen(weight.format, values, segment.source_row(ix) as usize);
+                let number = widen(weight.format, stored.values, segment.source_row(ix) as usize);
                 if segment.plus_one { 1.0 + number } else { number }
             };
             (0..segment.n_rows).map(number).collect()
@@ -62,13 +55,30 @@ pub fn vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>)
 ///
 /// # Errors
 /// What is missing, by the tensor's name.
-pub fn check<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Option<TensorBytes<'a>>) -> Result<(), String> {
+pub fn check<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Option<Tensor<'a>>) -> Result<(), String> {
     for segment in &weight.segments {
         let name = &segment.tensor;
         let found = tensor(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
         // In another order a run of rows comes from anywhere within its heads.
         let end = u64::from(segment.first_row) + u64::from(segment.n_rows);
         let rows = segment.order.map_or(end, |order| end.next_multiple_of(u64::from(order.head_dim.max(1))));
+        let found = match found {
+            Tensor::Stored(found) => found,
+            Tensor::Made(made) => {
+                let (format, n_rows) = (made.format(), u64::from(made.n_rows()));
+                if weight.layout == Layout::Vector || (format, made.n_cols()) != (weight.format, weight.n_cols) {
+                    let (n, own) = (made.n_cols(), weight.n_cols);
+                    return Err(format!(
+                        "tensor `{name}` has rows of {n} as {format}, not of {own} as {}",
+                        weight.format
+                    ));
+                }
+                if n_rows < rows {
+                    return Err(format!("tensor `{name}` has {n_rows} rows, {rows} are needed"));
+                }
+                continue;
+            }
+        };
         let parts = weight.format.row_parts(weight.n_cols);
         let needs = [
             ("values", found.values, parts.values),
@@ -116,7 +126,7 @@ fn f16_to_f32(bits: u16) -> f32 {
     }
 }
 
-fn fill_vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
+fn fill_vector<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Tensor<'a>, offset: u64, out: &mut [u8]) {
     let numbers = vector(weight, tensor);
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     let offset = offset as usize;
@@ -154,8 +164,8 @@ impl<'a> RowSources<'a> {
     }
 }
 
-fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>, offset: u64, out: &mut [u8]) {
-    let parts: Vec<TensorBytes<'a>> = weight.segments.iter().map(|segment| tensor(&segment.tensor)).collect();
+fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> Tensor<'a>, offset: u64, out: &mut [u8]) {
+    let tensors: Vec<Tensor<'a>> = weight.segments.iter().map(|segment| tensor(&segment.tensor)).collect();
     let sources = RowSources::new(weight);
     let row_parts = weight.format.row_parts(weight.n_cols);
     // Scales and biases lie side by side.
@@ -166,35 +176,33 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
     let end = offset + out.len() as u64;
     out.fill(0);
     let arrangement = Arrangement::of(weight.format, weight.n_cols);
-    let stored_row = |row: u32| {
-        let (segment, source) = sources.find(row);
-        &parts[segment].values[source as usize * code_bytes as usize..][..code_bytes as usize]
-    };
     let low_bytes = arrangement.low_row_bytes(code_bytes);
     let low_end = u64::from(weight.n_rows) * low_bytes;
+    let codes = rows_of(&sources, &tensors, Part::Values, rows_in(offset, end.min(low_end), 0, low_bytes));
     for_rows(offset, end.min(low_end), 0, low_bytes, |row, within, at, len| {
-        arrangement.fill_low(stored_row(row), within, &mut out[at..at + len]);
+        arrangement.fill_low(codes.row(sources.find(row)), within, &mut out[at..at + len]);
     });
     // What lies before `offset` is not asked for.
-    let high_out = (offset.max(low_end) - offset) as usize;
-    for_rows(offset.max(low_end), end.min(codes_end), low_end, code_bytes - low_bytes, |row, within, at, len| {
+    let (high_from, high_to, high_bytes) = (offset.max(low_end), end.min(codes_end), code_bytes - low_bytes);
+    let high_out = (high_from - offset) as usize;
+    let codes = rows_of(&sources, &tensors, Part::Values, rows_in(high_from, high_to, low_end, high_bytes));
+    for_rows(high_from, high_to, low_end, high_bytes, |row, within, at, len| {
         let at = high_out + at;
-        arrangement.fill_high(stored_row(row), within, &mut out[at..at + len]);
+        arrangement.fill_high(codes.row(sources.find(row)), within, &mut out[at..at + len]);
     });
     let scales_out = (offset.max(scales_at) - offset) as usize;
-    if let Format::Affine { scales, .. } = weight.format {
+    let (scales_from, scales_to) = (offset.max(scales_at), end.min(scales_end));
+    let scaled = rows_in(scales_from, scales_to, scales_at, scale_bytes);
+    let rows = |part: Part| rows_of(&sources, &tensors, part, scaled.clone());
+    let scales = rows(Part::Scales);
+    if let Format::Affine { scales: kind, .. } = weight.format {
         // Scales and biases side by side, so that one load brings both.
-        let step = scales.n_bytes() as usize;
-        let half = row_parts.scales as usize;
-        let mut pair_row = vec![0u8; 2 * half];
-        for_rows(offset.max(scales_at), end.min(scales_end), scales_at, scale_bytes, |row, within, at, len| {
-            let (segment, source) = sources.find(row);
-            let from = source as usize * half;
-            let part = &parts[segment];
-            let row_of = |bytes: &'a [u8]| bytes[from..from + half].chunks_exact(step);
-            for (pair, (scale, bias)) in
-                pair_row.chunks_exact_mut(2 * step).zip(row_of(part.scales).zip(row_of(part.biases)))
-            {
+        let (biases, step) = (rows(Part::Biases), kind.n_bytes() as usize);
+        let mut pair_row = vec![0u8; scale_bytes as usize];
+        for_rows(scales_from, scales_to, scales_at, scale_bytes, |row, within, at, len| {
+            let source = sources.find(row);
+            let ones = scales.row(source).chunks_exact(step).zip(biases.row(source).chunks_exact(step));
+            for (pair, (scale, bias)) in pair_row.chunks_exact_mut(2 * step).zip(ones) {
                 pair[..step].copy_from_slice(scale);
                 pair[step..].copy_from_slice(bias);
             }
@@ -203,11 +211,9 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
         });
         return;
     }
-    for_rows(offset.max(scales_at), end.min(scales_end), scales_at, scale_bytes, |row, within, at, len| {
-        let (segment, source) = sources.find(row);
-        let stored = &parts[segment].scales[source as usize * scale_bytes as usize..][..scale_bytes as usize];
+    for_rows(scales_from, scales_to, scales_at, scale_bytes, |row, within, at, len| {
         let at = at + scales_out;
-        out[at..at + len].copy_from_slice(&stored[within..within + len]);
+        out[at..at + len].copy_from_slice(&scales.row(sources.find(row))[within..within + len]);
     });
     if weight.format.has_global() {
         let factors_at = factors_at_bytes(weight.format, weight.n_rows, weight.n_cols);
@@ -215,11 +221,36 @@ fn fill_packed<'a>(weight: &PlanWeight, tensor: &dyn Fn(&str) -> TensorBytes<'a>
         let factors_out = (offset.max(factors_at) - offset) as usize;
         for_rows(offset.max(factors_at), end.min(factors_end), factors_at, 4, |row, within, at, len| {
             let (segment, source) = sources.find(row);
-            let factor = global_factor(&parts[segment], source as usize, code_bytes as usize).to_le_bytes();
+            let Tensor::Stored(stored) = &tensors[segment] else {
+                unreachable!("tensors with global scales are stored as they are")
+            };
+            let factor = global_factor(stored, source as usize, code_bytes as usize).to_le_bytes();
             let at = at + factors_out;
             out[at..at + len].copy_from_slice(&factor[within..within + len]);
         });
     }
+}
+
+/// One part of the tensors' rows that rows `rows` of a weight are made of.
+fn rows_of<'t>(sources: &RowSources<'_>, tensors: &'t [Tensor<'_>], part: Part, rows: Range<u32>) -> Rows<'t> {
+    let row_bytes = sources.weight.format.row_parts(sources.weight.n_cols).of(part) as usize;
+    let mut needed = vec![0..0; tensors.len()];
+    if tensors.iter().any(|tensor| matches!(tensor, Tensor::Made(_))) {
+        for (segment, source) in rows.map(|row| sources.find(row)) {
+            let needed: &mut Range<u32> = &mut needed[segment];
+            let first = if needed.end == 0 { source } else { needed.start.min(source) };
+            *needed = first..needed.end.max(source + 1);
+        }
+    }
+    Rows::of(tensors, part, row_bytes, &needed)
+}
+
+/// The rows that bytes `start .. end` meet, where rows of `row_bytes` begin at byte `rows_at`.
+fn rows_in(start: u64, end: u64, rows_at: u64, row_bytes: u64) -> Range<u32> {
+    if start >= end || row_bytes == 0 {
+        return 0..0;
+    }
+    ((start - rows_at) / row_bytes) as u32..(end - rows_at).div_ceil(row_bytes) as u32
 }
 
 /// What a row's scales are multiplied with: its global scale by the product of the largest e4m3 and e2m1 numbers.

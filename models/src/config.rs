@@ -12,6 +12,7 @@ mod scales;
 
 use crate::error::{Error, Result};
 use crate::files::Files;
+use crate::formats::packed::Packer;
 use fields::Fields;
 use ingot_ir::kv::Window;
 use serde_json::{Value, json};
@@ -161,6 +162,8 @@ pub struct ModelSpec {
     pub dtype: Option<String>,
     /// MLX's quantization settings.
     pub quantization: Option<QuantMap>,
+    /// Who packed the weights, if they are AWQ's or GPTQ's.
+    pub packer: Option<Packer>,
 }
 
 impl ModelSpec {
@@ -243,6 +246,7 @@ impl ModelSpec {
                 None => fields.opt_str("torch_dtype")?.map(str::to_owned),
             },
             quantization: quant::quantization(&fields)?,
+            packer: quant::packer(&fields)?,
         })
     }
 }

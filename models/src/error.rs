@@ -19,10 +19,22 @@ pub enum Error {
         /// What is expected there and where to get it.
         what: String,
     },
-    /// Something stands where a new folder is to be written.
-    #[error("{}: exists already; remove it or name another folder", path.display())]
+    /// Something stands where a new folder or file is to be written.
+    #[error("{}: exists already; remove it or name another place", path.display())]
     Exists {
-        /// The folder.
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// Another program is writing the same.
+    #[error("{}: another conversion is writing this; wait for it or name another place", path.display())]
+    InWork {
+        /// What it has locked.
+        path: PathBuf,
+    },
+    /// A conversion that was asked to stop.
+    #[error("{}: stopped; nothing was written", path.display())]
+    Stopped {
+        /// What was to be written.
         path: PathBuf,
     },
     /// The system refused to read or write.

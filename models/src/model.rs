@@ -8,9 +8,9 @@ use crate::formats::checkpoint::Checkpoint;
 use crate::formats::gguf;
 use crate::weights::WeightTable;
 use ingot_ir::graph::Graph;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// An opened checkpoint. Weights of a folder are mapped, not read; those of a GGUF file are taken apart in memory.
+/// An opened checkpoint. Weights are mapped, not read; of a GGUF file scales alone are.
 #[derive(Debug)]
 pub struct Model {
     /// What the model is.
@@ -32,7 +32,19 @@ impl Model {
         Checkpoint::check_folder(path)?;
         let files = Files::folder(path);
         let spec = ModelSpec::of(&files)?;
-        Ok(Self { spec, checkpoint: Checkpoint::open(path)?, files })
+        let mut checkpoint = Checkpoint::open(path)?;
+        spec.packer.map_or(Ok(()), |packer| checkpoint.join_packed(packer))?;
+        Ok(Self { spec, checkpoint, files })
+    }
+    /// The weights alone of a model whose small files are `files`: its safetensors files, or all parts of a GGUF file.
+    /// `source` is named in messages.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn open_weights(source: &Path, paths: &[PathBuf], files: &Files) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::open_files(source, paths)?;
+        ModelSpec::of(files)?.packer.map_or(Ok(()), |packer| checkpoint.join_packed(packer))?;
+        Ok(checkpoint)
     }
     /// The weights by module.
     pub fn weights(&self) -> WeightTable<'_> {

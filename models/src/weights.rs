@@ -4,10 +4,11 @@ use crate::config::{LayerQuant, QuantMap};
 use crate::error::{Error, Result};
 use crate::formats::affine::{AffineView, QuantShape};
 use crate::formats::checkpoint::Checkpoint;
+use crate::formats::foreign::{Foreign, Rows};
 use crate::formats::k_blocks::KView;
 use crate::formats::safetensors::{StoredType, TensorView};
 use crate::formats::small_float::{SmallFloat, SmallFloatView};
-use ingot_ir::weight::{Format, KFormat, Layout, ScaleType, Source, Weight};
+use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight};
 
 /// A matrix `[n_rows, n_cols]` as it lies in the files. The slices need not be aligned.
 #[derive(Clone, Copy, Debug)]
@@ -29,20 +30,21 @@ pub enum Matrix<'a> {
     SmallFloat(SmallFloatView<'a>),
     /// GGUF's block formats, taken apart.
     K(KView<'a>),
+    /// In the form of another engine, of which rows are made when they are asked for.
+    Foreign(Foreign<'a>),
 }
 
 impl Matrix<'_> {
     /// The format in the words of the IR.
     pub fn format(&self) -> Format {
         match self {
-            Self::Dense { stored: StoredType::F16, .. } => Format::F16,
-            Self::Dense { stored: StoredType::Bf16, .. } => Format::Bf16,
-            Self::Dense { .. } => Format::F32,
+            Self::Dense { stored, .. } => stored.float_format(),
             Self::Affine(view) => {
                 Format::Affine { bits: view.shape.bits as u8, group: view.shape.group as u16, scales: view.scale_type }
             }
             Self::SmallFloat(view) => view.format(),
             Self::K(view) => Format::K(view.format),
+            Self::Foreign(foreign) => foreign.format,
         }
     }
     /// `[n_rows, n_cols]`.
@@ -52,6 +54,7 @@ impl Matrix<'_> {
             Self::Affine(view) => [view.n_rows, view.n_cols],
             Self::SmallFloat(view) => [view.n_rows, view.n_cols],
             Self::K(view) => [view.n_rows, view.n_cols],
+            Self::Foreign(foreign) => [foreign.n_rows, foreign.n_cols],
         }
     }
     /// Widens one row to f32.
@@ -63,10 +66,34 @@ impl Matrix<'_> {
             Self::Affine(view) => view.dequantize_row(row, out),
             Self::SmallFloat(view) => view.dequantize_row(row, out),
             Self::K(view) => view.dequantize_row(row, out),
+            Self::Foreign(foreign) => foreign.rows(row..row + 1).view().read_row(0, out),
             Self::Dense { stored, n_cols, bytes, .. } => {
                 let row_bytes = n_cols * stored.n_bytes();
                 stored.read_f32s(&bytes[row * row_bytes..][..row_bytes], out);
             }
+        }
+    }
+}
+
+impl Rows {
+    /// The rows as a matrix.
+    pub fn view(&self) -> Matrix<'_> {
+        let Self { n_rows, n_cols, .. } = *self;
+        let (codes, scales, biases) = (&self.values[..], &self.scales[..], &self.biases[..]);
+        let float = |stored| Matrix::Dense { stored, n_rows, n_cols, bytes: codes };
+        let small = |mode| Matrix::SmallFloat(SmallFloatView { mode, n_rows, n_cols, codes, scales, global: None });
+        match self.format {
+            Format::F32 => float(StoredType::F32),
+            Format::F16 => float(StoredType::F16),
+            Format::Bf16 => float(StoredType::Bf16),
+            Format::Affine { bits, group, scales: scale_type } => {
+                let shape = QuantShape { bits: bits.into(), group: group.into() };
+                Matrix::Affine(AffineView { shape, scale_type, n_rows, n_cols, codes, scales, biases })
+            }
+            Format::Mxfp4 => small(SmallFloat::Mxfp4),
+            Format::Mxfp8 => small(SmallFloat::Mxfp8),
+            Format::Nvfp4 { .. } => small(SmallFloat::Nvfp4),
+            Format::K(format) => Matrix::K(KView { format, n_rows, n_cols, codes, headers: scales }),
         }
     }
 }
@@ -105,8 +132,11 @@ impl<'a> WeightTable<'a> {
     /// mlx-lm a module is quantized if `path.scales` exists and the configuration does not say `false`; its mode, width
     /// and group are inferred from the types and shapes.
     pub fn matrix(&self, path: &str, n_rows: usize, n_cols: usize) -> Result<Matrix<'a>> {
-        if let Some(k) = self.checkpoint.k_format(path) {
-            return self.k_blocks(path, k, n_rows, n_cols).map(Matrix::K);
+        if let Some(foreign) = self.checkpoint.foreign(path) {
+            let found = [foreign.n_rows, foreign.n_cols];
+            let name = format!("{path}.weight");
+            self.check_shape(&name, &found, &[n_rows, n_cols])?;
+            return Ok(Matrix::Foreign(foreign));
         }
         let setting = self.quantization.and_then(|map| map.overrides.get(path));
         let scales_name = format!("{path}.scales");
@@ -144,7 +174,7 @@ impl<'a> WeightTable<'a> {
     pub fn vector(&self, name: &str, len: usize) -> Result<TensorView<'a>> {
         let tensor = self.checkpoint.require(name)?;
         self.check_float(&tensor)?;
-        self.check_shape(&tensor, &[len])?;
+        self.check_shape(name, tensor.shape, &[len])?;
         Ok(tensor)
     }
 
@@ -159,7 +189,7 @@ impl<'a> WeightTable<'a> {
         match *tensor.shape {
             // A stack of matrices.
             [parts, rows, cols] if parts.checked_mul(rows) == Some(n_rows) && cols == n_cols => {}
-            _ => self.check_shape(&tensor, &[n_rows, n_cols])?,
+            _ => self.check_shape(tensor.name, tensor.shape, &[n_rows, n_cols])?,
         }
         Ok(Matrix::Dense { stored: tensor.stored, n_rows, n_cols, bytes: tensor.bytes })
     }
@@ -187,7 +217,7 @@ impl<'a> WeightTable<'a> {
         if biases.stored != scales.stored {
             return Err(wrong(&biases, format!("is {}, but {} is {}", biases.stored, scales.name, scales.stored)));
         }
-        self.check_shape(&biases, scales.shape)?;
+        self.check_shape(biases.name, biases.shape, scales.shape)?;
         Ok(AffineView {
             shape,
             scale_type,
@@ -229,19 +259,6 @@ impl<'a> WeightTable<'a> {
         Ok(SmallFloatView { mode, n_rows, n_cols, codes: codes.bytes, scales: scales.bytes, global })
     }
 
-    fn k_blocks(&self, path: &str, k: KFormat, n_rows: usize, n_cols: usize) -> Result<KView<'a>> {
-        let (codes, headers) = (self.codes(path)?, self.checkpoint.require(&format!("{path}.scales"))?);
-        let row = Format::K(k).row_parts(n_cols as u32);
-        let (n_words, n_header_bytes) = (row.values as usize / 4, row.scales as usize);
-        if !n_cols.is_multiple_of(k.block() as usize) {
-            let what = format!("{n_cols} columns are no whole blocks of {}", k.name());
-            return Err(Error::tensor(self.checkpoint.folder(), codes.name, what));
-        }
-        self.check_shape(&codes, &[n_rows, n_words])?;
-        self.check_shape(&headers, &[n_rows, n_header_bytes])?;
-        Ok(KView { format: k, n_rows, n_cols, codes: codes.bytes, headers: headers.bytes })
-    }
-
     /// The codes of the quantized matrix at a module's path.
     fn codes(&self, path: &str) -> Result<TensorView<'a>> {
         let codes = self.checkpoint.require(&format!("{path}.weight"))?;
@@ -267,13 +284,12 @@ impl<'a> WeightTable<'a> {
         }
     }
 
-    fn check_shape(&self, tensor: &TensorView<'_>, expected: &[usize]) -> Result<()> {
-        if tensor.shape == expected {
+    fn check_shape(&self, name: &str, shape: &[usize], expected: &[usize]) -> Result<()> {
+        if shape == expected {
             return Ok(());
         }
-        let what =
-            format!("shape {:?}; expected {expected:?}; does config.json belong to these weights?", tensor.shape);
-        Err(Error::tensor(self.checkpoint.place_of(tensor.name), tensor.name, what))
+        let what = format!("shape {shape:?}; expected {expected:?}; does config.json belong to these weights?");
+        Err(Error::tensor(self.checkpoint.place_of(name), name, what))
     }
 
     fn check_float(&self, tensor: &TensorView<'_>) -> Result<()> {

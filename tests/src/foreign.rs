@@ -26,9 +26,9 @@ const MANY_TICKS: usize = 64;
 pub fn run(plan: Plan, stored: &Arc<StoredTensors>) -> Result<u64, String> {
     plan.verify().map_err(|error| error.to_string())?;
     let find = |name: &str| {
-        fn bytes(t: StoredTensor<'_>) -> repack::TensorBytes<'_> {
+        fn bytes(t: StoredTensor<'_>) -> repack::Tensor<'_> {
             let StoredTensor { codes: values, scales, biases, global } = t;
-            repack::TensorBytes { values, scales, biases, global }
+            repack::TensorBytes { values, scales, biases, global }.into()
         }
         stored.tensor(name).map(bytes)
     };

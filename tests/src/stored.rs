@@ -51,7 +51,7 @@ impl StoredTensors {
 
     /// Bytes `offset ..` of a weight in its layout.
     pub fn fill(&self, weight: &PlanWeight, offset: u64, out: &mut [u8]) {
-        repack::fill(weight, &|name| self.bytes(name), offset, out);
+        repack::fill(weight, &|name| self.bytes(name).into(), offset, out);
     }
 
     /// A tensor's bytes as a checkpoint has them.
@@ -67,7 +67,7 @@ impl WeightSource for StoredTensors {
         Some(StoredTensor { codes: values, scales, biases, global })
     }
     fn vector(&self, weight: &PlanWeight) -> Vec<f32> {
-        repack::vector(weight, &|name| self.bytes(name))
+        repack::vector(weight, &|name| self.bytes(name).into())
     }
 }
 

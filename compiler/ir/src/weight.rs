@@ -142,6 +142,28 @@ pub struct RowParts {
     pub biases: u64,
 }
 
+/// One of the arrays of numbers that a stored matrix consists of; each has the same rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Numbers or codes.
+    Values,
+    /// Scales of a quantized matrix.
+    Scales,
+    /// Biases of an affine matrix.
+    Biases,
+}
+
+impl RowParts {
+    /// Bytes of a row in one of the parts.
+    pub fn of(self, part: Part) -> u64 {
+        match part {
+            Part::Values => self.values,
+            Part::Scales => self.scales,
+            Part::Biases => self.biases,
+        }
+    }
+}
+
 impl ScaleType {
     /// Bytes of one scale.
     pub fn n_bytes(self) -> u64 {

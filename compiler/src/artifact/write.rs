@@ -5,17 +5,17 @@ use super::{
     ALIGN_BYTES, ARTIFACT_VERSION, ArtifactError, HASHES, KIND, LEAF_BYTES, MANIFEST, MAX_HEADER_BYTES, Manifest,
     PAD_WEIGHTS, PAGE_BYTES, PLAN, SourceFile, WeightsAt,
 };
-use crate::repack::{self, TensorBytes};
+use crate::repack::{self, Tensor, TensorBytes};
 use ingot_ir::plan::{Plan, PlanWeight};
-use ingot_ir::weight::{Format, Layout, ScaleType};
+use ingot_ir::weight::{Format, Layout, Part, ScaleType};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
-/// A checkpoint tensor's bytes by the name in a plan's segments.
-type Tensors<'a> = &'a (dyn Fn(&str) -> TensorBytes<'a> + Sync);
+/// A checkpoint tensor by the name in a plan's segments.
+type Tensors<'a> = &'a (dyn Fn(&str) -> Tensor<'a> + Sync);
 
 /// Where an artifact is to have its weights.
 pub enum WeightsOf<'a> {
@@ -35,6 +35,8 @@ enum Bytes<'a> {
     Held(Vec<u8>),
     Stored(&'a [u8]),
     Packed(&'a PlanWeight),
+    /// A part of a tensor that is made while it is written: its name, and bytes a row.
+    Made(&'a str, Part, usize),
     Zeros,
 }
 
@@ -179,41 +181,56 @@ fn stored_items<'a>(plan: &'a Plan, tensors: Tensors<'a>) -> BTreeMap<String, It
     let mut items = BTreeMap::new();
     for weight in plan.weights.as_slice() {
         let n_cols = u64::from(weight.n_cols);
+        let ending = if weight.layout == Layout::Vector { "" } else { ".weight" };
         for segment in &weight.segments {
-            let TensorBytes { values, scales, biases, global } = tensors(&segment.tensor);
-            let mut add = |ending: &str, dtype: &'static str, row_bytes: u64, element: u64, bytes: &'a [u8]| {
-                if bytes.is_empty() {
+            let tensor = tensors(&segment.tensor);
+            let mut add = |ending: &str, dtype: &'static str, row_bytes: u64, element: u64, bytes: (u64, Bytes<'a>)| {
+                let (n_bytes, bytes) = bytes;
+                if n_bytes == 0 {
                     return;
                 }
-                let n_bytes = bytes.len() as u64;
                 let shape = match weight.layout {
                     Layout::Vector => vec![n_bytes / element],
                     _ => vec![n_bytes / row_bytes, row_bytes / element],
                 };
                 let name = format!("weights/{}{ending}", segment.tensor);
-                items.insert(name.clone(), Item { name, dtype, shape, n_bytes, bytes: Bytes::Stored(bytes) });
+                items.insert(name.clone(), Item { name, dtype, shape, n_bytes, bytes });
             };
-            let ending = if weight.layout == Layout::Vector { "" } else { ".weight" };
+            let row_parts = weight.format.row_parts(weight.n_cols);
+            let stored = |bytes: &'a [u8]| (bytes.len() as u64, Bytes::Stored(bytes));
+            let part = |part: Part| match &tensor {
+                Tensor::Stored(TensorBytes { values, scales, biases, .. }) => stored(match part {
+                    Part::Values => values,
+                    Part::Scales => scales,
+                    Part::Biases => biases,
+                }),
+                Tensor::Made(made) => {
+                    let row_bytes = row_parts.of(part);
+                    let n_bytes = u64::from(made.n_rows()) * row_bytes;
+                    (n_bytes, Bytes::Made(&segment.tensor, part, row_bytes as usize))
+                }
+            };
+            let values = part(Part::Values);
             match weight.format {
                 Format::F32 => add(ending, "F32", n_cols * 4, 4, values),
                 Format::F16 => add(ending, "F16", n_cols * 2, 2, values),
                 Format::Bf16 => add(ending, "BF16", n_cols * 2, 2, values),
-                Format::Affine { bits, group, scales: kind } => {
+                Format::Affine { scales: kind, .. } => {
                     let dtype = match kind {
                         ScaleType::F16 => "F16",
                         ScaleType::Bf16 => "BF16",
                         ScaleType::F32 => "F32",
                     };
-                    let row_bytes = n_cols / u64::from(group) * kind.n_bytes();
-                    add(".weight", "U32", n_cols * u64::from(bits) / 8, 4, values);
-                    add(".scales", dtype, row_bytes, kind.n_bytes(), scales);
-                    add(".biases", dtype, row_bytes, kind.n_bytes(), biases);
+                    add(".weight", "U32", row_parts.values, 4, values);
+                    add(".scales", dtype, row_parts.scales, kind.n_bytes(), part(Part::Scales));
+                    add(".biases", dtype, row_parts.biases, kind.n_bytes(), part(Part::Biases));
                 }
-                quantized => {
-                    let parts = quantized.row_parts(weight.n_cols);
-                    add(".weight", "U32", parts.values, 4, values);
-                    add(".scales", "U8", parts.scales, 1, scales);
-                    add(".global_scale", "F32", 4, 4, global);
+                _ => {
+                    add(".weight", "U32", row_parts.values, 4, values);
+                    add(".scales", "U8", row_parts.scales, 1, part(Part::Scales));
+                    if let Tensor::Stored(TensorBytes { global, .. }) = &tensor {
+                        add(".global_scale", "F32", 4, 4, stored(global));
+                    }
                 }
             }
         }
@@ -268,6 +285,10 @@ impl<'a, 'b> Layered<'a, 'b> {
         Self { items, starts, tensors }
     }
 
+    fn source(&self) -> Tensors<'a> {
+        self.tensors.unwrap_or_else(|| unreachable!("weights have a source"))
+    }
+
     /// Fills `out` with the file's bytes from `at` on.
     fn fill(&self, at: u64, out: &mut [u8]) {
         let end = at + out.len() as u64;
@@ -284,9 +305,9 @@ impl<'a, 'b> Layered<'a, 'b> {
                 Bytes::Held(bytes) => piece.copy_from_slice(&bytes[offset as usize..][..piece.len()]),
                 Bytes::Stored(bytes) => piece.copy_from_slice(&bytes[offset as usize..][..piece.len()]),
                 Bytes::Zeros => piece.fill(0),
-                Bytes::Packed(weight) => {
-                    let Some(tensors) = self.tensors else { unreachable!("packed weights have a source") };
-                    repack::fill(weight, tensors, offset, piece);
+                Bytes::Packed(weight) => repack::fill(weight, self.source(), offset, piece),
+                Bytes::Made(name, part, row_bytes) => {
+                    self.source()(name).read(*part, *row_bytes, offset as usize, piece);
                 }
             }
         }

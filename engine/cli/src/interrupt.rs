@@ -8,7 +8,7 @@ static PRESSED: AtomicBool = AtomicBool::new(false);
 static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
 
 /// What a shell reports for a program that SIGINT ended.
-const EXIT_INTERRUPTED: i32 = 130;
+pub(crate) const EXIT_INTERRUPTED: i32 = 130;
 
 /// Whether somebody asks [`pressed`].
 static ARMED: AtomicBool = AtomicBool::new(false);

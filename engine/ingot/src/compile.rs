@@ -84,7 +84,7 @@ fn compile_lowered(model: &Lowered, out: &Path, options: CompileOptions<'_>) -> 
         Options { max_context, max_batch: max_batch.max(1), memory_budget },
     )?;
     let files = model.files.as_ref().map_or(Ok(Vec::new()), |files| files.read_all())?;
-    let tensors = |name: &str| model.weights.tensor_bytes(name);
+    let tensors = |name: &str| model.weights.known(name);
     let weights = if options.plan_only { WeightsOf::Sources(model.sources()?) } else { WeightsOf::Tensors(&tensors) };
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
     artifact::write(out, &plan, &model.eos_ids, &files, weights, n_threads, options.progress)?;

@@ -34,15 +34,6 @@ pub enum Error {
     /// A table of measured tiles.
     #[error(transparent)]
     Tiles(#[from] ingot_compiler::TileError),
-    /// A checkpoint whose weights are not read where they are.
-    #[error(
-        "{}: weights of a GGUF file are taken apart when they are loaded, so a compiled file cannot leave them there; compile without --plan-only",
-        path.display()
-    )]
-    NotMapped {
-        /// The checkpoint.
-        path: std::path::PathBuf,
-    },
     /// A text that is too short to be scored.
     #[error("the text has {n_tokens} tokens; at least 2 are needed to predict one")]
     ShortText {

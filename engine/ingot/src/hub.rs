@@ -75,7 +75,9 @@ pub fn judge(folder: &Path) -> Verdict {
     match opened {
         Ok((graph, model)) => {
             let quantized = graph.weights.iter().find_map(|(_, weight)| match weight.format {
-                Format::Affine { bits, .. } => Some(format!("{bits}-bit MLX")),
+                Format::Affine { bits, .. } => {
+                    Some(format!("{bits}-bit {}", model.spec.packer.map_or("MLX", |packer| packer.name())))
+                }
                 other => other.is_quantized().then(|| format!("{other} MLX")),
             });
             let format = quantized.unwrap_or_else(|| stored(&model.checkpoint));

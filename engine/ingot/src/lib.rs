@@ -67,7 +67,7 @@ pub use ingot_ir::memory::MemoryTable;
 /// # Ok::<(), ingot::models::Error>(())
 /// ```
 pub use ingot_models::convert::convert;
-pub use ingot_models::convert::{ConvertOptions, Converted, Recipe};
+pub use ingot_models::convert::{ConvertOptions, Converted, GgufType, Recipe, convert_gguf};
 /// ```
 /// # use ingot::{ChatOptions, DeviceChoice, LoadOptions, Model};
 /// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };

@@ -15,7 +15,6 @@ use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::kv::KvType;
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_models::Files;
-use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::formats::gguf::is_gguf;
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
@@ -203,7 +202,7 @@ impl Model {
         }
         let files = artifact.files().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).collect();
         let eos_ids = artifact.manifest().eos_ids.clone();
-        let text = Text::read(Some(Files::held(path, files)), &eos_ids);
+        let files = Files::held(path, files);
         let (plan, trusted) = (artifact.plan().clone(), artifact.is_trusted());
         artifact.check_sources()?;
         let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
@@ -212,11 +211,12 @@ impl Model {
             WeightsAt::Sources => {
                 let paths: Vec<PathBuf> =
                     artifact.manifest().sources.iter().map(|source| source.path.clone()).collect();
-                Weights::Checkpoint(Checkpoint::open_files(path, &paths)?)
+                Weights::of_checkpoint(ingot_models::Model::open_weights(path, &paths, &files)?)
             }
             WeightsAt::Elsewhere => return Err(Error::NoWeights { path: path.to_path_buf() }),
         };
         weights.check(&plan).map_err(|why| Error::BadWeights { path: path.to_path_buf(), why })?;
+        let text = Text::read(Some(files), &eos_ids);
         let weights = Arc::new(weights);
         let source = Some(Arc::clone(&weights));
         let prepared = Prepared { plan, trusted, weights, context, max_batch };

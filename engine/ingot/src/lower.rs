@@ -51,7 +51,7 @@ impl Lowered {
         let opened = ingot_models::Model::open(path)?;
         let graph = opened.graph()?;
         let (eos_ids, max_positions) = (opened.spec.eos_ids, opened.spec.max_position_embeddings);
-        let (weights, files) = (Weights::Checkpoint(opened.checkpoint), Some(opened.files));
+        let (weights, files) = (Weights::of_checkpoint(opened.checkpoint), Some(opened.files));
         Ok(Self { graph, weights, files, eos_ids, max_positions, is_limited: false })
     }
 
@@ -87,15 +87,11 @@ impl Lowered {
 
     /// The files of the weights, with their hashes.
     pub(crate) fn sources(&self) -> Result<Vec<SourceFile>, Error> {
-        let Weights::Checkpoint(checkpoint) = &self.weights else { return Ok(Vec::new()) };
-        if checkpoint.files().is_empty() {
-            return Err(Error::NotMapped { path: checkpoint.folder().to_path_buf() });
-        }
+        let Some(checkpoint) = self.weights.checkpoint() else { return Ok(Vec::new()) };
         let source = |path: &Path| -> std::io::Result<SourceFile> {
             let path: PathBuf = std::fs::canonicalize(path)?;
             Ok(SourceFile { n_bytes: std::fs::metadata(&path)?.len(), blake3: hash_file(&path)?, path })
         };
-        let files = checkpoint.files().iter();
-        files.map(|file| source(file.path()).map_err(|error| Error::io(file.path(), error))).collect()
+        checkpoint.paths().map(|path| source(path).map_err(|error| Error::io(path, error))).collect()
     }
 }

@@ -177,9 +177,9 @@ fn fingerprint(plan: &Plan, weights: &Weights) -> String {
     let mut hasher = blake3::Hasher::new();
     for name in names {
         let Some(tensor) = weights.find(name) else { continue };
-        let probe = &tensor.values[..tensor.values.len().min(PROBE_BYTES)];
-        hasher.update(format!("{name} {} ", tensor.values.len()).as_bytes());
-        hasher.update(probe);
+        let (n_bytes, probe) = tensor.beginning(PROBE_BYTES);
+        hasher.update(format!("{name} {n_bytes} ").as_bytes());
+        hasher.update(&probe);
     }
     hasher.finalize().to_hex()[..32].to_owned()
 }

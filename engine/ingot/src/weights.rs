@@ -3,17 +3,20 @@
 use crate::doctor::MadeWeights;
 use crate::random::RandomWeights;
 use ingot_compiler::artifact::Artifact;
-use ingot_compiler::repack::{self, TensorBytes};
+use ingot_compiler::repack::{self, MakeRows, Tensor, TensorBytes};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
+use ingot_ir::weight::{Format, Part};
 use ingot_models::formats::checkpoint::Checkpoint;
+use ingot_models::formats::foreign::{Foreign, Rows};
 use ingot_runtime::cpu::execute::{StoredTensor, WeightSource};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 /// Where weights come from. That they have all the bytes that a plan takes is checked before it is loaded: by the graph
 /// that was built from them, else by [`Weights::check`].
 pub(crate) enum Weights {
     /// Mapped checkpoint files.
-    Checkpoint(Checkpoint),
+    Checkpoint(CheckpointWeights),
     /// A mapped artifact, with the weights inside.
     Artifact(Arc<Artifact>),
     /// Made on the spot.
@@ -22,15 +25,29 @@ pub(crate) enum Weights {
     Made(MadeWeights),
 }
 
-impl Weights {
-    /// A segment's tensor: a vector by its full name, a matrix by its module's path.
-    pub(crate) fn find(&self, name: &str) -> Option<TensorBytes<'_>> {
-        let checkpoint = match self {
-            Self::Checkpoint(checkpoint) => checkpoint,
-            Self::Artifact(artifact) => return artifact.tensor(name),
-            Self::Random(random) => return random.find(name),
-            Self::Made(made) => return made.find(name),
-        };
+/// A checkpoint, and those of its matrices whose rows had to be made in whole: the processor reads them in every step.
+pub(crate) struct CheckpointWeights {
+    checkpoint: Checkpoint,
+    /// By module path, empty until they are asked for.
+    made: BTreeMap<String, OnceLock<Rows>>,
+}
+
+impl CheckpointWeights {
+    fn new(checkpoint: Checkpoint) -> Self {
+        let paths = checkpoint.names().filter_map(|name| name.strip_suffix(".weight"));
+        let foreign = paths.filter(|path| checkpoint.foreign(path).is_some());
+        let made = foreign.map(|path| (path.to_owned(), OnceLock::new())).collect();
+        Self { checkpoint, made }
+    }
+
+    /// A matrix in another engine's form, made in whole the first time.
+    fn whole(&self, path: &str) -> Option<&Rows> {
+        let foreign = self.checkpoint.foreign(path)?;
+        Some(self.made.get(path)?.get_or_init(|| foreign.rows(0..foreign.n_rows)))
+    }
+
+    fn stored(&self, name: &str) -> Option<TensorBytes<'_>> {
+        let checkpoint = &self.checkpoint;
         if let Some(tensor) = checkpoint.get(name) {
             return Some(TensorBytes { values: tensor.bytes, ..TensorBytes::default() });
         }
@@ -39,9 +56,55 @@ impl Weights {
         let (scales, biases, global) = (or_none("scales"), or_none("biases"), or_none("global_scale"));
         Some(TensorBytes { values: part("weight")?, scales, biases, global })
     }
+}
+
+/// A matrix in another engine's form, as the repack step reads it.
+struct ForeignRows<'a>(Foreign<'a>);
+
+impl MakeRows for ForeignRows<'_> {
+    fn format(&self) -> Format {
+        self.0.format
+    }
+    fn n_rows(&self) -> u32 {
+        self.0.n_rows as u32
+    }
+    fn n_cols(&self) -> u32 {
+        self.0.n_cols as u32
+    }
+    fn make(&self, part: Part, first_row: u32, out: &mut [u8]) {
+        self.0.make(part, first_row as usize, out);
+    }
+}
+
+impl Weights {
+    /// Those of a checkpoint.
+    pub(crate) fn of_checkpoint(checkpoint: Checkpoint) -> Self {
+        Self::Checkpoint(CheckpointWeights::new(checkpoint))
+    }
+
+    /// The checkpoint, if they are in one.
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        match self {
+            Self::Checkpoint(weights) => Some(&weights.checkpoint),
+            _ => None,
+        }
+    }
+
+    /// A segment's tensor: a vector by its full name, a matrix by its module's path.
+    pub(crate) fn find(&self, name: &str) -> Option<Tensor<'_>> {
+        match self {
+            Self::Checkpoint(weights) => match weights.checkpoint.foreign(name) {
+                Some(foreign) => Some(Tensor::Made(Box::new(ForeignRows(foreign)))),
+                None => weights.stored(name).map(Tensor::Stored),
+            },
+            Self::Artifact(artifact) => artifact.tensor(name).map(Tensor::Stored),
+            Self::Random(random) => random.find(name).map(Tensor::Stored),
+            Self::Made(made) => made.find(name).map(Tensor::Stored),
+        }
+    }
 
     /// A tensor that was checked to be there.
-    pub(crate) fn tensor_bytes(&self, name: &str) -> TensorBytes<'_> {
+    pub(crate) fn known(&self, name: &str) -> Tensor<'_> {
         self.find(name).unwrap_or_else(|| unreachable!("a plan's weights are checked before it is loaded: {name}"))
     }
 
@@ -64,16 +127,21 @@ impl Weights {
         {
             return out.copy_from_slice(&packed[offset as usize..][..out.len()]);
         }
-        repack::fill(weight, &|name| self.tensor_bytes(name), offset, out);
+        repack::fill(weight, &|name| self.known(name), offset, out);
     }
 }
 
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
-        let TensorBytes { values, scales, biases, global } = self.find(name)?;
+        if let Self::Checkpoint(weights) = self
+            && let Some(Rows { values, scales, biases, .. }) = weights.whole(name)
+        {
+            return Some(StoredTensor { codes: values, scales, biases, global: &[] });
+        }
+        let Tensor::Stored(TensorBytes { values, scales, biases, global }) = self.find(name)? else { return None };
         Some(StoredTensor { codes: values, scales, biases, global })
     }
     fn vector(&self, weight: &PlanWeight) -> Vec<f32> {
-        repack::vector(weight, &|name| self.tensor_bytes(name))
+        repack::vector(weight, &|name| self.known(name))
     }
 }

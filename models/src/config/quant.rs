@@ -3,7 +3,9 @@
 use super::fields::Fields;
 use crate::error::{Error, Result};
 use crate::formats::affine::{BITS, GROUPS, QuantShape};
+use crate::formats::packed::Packer;
 use crate::formats::small_float::SmallFloat;
+use ingot_ir::weight::Format;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -42,6 +44,18 @@ impl Quant {
             other => SmallFloat::parse(other).map(Self::SmallFloat),
         }
     }
+    /// How a matrix of a format is quantized, if MLX has it.
+    pub fn of_format(format: Format) -> Option<Self> {
+        match format {
+            Format::Affine { bits, group, .. } => {
+                Some(Self::Affine(QuantShape { bits: bits.into(), group: group.into() }))
+            }
+            Format::Mxfp4 => Some(Self::SmallFloat(SmallFloat::Mxfp4)),
+            Format::Mxfp8 => Some(Self::SmallFloat(SmallFloat::Mxfp8)),
+            Format::Nvfp4 { .. } => Some(Self::SmallFloat(SmallFloat::Nvfp4)),
+            Format::F32 | Format::F16 | Format::Bf16 | Format::K(_) => None,
+        }
+    }
     /// The mode's name.
     pub fn mode(self) -> &'static str {
         match self {
@@ -74,9 +88,8 @@ pub(super) fn quantization(fields: &Fields<'_>) -> Result<Option<QuantMap>> {
             None => return Ok(None),
         },
     };
-    if let Some(method) = object.opt_str("quant_method")? {
-        let what = format!("quantization method `{method}` is not supported; MLX's modes and f32, f16 and bf16 are");
-        return Err(Error::Unsupported { path: fields.path().to_path_buf(), what });
+    if object.get("quant_method").is_some() {
+        return Ok(None);
     }
     let default = quant(&object, true)?;
     let mut overrides = BTreeMap::new();
@@ -95,6 +108,44 @@ pub(super) fn quantization(fields: &Fields<'_>) -> Result<Option<QuantMap>> {
         overrides.insert(path.to_owned(), setting);
     }
     Ok(Some(QuantMap { default, overrides }))
+}
+
+/// Reads `quantization_config` if it is another engine's: AWQ or GPTQ with 4 bits.
+pub(super) fn packer(fields: &Fields<'_>) -> Result<Option<Packer>> {
+    let Some(object) = fields.child("quantization_config")? else { return Ok(None) };
+    let Some(method) = object.opt_str("quant_method")? else { return Ok(None) };
+    let only = |name: &str, allowed: &[&str]| match object.opt_str(name)? {
+        Some(found) if !allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(found)) => {
+            Err(object.wrong(name, allowed.join(" or ")))
+        }
+        found => Ok(found),
+    };
+    let packer = match method {
+        "awq" => {
+            only("version", &["gemm"])?;
+            Packer::Awq
+        }
+        "gptq" => {
+            let is_new = only("checkpoint_format", &["gptq", "gptq_v2"])?
+                .is_some_and(|name| name.eq_ignore_ascii_case("gptq_v2"));
+            Packer::Gptq { zero_offset: if is_new { 0 } else { 1 } }
+        }
+        _ => {
+            let what = format!(
+                "quantization method `{method}` is not supported; MLX's modes, awq and gptq with 4 bits, and f32, f16 and bf16 are"
+            );
+            return Err(Error::Unsupported { path: fields.path().to_path_buf(), what });
+        }
+    };
+    for name in ["bits", "w_bit"] {
+        if object.get(name).is_some_and(|bits| bits.as_u64() != Some(4)) {
+            return Err(object.wrong(name, format!("4, the only width of {method} that is supported")));
+        }
+    }
+    if object.child("dynamic")?.is_some_and(|dynamic| !dynamic.is_empty()) {
+        return Err(object.wrong("dynamic", "absent: settings by module are not supported"));
+    }
+    Ok(Some(packer))
 }
 
 /// One object's setting. An absent mode is affine, in a module's object even where the file's own mode is another: the

@@ -1,11 +1,16 @@
-//! From a checkpoint to an MLX folder: cast, quantized or dequantized, with `mlx_lm.convert`'s choices and layout.
+//! From a checkpoint to an MLX folder: cast, quantized or dequantized, with `mlx_lm.convert`'s choices and layout; or to a
+//! GGUF file ([`convert_gguf`]).
 //!
-//! It streams: rows are encoded in parallel while earlier ones are written, so memory does not grow with the model. The
-//! folder takes its name once it is whole.
+//! It streams: rows are encoded in parallel while earlier ones are written, so memory does not grow with the model. Folder
+//! and file take their names once they are whole.
 
 mod recipe;
+mod part;
+mod in_order;
 mod stream;
+mod gguf;
 
+pub use gguf::{GgufType, convert_gguf};
 pub use recipe::Recipe;
 
 use crate::blocks::stack_path;
@@ -15,12 +20,12 @@ use crate::files::Files;
 use crate::formats::affine::QuantShape;
 use crate::formats::safetensors::StoredType;
 use crate::model::Model;
-use crate::weights::Matrix;
 use ingot_ir::graph::{Graph, Op};
 use ingot_ir::weight::{Format, Layout, ScaleType, Source, Weight, WeightId};
+use part::Part;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use stream::{Item, Kind, Rows, Shard};
 
 /// Bytes of a weight file, as in mlx-lm; a module that is larger has a file of its own.
@@ -50,6 +55,8 @@ pub struct ConvertOptions {
     pub dequantize: bool,
     /// Type of all floats: F16, BF16 or F32. `None` takes the configuration's `torch_dtype`, else leaves them as they are.
     pub dtype: Option<StoredType>,
+    /// Takes everything over as it is and refuses what would lose something: of a GGUF file, blocks that MLX has no form for.
+    pub repack: bool,
 }
 
 /// What was written.
@@ -70,33 +77,38 @@ impl Converted {
     }
 }
 
-/// Converts the checkpoint `source`, a folder or a GGUF file, into the folder `out`, which must not exist. `progress` is told bytes written and
-/// bytes in all.
+/// Converts the checkpoint `source`, a folder or a GGUF file, into the folder `out`, which must not exist. `progress` is told
+/// bytes written and bytes in all; `false` stops.
 ///
 /// # Errors
-/// Those of the checkpoint; [`Error::Exists`]; [`Error::Unsupported`] if what is asked for makes no sense;
-/// [`Error::Io`]. Nothing is left at `out` then.
+/// Those of the checkpoint; [`Error::Exists`] and [`Error::InWork`]; [`Error::Unsupported`] if what is asked for makes no
+/// sense; [`Error::Io`]; [`Error::Stopped`]. Nothing is left at `out` then, nor beside it.
 pub fn convert(
     source: &Path,
     out: &Path,
     options: &ConvertOptions,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Converted> {
     if out.exists() {
         return Err(Error::Exists { path: out.to_path_buf() });
     }
-    let unsupported = |what: String| Error::Unsupported { path: source.to_path_buf(), what };
+    let unsupported = |what: &str| Error::Unsupported { path: source.to_path_buf(), what: what.into() };
     if options.dequantize && options.quantize.is_some() {
-        return Err(unsupported("either quantize or dequantize, not both".into()));
+        return Err(unsupported("either quantize or dequantize, not both"));
+    }
+    if options.repack && (options.dequantize || options.quantize.is_some() || options.dtype.is_some()) {
+        return Err(unsupported(
+            "repacking leaves every number as it is: neither quantize, dequantize nor name a type",
+        ));
     }
     if let Some(recipe) = &options.quantize {
-        recipe.check().map_err(unsupported)?;
+        recipe.check().map_err(|why| unsupported(&why))?;
     }
     let model = Model::open(source)?;
     let Value::Object(mut config) = model.files.json_or_null("config.json")? else {
         return Err(Error::malformed(&source.join("config.json"), "not a JSON object"));
     };
-    let dtype = options.dtype.or_else(|| config_dtype(&config));
+    let dtype = if options.repack { None } else { options.dtype.or_else(|| config_dtype(&config)) };
     let Chosen { items, new, kept } = choose(&model, options, dtype)?;
     describe(&mut config, &model.spec, options, &new, &kept);
     let shards = shards(items);
@@ -105,25 +117,28 @@ pub fn convert(
         n_parameters: shards.iter().flat_map(|shard| &shard.items).map(Item::n_numbers).sum(),
         n_files: shards.len(),
     };
-    let part = part_path(out)?;
-    let written = fill_folder(&model.files, &part, &config, &shards, &converted, progress)
-        .and_then(|()| std::fs::rename(&part, out).map_err(|error| Error::io(out, error)));
-    if written.is_err() {
-        // It may not exist; the error that is told is the one of writing.
-        let _ = std::fs::remove_dir_all(&part);
-    }
-    written.map(|()| converted)
+    let part = Part::folder(out)?;
+    let mut told = counted(out, converted.n_bytes, progress);
+    fill_folder(&model.files, part.path(), &config, &shards, &converted, &mut told)?;
+    drop(told);
+    part.finish()?;
+    Ok(converted)
 }
 
-/// Where the folder is made: beside the place that it will take.
-fn part_path(out: &Path) -> Result<PathBuf> {
-    let name = out.file_name().ok_or_else(|| {
-        let what = "is not the name of a new folder".into();
-        Error::Missing { path: out.to_path_buf(), what }
-    })?;
-    let mut name = name.to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    Ok(out.with_file_name(name))
+/// Told the bytes that were written since; its error ends the writing.
+type Told<'a> = dyn FnMut(u64) -> Result<()> + 'a;
+
+/// Adds up what was written, tells it to `progress`, and stops where that says so.
+fn counted<'a>(
+    out: &'a Path,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64) -> bool,
+) -> impl FnMut(u64) -> Result<()> + 'a {
+    let mut done = 0;
+    move |bytes| {
+        done += bytes;
+        if progress(done, total) { Ok(()) } else { Err(Error::Stopped { path: out.to_path_buf() }) }
+    }
 }
 
 fn fill_folder(
@@ -132,9 +147,8 @@ fn fill_folder(
     config: &Map<String, Value>,
     shards: &[Shard<'_>],
     converted: &Converted,
-    progress: &mut dyn FnMut(u64, u64),
+    told: &mut Told<'_>,
 ) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
     let put = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         std::fs::write(&path, bytes).map_err(|error| Error::io(&path, error))
@@ -143,7 +157,6 @@ fn fill_folder(
     copy_small_files(source, folder)?;
     put("README.md", CARD.as_bytes())?;
     let mut weight_map = BTreeMap::new();
-    let mut done = 0;
     for (ix, shard) in shards.iter().enumerate() {
         let name = match shards.len() {
             1 => "model.safetensors".to_owned(),
@@ -152,11 +165,7 @@ fn fill_folder(
         for tensor in shard.items.iter().flat_map(Item::tensors) {
             weight_map.insert(tensor.name, name.clone());
         }
-        let mut told = |bytes: u64| {
-            done += bytes;
-            progress(done, converted.n_bytes);
-        };
-        stream::write(&folder.join(name), shard, &mut told)?;
+        stream::write(&folder.join(name), shard, told)?;
     }
     let index = json!({
         "metadata": { "total_size": converted.n_bytes, "total_parameters": converted.n_parameters },
@@ -225,6 +234,8 @@ fn describe(
     config.remove("vision_config");
     let mut quantization = config.remove("quantization").or_else(|| config.remove("quantization_config"));
     config.remove("quantization_config");
+    // Another engine's settings are none of what is written.
+    quantization = quantization.filter(|object| object.get("quant_method").is_none());
     if options.dequantize {
         quantization = None;
     }
@@ -311,14 +322,6 @@ fn is_router(spec: &ModelSpec, path: &str) -> bool {
     spec.architecture.has_fine_router() && path.ends_with("mlp.gate")
 }
 
-fn stored_quant(matrix: &Matrix<'_>) -> Option<Quant> {
-    match matrix {
-        Matrix::Affine(view) => Some(Quant::Affine(view.shape)),
-        Matrix::SmallFloat(view) => Some(Quant::SmallFloat(view.mode)),
-        Matrix::Dense { .. } | Matrix::K(_) => None,
-    }
-}
-
 fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredType>) -> Result<Chosen<'a>> {
     let (graph, weights) = (model.graph()?, model.weights());
     let mut seen = BTreeSet::new();
@@ -344,7 +347,12 @@ fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredTy
             };
             let float = dtype.unwrap_or(as_stored);
             // GGUF's own blocks are none that MLX has.
-            let is_kept = matrix.format().is_quantized() && !matches!(matrix, Matrix::K(_)) && !options.dequantize;
+            let stored = Quant::of_format(matrix.format());
+            let is_kept = stored.is_some() && !options.dequantize;
+            if options.repack && matrix.format().is_quantized() && stored.is_none() {
+                let what = format!("is {}, of which MLX has no form that loses nothing", matrix.format());
+                return Err(Error::tensor(model.checkpoint.place_of(&name), format!("{name}.weight"), what));
+            }
             let wanted = match &options.quantize {
                 Some(recipe) if !is_kept => match recipe.of(&name, weight.n_cols, model.spec.n_layers) {
                     Some(_) if recipe.is_uniform() && is_router(&model.spec, &name) => {
@@ -363,7 +371,7 @@ fn choose<'a>(model: &'a Model, options: &ConvertOptions, dtype: Option<StoredTy
                 None if is_kept => {
                     // A folder's configuration tells already how these are quantized.
                     if model.spec.quantization.is_none() {
-                        kept.extend(stored_quant(&matrix).map(|quant| (name.clone(), quant)));
+                        kept.extend(stored.map(|quant| (name.clone(), quant)));
                     }
                     Kind::Keep { matrix: rows, float }
                 }

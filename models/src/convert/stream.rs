@@ -1,5 +1,7 @@
 //! One weight file, written while later rows are encoded.
 
+use super::Told;
+use super::in_order::in_order;
 use crate::config::Quant;
 use crate::error::{Error, Result};
 use crate::formats::affine::{AffineMatrix, AffineView, push_scale, scale_at};
@@ -7,7 +9,6 @@ use crate::formats::safetensors::{self, StoredType, TensorDecl, TensorView};
 use crate::formats::small_float::SmallFloatMatrix;
 use crate::weights::Matrix;
 use ingot_ir::weight::ScaleType;
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -95,7 +96,7 @@ impl Item<'_> {
     fn shape(&self) -> [usize; 2] {
         match &self.kind {
             Kind::Vector { tensor, .. } => [tensor.shape[0], 1],
-            Kind::Widen { matrix, .. } | Kind::Keep { matrix, .. } | Kind::Quantize { matrix, .. } => matrix.shape(),
+            kind => kind.rows().map_or([0, 0], Rows::shape),
         }
     }
 
@@ -103,10 +104,7 @@ impl Item<'_> {
     pub(super) fn tensors(&self) -> Vec<TensorDecl> {
         let [n_rows, n_cols] = self.shape();
         let decl = |name: String, stored, shape: &[usize]| TensorDecl { name, stored, shape: shape.to_vec() };
-        let n_experts = match &self.kind {
-            Kind::Widen { matrix, .. } | Kind::Keep { matrix, .. } | Kind::Quantize { matrix, .. } => matrix.n_experts,
-            Kind::Vector { .. } => None,
-        };
+        let n_experts = self.kind.rows().and_then(|rows| rows.n_experts);
         let part = |ending: &str, stored, cols: usize| {
             let name = format!("{}.{ending}", self.path);
             match n_experts {
@@ -120,14 +118,14 @@ impl Item<'_> {
             Kind::Vector { stored, .. } => return vec![decl(self.path.clone(), *stored, &[n_rows])],
             Kind::Widen { float, .. } => return vec![part("weight", *float, n_cols)],
             Kind::Quantize { quant, float, .. } => (*quant, *float),
-            Kind::Keep { matrix, float } => match &matrix.parts[0] {
-                Matrix::Affine(view) => (Quant::Affine(view.shape), *float),
-                Matrix::SmallFloat(view) => {
+            Kind::Keep { matrix, float } => {
+                let first = &matrix.parts[0];
+                if let Matrix::SmallFloat(view) = first {
                     global = view.global;
-                    (Quant::SmallFloat(view.mode), *float)
                 }
-                Matrix::Dense { .. } | Matrix::K(_) => unreachable!("these are widened or quantized"),
-            },
+                let quant = Quant::of_format(first.format());
+                (quant.unwrap_or_else(|| unreachable!("others are widened or quantized")), *float)
+            }
         };
         let n_groups = n_cols / quant.group() as usize;
         let mut tensors = vec![part("weight", StoredType::U32, n_cols * quant.bits() as usize / 32)];
@@ -144,8 +142,36 @@ impl Item<'_> {
 
     /// Rows `first .. end` in their new form.
     fn encode(&self, first: usize, end: usize) -> Parts {
-        let [_, n_cols] = self.shape();
-        match &self.kind {
+        let parts = self.kind.rows().map_or(&[][..], |rows| &rows.parts);
+        let [Matrix::Foreign(foreign)] = parts else { return self.kind.encode(first, end) };
+        let rows = foreign.rows(first..end);
+        self.kind.with(rows.view()).encode(0, end - first)
+    }
+}
+
+impl<'a> Kind<'a> {
+    fn rows(&self) -> Option<&Rows<'a>> {
+        match self {
+            Self::Vector { .. } => None,
+            Self::Widen { matrix, .. } | Self::Keep { matrix, .. } | Self::Quantize { matrix, .. } => Some(matrix),
+        }
+    }
+
+    /// The same of another matrix.
+    fn with<'b>(&self, matrix: Matrix<'b>) -> Kind<'b> {
+        let matrix = Rows { parts: vec![matrix], n_experts: None };
+        match *self {
+            Self::Vector { .. } => unreachable!("a vector is no matrix"),
+            Self::Widen { float, .. } => Kind::Widen { matrix, float },
+            Self::Keep { float, .. } => Kind::Keep { matrix, float },
+            Self::Quantize { float, quant, .. } => Kind::Quantize { matrix, float, quant },
+        }
+    }
+
+    /// Rows `first .. end` in their new form.
+    fn encode(&self, first: usize, end: usize) -> Parts {
+        let n_cols = self.rows().map_or(1, |matrix| matrix.shape()[1]);
+        match self {
             Kind::Vector { tensor, stored } => {
                 let values = &tensor.bytes[first * tensor.stored.n_bytes()..end * tensor.stored.n_bytes()];
                 let numbers = tensor.stored.to_f32s(values).expect("a vector holds floats, which was checked");
@@ -161,7 +187,7 @@ impl Item<'_> {
                 Parts { values, ..Parts::default() }
             }
             Kind::Widen { matrix, float } => {
-                Parts { values: to_bytes(&numbers(matrix, first, end), *float), ..Parts::default() }
+                Parts { values: to_bytes(&all_numbers(matrix, first, end), *float), ..Parts::default() }
             }
             Kind::Keep { matrix, float } => {
                 let mut kept = Parts::default();
@@ -174,7 +200,7 @@ impl Item<'_> {
                 kept
             }
             Kind::Quantize { matrix, float, quant } => {
-                let mut numbers = numbers(matrix, first, end);
+                let mut numbers = all_numbers(matrix, first, end);
                 if !matrix.is_stored(*float) {
                     round(&mut numbers, *float);
                 }
@@ -193,12 +219,13 @@ impl Item<'_> {
         }
     }
 
+    /// What is left of a global scale: one a matrix.
     fn global(&self) -> Vec<u8> {
         let of = |part: &Matrix<'_>| match part {
             Matrix::SmallFloat(view) => view.global.unwrap_or(&[]).to_vec(),
             _ => Vec::new(),
         };
-        match &self.kind {
+        match self {
             Kind::Keep { matrix, .. } => matrix.parts.iter().flat_map(of).collect(),
             _ => Vec::new(),
         }
@@ -206,64 +233,60 @@ impl Item<'_> {
 }
 
 /// Writes a file. `told` gets the number of bytes that were written since.
-pub(super) fn write(path: &Path, shard: &Shard<'_>, told: &mut dyn FnMut(u64)) -> Result<()> {
+pub(super) fn write(path: &Path, shard: &Shard<'_>, told: &mut Told<'_>) -> Result<()> {
     let io = |error| Error::io(path, error);
     let tensors: Vec<TensorDecl> = shard.items.iter().flat_map(Item::tensors).collect();
     let metadata = BTreeMap::from([("format".to_owned(), "mlx".to_owned())]);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?);
     file.write_all(&safetensors::header(&metadata, &tensors)).map_err(io)?;
     for item in &shard.items {
-        write_item(&mut file, item, told).map_err(io)?;
+        write_item(&mut file, item, path, told)?;
     }
     file.into_inner().map_err(|error| io(error.into_error()))?.sync_all().map_err(io)
 }
 
 /// Codes are written while the next rows are encoded; scales and biases, which come after all codes, wait in memory.
-fn write_item(file: &mut BufWriter<File>, item: &Item<'_>, told: &mut dyn FnMut(u64)) -> std::io::Result<()> {
+fn write_item(file: &mut BufWriter<File>, item: &Item<'_>, path: &Path, told: &mut Told<'_>) -> Result<()> {
+    let io = |error| Error::io(path, error);
     let [n_rows, n_cols] = item.shape();
-    let chunk_rows = (CHUNK_NUMBERS / n_cols.max(1)).max(1);
-    let batch_rows = chunk_rows * 2 * rayon::current_num_threads();
-    let encode = |first: usize| -> Vec<Parts> {
-        let end = (first + batch_rows).min(n_rows);
-        let firsts: Vec<usize> = (first..end).step_by(chunk_rows).collect();
-        firsts.into_par_iter().map(|at| item.encode(at, (at + chunk_rows).min(end))).collect()
-    };
     let (mut scales, mut biases) = (Vec::new(), Vec::new());
-    let mut ready = encode(0);
-    let mut first = batch_rows;
-    while !ready.is_empty() {
-        let mut next = Vec::new();
-        let (_, written) = rayon::join(
-            || {
-                if first < n_rows {
-                    next = encode(first);
-                }
-            },
-            || ready.iter().try_for_each(|parts| file.write_all(&parts.values)),
-        );
-        written?;
-        for parts in std::mem::replace(&mut ready, next) {
-            told(parts.values.len() as u64);
+    in_order(
+        n_rows,
+        chunk_rows(n_cols),
+        |rows| item.encode(rows.start, rows.end),
+        |parts| {
+            file.write_all(&parts.values).map_err(io)?;
             scales.extend(parts.scales);
             biases.extend(parts.biases);
-        }
-        first += batch_rows;
-    }
-    for rest in [&scales[..], &biases, &item.global()] {
-        file.write_all(rest)?;
-        told(rest.len() as u64);
+            Ok(parts.values.len() as u64)
+        },
+        told,
+    )?;
+    for rest in [&scales[..], &biases, &item.kind.global()] {
+        file.write_all(rest).map_err(io)?;
+        told(rest.len() as u64)?;
     }
     Ok(())
 }
 
-fn numbers(matrix: &Rows<'_>, first: usize, end: usize) -> Vec<f32> {
+/// Rows that are encoded at a time.
+pub(super) fn chunk_rows(n_cols: usize) -> usize {
+    (CHUNK_NUMBERS / n_cols.max(1)).max(1)
+}
+
+/// Rows `first .. end` of a matrix.
+pub(super) fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {
     let [_, n_cols] = matrix.shape();
     let mut numbers = vec![0.0; (end - first) * n_cols];
     if n_cols > 0 {
-        let rows = matrix.runs(first, end).flat_map(|(part, first, end)| (first..end).map(move |row| (part, row)));
-        numbers.chunks_exact_mut(n_cols).zip(rows).for_each(|(out, (part, row))| part.read_row(row, out));
+        numbers.chunks_exact_mut(n_cols).enumerate().for_each(|(ix, row)| matrix.read_row(first + ix, row));
     }
     numbers
+}
+
+/// The same of experts one below the other.
+fn all_numbers(matrix: &Rows<'_>, first: usize, end: usize) -> Vec<f32> {
+    matrix.runs(first, end).flat_map(|(part, first, end)| numbers(part, first, end)).collect()
 }
 
 fn keep(matrix: &Matrix<'_>, float: StoredType, first: usize, end: usize) -> Parts {
@@ -287,7 +310,7 @@ fn keep(matrix: &Matrix<'_>, float: StoredType, first: usize, end: usize) -> Par
             let values = view.codes[first * row_bytes..end * row_bytes].to_vec();
             Parts { values, scales: view.scales[first * n_groups..end * n_groups].to_vec(), biases: Vec::new() }
         }
-        Matrix::Dense { .. } | Matrix::K(_) => unreachable!("these are widened or quantized"),
+        _ => unreachable!("floats are widened or quantized, and rows of another form are made before"),
     }
 }
 

@@ -1,31 +1,45 @@
-//! A checkpoint: every `model*.safetensors` of a folder, merged into one table of tensors; or tensors made of another file.
+//! A checkpoint: every `model*.safetensors` of a folder, merged into one table of tensors; or the tensors of a GGUF file.
 
+use super::foreign::{Foreign, Form};
+use super::gguf::{self, Gguf};
+use super::packed::{PackedView, Packer};
 use super::safetensors::{Safetensors, StoredType, TensorView};
 use crate::error::{Error, Result};
 use crate::files::Files;
-use ingot_ir::weight::KFormat;
+use ingot_ir::weight::Format;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The mapped weight files of a folder, or tensors in memory.
+/// The mapped weight files of a model.
 #[derive(Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
     files: Vec<Safetensors>,
-    made: Vec<MadeTensor>,
-    /// Modules whose matrices are GGUF's blocks, taken apart.
-    k_formats: BTreeMap<String, KFormat>,
-    /// Name -> file (or [`MADE`]), position in the file.
-    table: BTreeMap<String, (u32, u32)>,
+    gguf: Vec<Gguf>,
+    /// By name; matrices in forms of other engines by `path.weight`.
+    table: BTreeMap<String, Place>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// File, and position in it.
+    Safetensors((u32, u32)),
+    /// Part of a GGUF file, and position in it.
+    Gguf((u32, u32)),
+    /// Rows of blocks of a GGUF file, see [`Form::Blocks`].
+    Blocks { at: (u32, u32), format: Format, pairs: Option<usize> },
+    /// Tensors of AWQ or GPTQ, each by file and position.
+    Packed { packer: Packer, weight: (u32, u32), zeros: Option<(u32, u32)>, scales: (u32, u32) },
+    /// In memory: what is small.
+    Made(MadeTensor),
 }
 
 /// A tensor in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MadeTensor {
-    /// The name.
-    pub name: String,
+pub(crate) struct MadeTensor {
     /// Element type.
     pub stored: StoredType,
     /// Row-major sizes, slowest first.
@@ -33,9 +47,6 @@ pub struct MadeTensor {
     /// The elements, little endian.
     pub bytes: Vec<u8>,
 }
-
-/// Stands for the tensors in memory where a file's number would.
-const MADE: u32 = u32::MAX;
 
 impl Checkpoint {
     /// Maps every `model*.safetensors` of the folder, in order of names. As in mlx-lm the index does not decide which
@@ -48,14 +59,18 @@ impl Checkpoint {
         Self::open_files(folder, &paths)
     }
 
-    /// Maps the given files; `folder` is named in messages.
+    /// Maps the given files: safetensors, or all parts of a GGUF file. `folder` is named in messages.
     pub fn open_files(folder: &Path, paths: &[PathBuf]) -> Result<Self> {
+        if paths.iter().any(|path| gguf::is_gguf(path)) {
+            return gguf::open_tensors(folder, paths);
+        }
         let mut files = Vec::with_capacity(paths.len());
         let mut table = BTreeMap::new();
         for path in paths {
             let file = Safetensors::open(path)?;
             for (ix, tensor) in file.tensors().enumerate() {
-                if let Some((other, _)) = table.insert(tensor.name.to_owned(), (files.len() as u32, ix as u32)) {
+                let place = Place::Safetensors((files.len() as u32, ix as u32));
+                if let Some(Place::Safetensors((other, _))) = table.insert(tensor.name.to_owned(), place) {
                     let other: &Safetensors = &files[other as usize];
                     let what =
                         format!("is also in {}; remove the file that does not belong here", other.path().display());
@@ -64,23 +79,76 @@ impl Checkpoint {
             }
             files.push(file);
         }
-        Ok(Self { folder: folder.to_path_buf(), files, made: Vec::new(), k_formats: BTreeMap::new(), table })
+        Ok(Self { folder: folder.to_path_buf(), files, gguf: Vec::new(), table })
     }
 
-    /// Tensors made of the file `source`, and which modules' codes and scales are GGUF's.
-    pub(crate) fn made(source: &Path, made: Vec<MadeTensor>, k_formats: BTreeMap<String, KFormat>) -> Result<Self> {
+    /// The tensors of a GGUF file's parts; matrices of blocks by their modules' paths, others by their names.
+    pub(crate) fn of_gguf(source: &Path, parts: Vec<Gguf>, places: Vec<(String, Place)>) -> Result<Self> {
         let mut table = BTreeMap::new();
-        for (ix, tensor) in made.iter().enumerate() {
-            if table.insert(tensor.name.clone(), (MADE, ix as u32)).is_some() {
-                return Err(Error::tensor(source, &*tensor.name, "stands twice"));
+        for (name, place) in places {
+            if table.contains_key(&name) {
+                return Err(Error::tensor(source, name, "stands twice"));
+            }
+            table.insert(name, place);
+        }
+        Ok(Self { folder: source.to_path_buf(), files: Vec::new(), gguf: parts, table })
+    }
+
+    /// The matrix of a module, if it is stored in another engine's form.
+    pub fn foreign(&self, path: &str) -> Option<Foreign<'_>> {
+        match self.table.get(&format!("{path}.weight"))? {
+            Place::Blocks { at: (part, ix), format, pairs } => {
+                let file = &self.gguf[*part as usize];
+                let tensor = &file.tensors()[*ix as usize];
+                // Matrices alone are in blocks, which was checked.
+                let (n_rows, n_cols) = (tensor.shape[0], tensor.shape[1]);
+                let form = Form::Blocks { stored: tensor.stored, pairs: *pairs, bytes: file.bytes(tensor) };
+                Some(Foreign { format: *format, n_rows, n_cols, form })
+            }
+            Place::Packed { packer, weight, zeros, scales } => {
+                let tensor = |place: (u32, u32)| self.files[place.0 as usize].tensor(place.1 as usize);
+                // It was checked when it got its place.
+                let view = PackedView::new(*packer, tensor(*weight), zeros.map(tensor), tensor(*scales), None).ok()?;
+                let PackedView { n_rows, n_cols, .. } = view;
+                Some(Foreign { format: view.format(), n_rows, n_cols, form: Form::Packed(view) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the tensors of AWQ or GPTQ (`path.qweight` and those that belong to it) together: each such module has one
+    /// matrix from then on.
+    ///
+    /// # Errors
+    /// A tensor that is missing or not as the layout says, by name; columns in act-order.
+    pub(crate) fn join_packed(&mut self, packer: Packer) -> Result<()> {
+        let paths: Vec<String> =
+            self.names().filter_map(|name| Some(name.strip_suffix(".qweight")?.to_owned())).collect();
+        for path in paths {
+            let name = |ending: &str| format!("{path}.{ending}");
+            let view = PackedView::new(
+                packer,
+                self.require(&name("qweight"))?,
+                self.get(&name("qzeros")),
+                self.require(&name("scales"))?,
+                self.get(&name("g_idx")),
+            );
+            if let Err((ending, what)) = view {
+                return Err(Error::tensor(self.place_of(&name(ending)), name(ending), what));
+            }
+            let mut take = |ending: &str| match self.table.remove(&name(ending)) {
+                Some(Place::Safetensors(place)) => Some(place),
+                _ => None,
+            };
+            let (weight, zeros, scales) = (take("qweight"), take("qzeros"), take("scales"));
+            take("g_idx");
+            let (Some(weight), Some(scales)) = (weight, scales) else { continue };
+            if self.table.insert(name("weight"), Place::Packed { packer, weight, zeros, scales }).is_some() {
+                let what = "is there beside a matrix of the same module in packed form";
+                return Err(Error::tensor(&self.folder, name("weight"), what));
             }
         }
-        Ok(Self { folder: source.to_path_buf(), files: Vec::new(), made, k_formats, table })
-    }
-
-    /// The format of a module's matrix, if it is one of GGUF's.
-    pub(crate) fn k_format(&self, path: &str) -> Option<KFormat> {
-        self.k_formats.get(path).copied()
+        Ok(())
     }
 
     /// Fails if the path is not a folder.
@@ -95,13 +163,17 @@ impl Checkpoint {
             Err(error) => Err(Error::io(folder, error)),
         }
     }
-    /// The folder, or the file that tensors were made of.
+    /// The folder or the GGUF file.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
-    /// The mapped files in order of names.
+    /// The mapped safetensors files in order of names.
     pub fn files(&self) -> &[Safetensors] {
         &self.files
+    }
+    /// All mapped files, in the order in which [`Checkpoint::open_files`] takes them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(Safetensors::path).chain(self.gguf.iter().map(Gguf::path))
     }
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -111,14 +183,22 @@ impl Checkpoint {
     pub fn contains(&self, name: &str) -> bool {
         self.table.contains_key(name)
     }
-    /// The tensor of that name.
+    /// The tensor of that name, unless it is a matrix in another engine's form: see [`Checkpoint::foreign`].
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        let &(file, ix) = self.table.get(name)?;
-        if file == MADE {
-            let MadeTensor { name, stored, shape, bytes } = &self.made[ix as usize];
-            return Some(TensorView { name, stored: *stored, shape, bytes });
+        let (name, place) = self.table.get_key_value(name)?;
+        match place {
+            Place::Safetensors((file, ix)) => Some(self.files[*file as usize].tensor(*ix as usize)),
+            Place::Gguf((part, ix)) => {
+                let file = &self.gguf[*part as usize];
+                let tensor = &file.tensors()[*ix as usize];
+                let stored = tensor.stored.float()?;
+                Some(TensorView { name, stored, shape: &tensor.shape, bytes: file.bytes(tensor) })
+            }
+            Place::Made(MadeTensor { stored, shape, bytes }) => {
+                Some(TensorView { name, stored: *stored, shape, bytes })
+            }
+            Place::Blocks { .. } | Place::Packed { .. } => None,
         }
-        Some(self.files[file as usize].tensor(ix as usize))
     }
     /// The tensor of that name, or an error that names it and the folder.
     pub fn require(&self, name: &str) -> Result<TensorView<'_>> {
@@ -133,12 +213,13 @@ impl Checkpoint {
     }
     /// The file that holds a tensor, else the folder; for messages.
     pub(crate) fn place_of(&self, name: &str) -> &Path {
-        let file = self.table.get(name).and_then(|&(file, _)| self.files.get(file as usize));
-        file.map_or(self.folder.as_path(), Safetensors::path)
-    }
-    /// Bytes of all tensors.
-    pub fn n_bytes(&self) -> u64 {
-        self.names().filter_map(|name| self.get(name)).map(|tensor| tensor.bytes.len() as u64).sum()
+        match self.table.get(name) {
+            Some(Place::Safetensors((file, _)) | Place::Packed { weight: (file, _), .. }) => {
+                self.files[*file as usize].path()
+            }
+            Some(Place::Gguf((part, _)) | Place::Blocks { at: (part, _), .. }) => self.gguf[*part as usize].path(),
+            _ => &self.folder,
+        }
     }
 }
 

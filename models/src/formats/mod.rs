@@ -2,7 +2,9 @@
 
 pub mod affine;
 pub mod checkpoint;
+pub mod foreign;
 pub mod gguf;
+pub mod packed;
 pub mod k_blocks;
 pub mod safetensors;
 pub mod small_float;

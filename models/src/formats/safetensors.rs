@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use half::slice::HalfFloatSliceExt;
+use ingot_ir::weight::Format;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,6 +77,14 @@ impl StoredType {
     /// Whether [`StoredType::to_f32s`] reads it.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
+    }
+    /// The same in the words of the IR, if it is F16, BF16 or F32.
+    pub(crate) fn float_format(self) -> Format {
+        match self {
+            Self::F16 => Format::F16,
+            Self::Bf16 => Format::Bf16,
+            _ => Format::F32,
+        }
     }
     /// Widens little-endian elements, aligned or not, to `out`, if they are F16, BF16 or F32.
     ///

@@ -105,6 +105,12 @@ impl ChatTemplate {
         Ok(None)
     }
 
+    /// The template's text, of several the one named `default`, else the first.
+    pub fn source(&self) -> &str {
+        let named = self.templates.iter().find(|(name, _)| name == "default");
+        named.or(self.templates.first()).map_or("", |(_, text)| text)
+    }
+
     /// The prompt for a list of messages (`[{"role": ..., "content": ...}, ...]`). With tools the template named
     /// `tool_use` is taken where there is one.
     ///

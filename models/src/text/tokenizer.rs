@@ -91,7 +91,7 @@ impl Tokenizer {
 }
 
 /// The tokens with a role; `tokenizer_config.json` wins over `special_tokens_map.json`.
-pub(super) fn special_tokens(files: &Files) -> Result<SpecialTokens> {
+pub(crate) fn special_tokens(files: &Files) -> Result<SpecialTokens> {
     let mut tokens = SpecialTokens::new();
     for file in ["special_tokens_map.json", "tokenizer_config.json"] {
         let path = files.path(file);

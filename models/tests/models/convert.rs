@@ -15,8 +15,11 @@ fn recipe(mode: &str, bits: Option<u32>, group: Option<u32>) -> Recipe {
 
 fn to(source: &Path, out: &Path, options: ConvertOptions) -> Checkpoint {
     let mut told = Vec::new();
-    let converted = convert(source, out, &options, &mut |done, total| told.push((done, total)))
-        .unwrap_or_else(|error| panic!("{error}"));
+    let converted = convert(source, out, &options, &mut |done, total| {
+        told.push((done, total));
+        true
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
     assert!(told.is_sorted() && told.last() == Some(&(converted.n_bytes, converted.n_bytes)), "{told:?}");
     Checkpoint::open(out).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -189,10 +192,11 @@ fn nothing_is_overwritten_and_nothing_is_left_half() {
     let out = folder.path().join("out");
     std::fs::create_dir(&out).expect("a folder");
     let options = ConvertOptions::default();
-    let run = |source: &Path, options: &ConvertOptions| convert(source, &out, options, &mut |_, _| {});
+    let run = |source: &Path, options: &ConvertOptions| convert(source, &out, options, &mut |_, _| true);
     assert_error(run(&source, &options), &["out", "exists already"]);
     std::fs::remove_dir(&out).expect("removed");
-    let both = ConvertOptions { quantize: Some(recipe("affine", None, None)), dequantize: true, dtype: None };
+    let both = ConvertOptions { dequantize: true, ..options };
+    let both = ConvertOptions { quantize: Some(recipe("affine", None, None)), ..both };
     assert_error(run(&source, &both), &["not both"]);
     // A source that lacks a tensor.
     let broken = folder.path().join("broken");
@@ -201,7 +205,7 @@ fn nothing_is_overwritten_and_nothing_is_left_half() {
     assert_error(run(&broken, &options), &["no model*.safetensors"]);
     // A place where no folder can be made.
     let nowhere = folder.path().join("broken/config.json/out");
-    assert!(convert(&source, &nowhere, &options, &mut |_, _| {}).is_err());
+    assert!(convert(&source, &nowhere, &options, &mut |_, _| true).is_err());
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("readable").flatten().map(|e| e.file_name()).collect();
     assert_eq!(left, ["broken"]);
 }

@@ -1,15 +1,13 @@
 //! GGUF files: blocks taken apart, whole files, broken files.
 
 use crate::{assert_error, golden, read_json};
-use ingot_ir::weight::{Format, ScaleType};
+use ingot_ir::weight::{Format, Part, ScaleType};
 use ingot_models::Model;
 use ingot_models::convert::{ConvertOptions, convert};
-use ingot_models::formats::affine::{AffineView, QuantShape};
-use ingot_models::formats::gguf::blocks::{Apart, Stored, format_of};
+use ingot_models::formats::foreign::Rows;
+use ingot_models::formats::gguf::blocks::{Stored, format_of, part_bytes, take_apart};
 use ingot_models::formats::gguf::{Gguf, check_header};
-use ingot_models::formats::k_blocks::KView;
 use ingot_models::formats::safetensors::Safetensors;
-use ingot_models::formats::small_float::{SmallFloat, SmallFloatView};
 use ingot_models::text::chat_template::ChatTemplate;
 use ingot_models::text::tokenizer::Tokenizer;
 use ingot_models::weights::Matrix;
@@ -18,31 +16,19 @@ use std::path::Path;
 /// The numbers of blocks, by way of what they become.
 fn numbers(stored: Stored, bytes: &[u8]) -> Vec<f32> {
     let format = format_of(stored, bytes).expect("blocks");
-    let mut apart = Apart::default();
-    apart.push(stored, format, bytes);
-    let n_cols = bytes.len() / stored.block_bytes() * stored.block_len();
+    let n_blocks = bytes.len() / stored.block_bytes();
+    let part = |part: Part| {
+        let mut out = vec![0; n_blocks * part_bytes(stored, format, part)];
+        take_apart(stored, format, part, bytes, &mut out);
+        out
+    };
+    let (values, scales, biases) = (part(Part::Values), part(Part::Scales), part(Part::Biases));
+    let n_cols = n_blocks * stored.block_len();
     let row = format.row_parts(n_cols as u32);
-    let sizes = [row.values, row.scales, row.biases];
-    assert_eq!([&apart.values, &apart.scales, &apart.biases].map(|part| part.len() as u64), sizes, "{format}");
+    assert_eq!([&values, &scales, &biases].map(|part| part.len() as u64), [row.values, row.scales, row.biases]);
+    let rows = Rows { format, n_rows: 1, n_cols, values, scales, biases };
     let mut out = vec![0.0; n_cols];
-    match format {
-        Format::Affine { bits, group, scales } => {
-            let shape = QuantShape { bits: bits.into(), group: group.into() };
-            let (codes, biases) = (&apart.values[..], &apart.biases[..]);
-            AffineView { shape, scale_type: scales, n_rows: 1, n_cols, codes, scales: &apart.scales, biases }
-                .dequantize_row(0, &mut out);
-        }
-        Format::Mxfp4 => {
-            let (codes, scales) = (&apart.values[..], &apart.scales[..]);
-            SmallFloatView { mode: SmallFloat::Mxfp4, n_rows: 1, n_cols, codes, scales, global: None }
-                .dequantize_row(0, &mut out);
-        }
-        Format::K(format) => {
-            KView { format, n_rows: 1, n_cols, codes: &apart.values, headers: &apart.scales }
-                .dequantize_row(0, &mut out);
-        }
-        other => panic!("{} became {other}", stored.name()),
-    }
+    rows.view().read_row(0, &mut out);
     out
 }
 
@@ -101,7 +87,7 @@ fn files_become_folders_without_loss() {
     for name in ["llama-q4_0", "llama-q4_1", "llama-q8_0", "llama-q5_1", "llama256-q4_k_m"] {
         let Some(file) = golden(&format!("gguf/{name}.gguf")) else { return };
         let out = folder.path().join(name);
-        convert(&file, &out, &ConvertOptions::default(), &mut |_, _| {}).unwrap_or_else(|error| panic!("{error}"));
+        convert(&file, &out, &ConvertOptions::default(), &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
         let (before, after) = (Model::open(&file).expect("opens"), Model::open(&out).expect("opens"));
         Tokenizer::load(&after.files, &[]).expect("the tokenizer went along");
         let width = before.spec.hidden_size as usize;

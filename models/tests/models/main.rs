@@ -4,10 +4,13 @@ mod bad_checkpoints;
 mod bad_configs;
 mod convert;
 mod gguf;
+mod gguf_out;
 mod golden;
 mod golden_text;
 mod grammar;
 mod hub;
+mod packed;
+mod packing;
 mod play_hub;
 mod tokenizers;
 

@@ -4,6 +4,7 @@ use ingot_ir::weight::Source;
 use ingot_models::config::ModelSpec;
 use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::formats::safetensors::Safetensors;
+use ingot_models::weights::{Loaded, Matrix};
 use ingot_models::{Model, rope};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -150,6 +151,9 @@ fn whole(model: &Model) {
         if matches!(weight.source, Source::Tensor(_)) {
             let loaded = model.weights().load(weight);
             assert!(loaded.is_ok(), "{loaded:?}");
+            if let Ok(Loaded::Matrix(Matrix::Foreign(foreign))) = loaded {
+                assert_eq!(foreign.rows(0..foreign.n_rows).n_rows, foreign.n_rows);
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Packed bytes against a naive construction, and any range against the same range of the whole.
 
-use ingot_compiler::repack::{TensorBytes, fill, vector};
+use ingot_compiler::repack::{MakeRows, Tensor as Given, TensorBytes, check, fill, vector};
 use ingot_ir::plan::{PlanWeight, Segment};
-use ingot_ir::weight::{Format, KFormat, Layout, ScaleType};
+use ingot_ir::weight::{Format, KFormat, Layout, Part, ScaleType};
 use ingot_tests::rng::Rng;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -22,7 +22,45 @@ struct Case {
     tensors: BTreeMap<String, Tensor>,
 }
 
+/// The same tensor, made row by row.
+struct Maker<'a> {
+    tensor: &'a Tensor,
+    format: Format,
+    n_cols: u32,
+}
+
+impl MakeRows for Maker<'_> {
+    fn format(&self) -> Format {
+        self.format
+    }
+    fn n_rows(&self) -> u32 {
+        (self.tensor.values.len() as u64 / self.format.row_parts(self.n_cols).values) as u32
+    }
+    fn n_cols(&self) -> u32 {
+        self.n_cols
+    }
+    fn make(&self, part: Part, first_row: u32, out: &mut [u8]) {
+        let Tensor { values, scales, biases, .. } = self.tensor;
+        let bytes = match part {
+            Part::Values => values,
+            Part::Scales => scales,
+            Part::Biases => biases,
+        };
+        let row_bytes = self.format.row_parts(self.n_cols).of(part) as usize;
+        out.copy_from_slice(&bytes[first_row as usize * row_bytes..][..out.len()]);
+    }
+}
+
 impl Case {
+    /// Bytes of the weight where its tensors are made while they are read.
+    fn made(&self, offset: usize, len: usize) -> Vec<u8> {
+        let PlanWeight { format, n_cols, .. } = self.weight;
+        let tensor = |name: &str| Given::Made(Box::new(Maker { tensor: &self.tensors[name], format, n_cols }));
+        assert_eq!(check(&self.weight, &|name| Some(tensor(name))), Ok(()));
+        let mut out = vec![0xaa; len];
+        fill(&self.weight, &tensor, offset as u64, &mut out);
+        out
+    }
     fn tensor(&self, name: &str) -> TensorBytes<'_> {
         let Tensor { values, scales, biases, global } = &self.tensors[name];
         TensorBytes { values, scales, biases, global }
@@ -32,7 +70,7 @@ impl Case {
     }
     fn range(&self, offset: usize, len: usize) -> Vec<u8> {
         let mut out = vec![0xaa; len];
-        fill(&self.weight, &|name| self.tensor(name), offset as u64, &mut out);
+        fill(&self.weight, &|name| self.tensor(name).into(), offset as u64, &mut out);
         out
     }
     /// (tensor, row) of every row in order.
@@ -240,6 +278,10 @@ proptest! {
         let (a, b) = (a.index(whole.len() + 1), b.index(whole.len() + 1));
         let (from, to) = (a.min(b), a.max(b));
         prop_assert!(case.range(from, to - from) == whole[from..to]);
+        // Global scales are stored ones' alone.
+        if !case.weight.format.has_global() {
+            prop_assert!(case.made(from, to - from) == whole[from..to]);
+        }
     }
 
     #[test]
@@ -255,7 +297,7 @@ proptest! {
             inline: Vec::new(),
         };
         let values: Vec<u8> = [0x3c00u16, bits].iter().flat_map(|n| n.to_le_bytes()).collect();
-        let found = vector(&weight, &|_| TensorBytes { values: &values, ..TensorBytes::default() })[0];
+        let found = vector(&weight, &|_| TensorBytes { values: &values, ..TensorBytes::default() }.into())[0];
         let expected = if bf16 { half::bf16::from_bits(bits).to_f32() } else { half::f16::from_bits(bits).to_f32() };
         prop_assert!(found == expected || (found.is_nan() && expected.is_nan()), "{bits:#x}: {found} for {expected}");
     }
@@ -265,7 +307,10 @@ proptest! {
 fn vectors_come_from_runs_pairs_and_numbers() {
     let bytes = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
     let (a, b) = (bytes(&[1.0, 2.0, 3.0]), bytes(&[4.0, 5.0]));
-    let tensor = |name: &str| TensorBytes { values: if name == "a" { &a } else { &b }, ..TensorBytes::default() };
+    let tensor = |name: &str| {
+        let values: &[u8] = if name == "a" { &a } else { &b };
+        TensorBytes { values, ..TensorBytes::default() }.into()
+    };
     let segment =
         |tensor: &str, first_row| Segment { tensor: tensor.into(), first_row, n_rows: 2, order: None, plus_one: false };
     let mut weight = PlanWeight {

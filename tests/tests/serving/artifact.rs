@@ -4,7 +4,7 @@ use ingot::compiler::TargetProfile;
 use ingot::compiler::artifact::Artifact;
 use ingot::{Cache, CompileOptions, DeviceChoice, DeviceInfo, GenerateOptions, LoadOptions, Model, compile};
 use ingot_tests::rig::{gpus, turn};
-use ingot_tests::shared::root;
+use ingot_tests::shared::{root, shared};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn checkpoint() -> PathBuf {
@@ -23,6 +23,10 @@ pub(crate) fn greedy(path: &Path, options: LoadOptions) -> Vec<u32> {
 }
 
 fn write(out: &Path, target: TargetProfile, plan_only: bool) {
+    write_of(&checkpoint(), out, target, plan_only);
+}
+
+fn write_of(model: &Path, out: &Path, target: TargetProfile, plan_only: bool) {
     let options = CompileOptions {
         max_kv_size: None,
         target,
@@ -33,7 +37,7 @@ fn write(out: &Path, target: TargetProfile, plan_only: bool) {
         n_threads: Some(2),
         progress: &mut |_, _| {},
     };
-    compile(&checkpoint(), out, options).unwrap_or_else(|error| panic!("{error}"));
+    compile(model, out, options).unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// The processor, and the adapter of the tests.
@@ -65,6 +69,35 @@ fn an_artifact_runs_as_its_checkpoint_does() {
     }
 }
 
+/// Rows of a GGUF file are made while they are written or, where the file is only named, while they are loaded.
+#[test]
+fn a_gguf_file_is_compiled_as_its_folder_would_be() {
+    let Some(golden) = shared("golden/gguf") else { return };
+    let folder = tempfile::tempdir().expect("there is room");
+    let path = folder.path().join("model.ingot");
+    for name in ["llama-q4_0.gguf", "llama-f16.gguf", "llama256-q4_k_m.gguf"] {
+        let file = golden.join(name);
+        // One of them is enough for a software rasterizer.
+        let all = devices().into_iter().take(if name.contains("q4_k_m") { 2 } else { 1 });
+        for device in all {
+            let _turn = gpus().first().and_then(turn);
+            let expected = greedy(&file, options(&device));
+            for plan_only in [false, true] {
+                write_of(&file, &path, ingot::target(&device).expect("it opens"), plan_only);
+                assert_eq!(greedy(&path, options(&device)), expected, "{name}, {device:?}, plan only: {plan_only}");
+            }
+        }
+    }
+    let copy = folder.path().join("model.gguf");
+    std::fs::copy(golden.join("llama-q4_0.gguf"), &copy).expect("is copied");
+    write_of(&copy, &path, TargetProfile::cpu(), true);
+    let mut bytes = std::fs::read(&copy).expect("is read");
+    *bytes.last_mut().expect("is not empty") ^= 1;
+    std::fs::write(&copy, &bytes).expect("is written");
+    let error = Model::load(&path, options(&DeviceChoice::Cpu)).map(drop).expect_err("must fail").to_string();
+    assert!(error.contains("model.gguf") && error.contains("another content"), "{error}");
+}
+
 #[test]
 fn a_kernel_that_is_not_ours_still_runs_with_its_checks() {
     let Some(device) = devices().into_iter().nth(1) else { return };
@@ -84,7 +117,7 @@ fn a_kernel_that_is_not_ours_still_runs_with_its_checks() {
         let part = |ending: &str| opened.checkpoint.get(&format!("{name}{ending}")).map(|tensor| tensor.bytes);
         let (scales, biases) = (part(".scales").unwrap_or(&[]), part(".biases").unwrap_or(&[]));
         let values = part("").or_else(|| part(".weight")).unwrap_or_else(|| panic!("no {name}"));
-        ingot_compiler::repack::TensorBytes { values, scales, biases, global: &[] }
+        ingot_compiler::repack::TensorBytes { values, scales, biases, global: &[] }.into()
     };
     let foreign = folder.path().join("foreign.ingot");
     let weights = ingot_compiler::artifact::WeightsOf::Tensors(&bytes);

@@ -1,12 +1,12 @@
-//! `ingot convert`: a checkpoint in MLX's layout, with the flags of `mlx_lm.convert`.
+//! `ingot convert`: a checkpoint in MLX's layout, with the flags of `mlx_lm.convert`; or as a GGUF file.
 
 use crate::args::HubArgs;
-use crate::{output, progress, shipped};
+use crate::{interrupt, output, progress, shipped};
 use anyhow::{Result, anyhow};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ingot::models::formats::safetensors::StoredType;
-use ingot::{Bytes, ConvertOptions, Recipe};
+use ingot::{Bytes, ConvertOptions, GgufType, Recipe};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -19,6 +19,16 @@ pub(crate) struct ConvertArgs {
     /// The folder to write; it must not exist, and appears once it is whole
     #[arg(long, value_name = "PATH", default_value = "mlx_model")]
     mlx_path: PathBuf,
+    /// Write a GGUF file instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["mlx_path", "quantize", "dequantize", "dtype"])]
+    gguf_path: Option<PathBuf>,
+    /// Type of the matrices in a GGUF file
+    #[arg(long, value_name = "TYPE", default_value = "f16", requires = "gguf_path", value_parser = PossibleValuesParser::new(GgufType::NAMES))]
+    gguf_type: String,
+    /// Take every number over as it is, and refuse what would lose something: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and MXFP4 of GGUF are
+    /// MLX's affine mode with 4, 5 and 8 bits and its mxfp4
+    #[arg(long, conflicts_with_all = ["quantize", "dequantize", "dtype", "gguf_type"])]
+    repack: bool,
     /// Quantize matrices
     #[arg(short, long, conflicts_with = "dequantize")]
     quantize: bool,
@@ -53,20 +63,38 @@ pub(crate) fn run(args: &ConvertArgs, started: Instant) -> Result<()> {
         "bfloat16" => StoredType::Bf16,
         _ => StoredType::F32,
     });
-    let options = ConvertOptions { quantize, dequantize: args.dequantize, dtype };
+    let options = ConvertOptions { quantize, dequantize: args.dequantize, dtype, repack: args.repack };
     let mut bar = progress::bar("converting");
     let mut told = |done, total| {
         if let Some(bar) = &mut bar {
             bar(done, total);
         }
+        !interrupt::pressed()
     };
     let folder = shipped::folder(Some(&args.hf_path), &args.hub)?;
-    let converted = ingot::convert(&folder, &args.mlx_path, &options, &mut told)?;
+    // Ctrl-C leaves nothing behind.
+    interrupt::install()?;
+    let (out, converted) = match &args.gguf_path {
+        None => (&args.mlx_path, ingot::convert(&folder, &args.mlx_path, &options, &mut told)),
+        Some(file) => {
+            let kind = if args.repack { Some(GgufType::Repack) } else { GgufType::parse(&args.gguf_type) };
+            let kind = kind.ok_or_else(|| anyhow!("there is no type `{}`", args.gguf_type))?;
+            (file, ingot::convert_gguf(&folder, file, kind, &mut told))
+        }
+    };
+    let converted = match converted {
+        Err(error @ ingot::models::Error::Stopped { .. }) => {
+            drop(bar);
+            output::report(&error.into());
+            std::process::exit(interrupt::EXIT_INTERRUPTED)
+        }
+        converted => converted?,
+    };
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     output::println(&format!(
         "{}: {} in {} {}, {:.3} bits per weight, {seconds:.1} s",
-        args.mlx_path.display(),
+        out.display(),
         Bytes(converted.n_bytes),
         converted.n_files,
         if converted.n_files == 1 { "file" } else { "files" },

@@ -6,7 +6,7 @@
 
 use crate::formats::safetensors::StoredType;
 use half::f16;
-use ingot_ir::weight::{Format, KFormat, ScaleType};
+use ingot_ir::weight::{Format, KFormat, Part, ScaleType};
 
 /// How a tensor's numbers are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +80,10 @@ impl Stored {
             _ => return None,
         })
     }
+    /// The number in files.
+    pub(super) fn number(self) -> u32 {
+        self.row().1
+    }
     /// llama.cpp's name.
     pub fn name(self) -> &'static str {
         self.row().2
@@ -113,6 +117,17 @@ impl Stored {
             Self::Q8_0 => 8,
         }
     }
+    /// Where codes of 4 bits begin, if a block has no others, and bytes of a run: its low halves come before its high ones.
+    fn nibbles(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Q4_0 | Self::Iq4Nl => Some((2, 16)),
+            Self::Q4_1 => Some((4, 16)),
+            Self::Mxfp4 => Some((1, 16)),
+            Self::Q4K => Some((16, 32)),
+            Self::Iq4Xs => Some((8, 16)),
+            _ => None,
+        }
+    }
     fn k(self) -> Option<KFormat> {
         match self {
             Self::Q2K => Some(KFormat::Q2K),
@@ -126,7 +141,7 @@ impl Stored {
         }
     }
     /// What an affine type's bias is, in its scale; none if the block has a bias.
-    fn offset(self) -> Option<f32> {
+    pub(super) fn offset(self) -> Option<f32> {
         match self {
             Self::Q4_0 => Some(-8.0),
             Self::Q5_0 => Some(-16.0),
@@ -134,17 +149,6 @@ impl Stored {
             _ => None,
         }
     }
-}
-
-/// Rows of blocks, taken apart.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Apart {
-    /// Codes.
-    pub values: Vec<u8>,
-    /// Scales or headers.
-    pub scales: Vec<u8>,
-    /// Biases of the affine form.
-    pub biases: Vec<u8>,
 }
 
 /// The format that a tensor of blocks becomes. Of its bytes only the scales are looked at, where the type alone does not
@@ -168,36 +172,81 @@ pub fn format_of(stored: Stored, bytes: &[u8]) -> Option<Format> {
     Some(Format::Affine { bits, group: 32, scales })
 }
 
-impl Apart {
-    /// Takes whole rows apart and appends them. `format` is that of [`format_of`] for the whole tensor.
-    ///
-    /// # Panics
-    /// If the bytes are no whole blocks.
-    pub fn push(&mut self, stored: Stored, format: Format, bytes: &[u8]) {
-        assert!(bytes.len().is_multiple_of(stored.block_bytes()), "bytes are whole blocks");
-        let mut codes = [0; 256];
-        let codes = &mut codes[..stored.block_len()];
-        for block in bytes.chunks_exact(stored.block_bytes()) {
-            read_codes(stored, block, codes);
-            push_codes(codes, stored.bits(), &mut self.values);
-            read_scales(stored, format, block, self);
-        }
+/// Takes one part of blocks apart. `format` is that of [`format_of`] for the whole tensor.
+///
+/// # Panics
+/// If the bytes are no whole blocks, or `out` has not as many bytes as the part has of them.
+pub fn take_apart(stored: Stored, format: Format, part: Part, blocks: &[u8], out: &mut [u8]) {
+    let (block_bytes, part_bytes) = (stored.block_bytes(), part_bytes(stored, format, part));
+    assert!(blocks.len().is_multiple_of(block_bytes), "bytes are whole blocks");
+    assert_eq!(out.len(), blocks.len() / block_bytes * part_bytes, "as many parts as blocks");
+    if part_bytes == 0 {
+        return;
     }
+    let pairs = blocks.chunks_exact(block_bytes).zip(out.chunks_exact_mut(part_bytes));
+    match part {
+        Part::Values => match stored.nibbles() {
+            Some((at, run)) => pairs.for_each(|(block, out)| pair_nibbles(&block[at..], run, out)),
+            None if stored == Stored::Q8_0 => pairs.for_each(|(block, out)| {
+                out.iter_mut().zip(&block[2..]).for_each(|(code, byte)| *code = byte ^ 0x80);
+            }),
+            None => {
+                let mut codes = [0; 256];
+                let codes = &mut codes[..stored.block_len()];
+                for (block, out) in pairs {
+                    read_codes(stored, block, codes);
+                    pack_codes(codes, stored.bits(), out);
+                }
+            }
+        },
+        Part::Scales if matches!(format, Format::K(_) | Format::Mxfp4) => {
+            pairs.for_each(|(block, out)| out.copy_from_slice(&header(stored, block)[..part_bytes]));
+        }
+        Part::Scales => pairs.for_each(|(block, out)| write_scale(half_at(block, 0), out)),
+        Part::Biases => pairs.for_each(|(block, out)| {
+            let bias = stored.offset().map_or_else(|| half_at(block, 2), |offset| half_at(block, 0) * offset);
+            write_scale(bias, out);
+        }),
+    }
+}
+
+/// Bytes of a block in one part of its own form.
+pub fn part_bytes(stored: Stored, format: Format, part: Part) -> usize {
+    format.row_parts(stored.block_len() as u32).of(part) as usize
 }
 
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Appends codes, a multiple of eight, to a little-endian bit stream.
-fn push_codes(codes: &[u8], bits: usize, out: &mut Vec<u8>) {
-    for eight in codes.as_chunks::<8>().0 {
-        let word = eight.iter().rev().fold(0u64, |word, code| word << bits | u64::from(*code));
-        out.extend_from_slice(&word.to_le_bytes()[..bits]);
+/// In f16 or f32, whichever has as many bytes as there is room for.
+fn write_scale(number: f32, out: &mut [u8]) {
+    match out.len() {
+        2 => out.copy_from_slice(&f16::from_f32(number).to_le_bytes()),
+        _ => out.copy_from_slice(&number.to_le_bytes()),
     }
 }
 
-/// The codes of a block, in the order of its numbers.
+/// Packs codes, a multiple of eight, into a little-endian bit stream.
+fn pack_codes(codes: &[u8], bits: usize, out: &mut [u8]) {
+    for (eight, out) in codes.as_chunks::<8>().0.iter().zip(out.chunks_exact_mut(bits)) {
+        let word = eight.iter().rev().fold(0u64, |word, code| word << bits | u64::from(*code));
+        out.copy_from_slice(&word.to_le_bytes()[..bits]);
+    }
+}
+
+/// Packs codes of 4 bits: of each `run` bytes first the low halves, then the high ones.
+fn pair_nibbles(bytes: &[u8], run: usize, out: &mut [u8]) {
+    for (bytes, out) in bytes.chunks_exact(run).zip(out.chunks_exact_mut(run)) {
+        let (low, high) = out.split_at_mut(run / 2);
+        for ((two, low), high) in bytes.as_chunks::<2>().0.iter().zip(low).zip(high) {
+            *low = two[0] & 15 | two[1] << 4;
+            *high = two[0] >> 4 | two[1] & 0xf0;
+        }
+    }
+}
+
+/// The codes of a block whose codes are not bytes and not 4 bits alone, in the order of its numbers.
 fn read_codes(stored: Stored, block: &[u8], codes: &mut [u8]) {
     // Number j is a byte's low half, number j + half the block's length its high half.
     let halves = |bytes: &[u8], codes: &mut [u8]| {
@@ -207,9 +256,6 @@ fn read_codes(stored: Stored, block: &[u8], codes: &mut [u8]) {
         }
     };
     match stored {
-        Stored::Q4_0 | Stored::Iq4Nl => halves(&block[2..], codes),
-        Stored::Q4_1 => halves(&block[4..], codes),
-        Stored::Mxfp4 => halves(&block[1..], codes),
         Stored::Q5_0 | Stored::Q5_1 => {
             let at = if stored == Stored::Q5_0 { 2 } else { 4 };
             halves(&block[at + 4..], codes);
@@ -217,7 +263,6 @@ fn read_codes(stored: Stored, block: &[u8], codes: &mut [u8]) {
                 *code |= (block[at + j / 8] >> (j % 8) & 1) << 4;
             }
         }
-        Stored::Q8_0 => codes.iter_mut().zip(&block[2..]).for_each(|(code, byte)| *code = byte ^ 0x80),
         Stored::Q2K => {
             for (j, code) in codes.iter_mut().enumerate() {
                 *code = block[16 + j / 128 * 32 + j % 32] >> (2 * (j % 128 / 32)) & 3;
@@ -229,15 +274,12 @@ fn read_codes(stored: Stored, block: &[u8], codes: &mut [u8]) {
                 *code = low | (block[j % 32] >> (j / 32) & 1) << 2;
             }
         }
-        Stored::Q4K | Stored::Q5K => {
-            let at = if stored == Stored::Q4K { 16 } else { 48 };
+        Stored::Q5K => {
             for (pair, codes) in codes.chunks_exact_mut(64).enumerate() {
-                halves(&block[at + 32 * pair..][..32], codes);
+                halves(&block[48 + 32 * pair..][..32], codes);
             }
-            if stored == Stored::Q5K {
-                for (j, code) in codes.iter_mut().enumerate() {
-                    *code |= (block[16 + j % 32] >> (j / 32) & 1) << 4;
-                }
+            for (j, code) in codes.iter_mut().enumerate() {
+                *code |= (block[16 + j % 32] >> (j / 32) & 1) << 4;
             }
         }
         Stored::Q6K => {
@@ -247,67 +289,48 @@ fn read_codes(stored: Stored, block: &[u8], codes: &mut [u8]) {
                 *code = low | (block[128 + half * 32 + at] >> (2 * quarter) & 3) << 4;
             }
         }
-        Stored::Iq4Xs => {
-            for (part, codes) in codes.chunks_exact_mut(32).enumerate() {
-                halves(&block[8 + 16 * part..][..16], codes);
-            }
-        }
-        Stored::F32 | Stored::F16 | Stored::Bf16 => unreachable!("plain numbers have no codes"),
+        _ => unreachable!("the others have no codes, bytes, or 4 bits alone"),
     }
 }
 
-/// Appends the scales of a block, or its header as [`KFormat`] says.
-fn read_scales(stored: Stored, format: Format, block: &[u8], out: &mut Apart) {
-    if let Format::Affine { scales, .. } = format {
-        let scale = half_at(block, 0);
-        let bias = stored.offset().map_or_else(|| half_at(block, 2), |offset| scale * offset);
-        let push = |number: f32, out: &mut Vec<u8>| match scales {
-            ScaleType::F16 => out.extend(f16::from_f32(number).to_le_bytes()),
-            _ => out.extend(number.to_le_bytes()),
-        };
-        push(scale, &mut out.scales);
-        push(bias, &mut out.biases);
-        return;
-    }
-    let out = &mut out.scales;
+/// The header of a block as [`KFormat`] says, or its one byte of scale.
+fn header(stored: Stored, block: &[u8]) -> [u8; 20] {
+    let mut out = [0; 20];
     match stored {
-        Stored::Mxfp4 => out.push(block[0]),
-        Stored::Iq4Nl => out.extend(&block[..2]),
+        Stored::Mxfp4 => out[0] = block[0],
+        Stored::Iq4Nl => out[..2].copy_from_slice(&block[..2]),
         Stored::Q2K => {
-            out.extend(&block[..16]);
-            out.extend(&block[80..84]);
+            out[..16].copy_from_slice(&block[..16]);
+            out[16..].copy_from_slice(&block[80..84]);
         }
         Stored::Q3K => {
             let packed = &block[96..108];
-            for i in 0..16 {
+            for (i, out) in out[..16].iter_mut().enumerate() {
                 let low = packed[i % 8] >> (4 * (i / 8)) & 15;
                 let high = packed[8 + i % 4] >> (2 * (i / 4)) & 3;
-                out.push((low | high << 4).wrapping_sub(32));
+                *out = (low | high << 4).wrapping_sub(32);
             }
-            out.extend(&block[108..110]);
-            out.extend([0; 2]);
+            out[16..18].copy_from_slice(&block[108..110]);
         }
         Stored::Q4K | Stored::Q5K => {
             let packed = &block[4..16];
             let scale = |i: usize| if i < 4 { packed[i] & 63 } else { packed[i + 4] & 15 | packed[i - 4] >> 6 << 4 };
             let minimum = |i: usize| if i < 4 { packed[i + 4] & 63 } else { packed[i + 4] >> 4 | packed[i] >> 6 << 4 };
-            out.extend((0..8).map(scale));
-            out.extend((0..8).map(minimum));
-            out.extend(&block[..4]);
+            for i in 0..8 {
+                (out[i], out[8 + i]) = (scale(i), minimum(i));
+            }
+            out[16..].copy_from_slice(&block[..4]);
         }
-        Stored::Q6K => {
-            out.extend(&block[192..210]);
-            out.extend([0; 2]);
-        }
+        Stored::Q6K => out[..18].copy_from_slice(&block[192..210]),
         Stored::Iq4Xs => {
             let high = u16::from_le_bytes([block[2], block[3]]);
-            for i in 0..8 {
+            for (i, out) in out[..8].iter_mut().enumerate() {
                 let low = block[4 + i / 2] >> (4 * (i % 2)) & 15;
-                out.push((low | ((high >> (2 * i) & 3) as u8) << 4).wrapping_sub(32));
+                *out = (low | ((high >> (2 * i) & 3) as u8) << 4).wrapping_sub(32);
             }
-            out.extend(&block[..2]);
-            out.extend([0; 2]);
+            out[8..10].copy_from_slice(&block[..2]);
         }
         _ => unreachable!("the others are affine"),
     }
+    out
 }

@@ -2,14 +2,20 @@
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 //!
 //! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors and
-//! settings are called elsewhere), `text` (the tokenizer), [`open()`] (all of it as a checkpoint).
+//! settings are called elsewhere), `text` (the tokenizer), [`open()`] (all of it as a checkpoint). Then the other direction:
+//! `write`, [`encode`], `describe` and `vocabulary`.
 
 pub mod blocks;
-mod names;
+pub(crate) mod names;
 mod open;
 mod text;
+pub(crate) mod write;
+pub mod encode;
+pub(crate) mod describe;
+pub(crate) mod vocabulary;
 
 pub use open::open;
+pub(crate) use open::open_tensors;
 
 use crate::error::{Error, Result};
 use blocks::Stored;
@@ -152,7 +158,7 @@ impl<'a> Header<'a> {
             }
             tensors.push(GgufTensor { name, stored, shape, bytes: start..end });
         }
-        // What is taken apart is copied: tensors that share bytes would multiply the file.
+        // What is made of tensors that share bytes would be a multiple of the file.
         let mut ranges: Vec<_> =
             tensors.iter().map(|tensor| (tensor.bytes.start, tensor.bytes.end, &tensor.name)).collect();
         ranges.sort_unstable();

@@ -30,38 +30,60 @@ pub(super) struct Shape {
     pub whole_norms: bool,
 }
 
-/// The module's path, or a vector's full name with `None`: `blk.3.attn_q.weight` is the weight of
-/// `model.layers.3.self_attn.q_proj`. The second part is the tensor's ending, `weight` or `bias`.
+/// Modules of the whole model: GGUF's name and the module's path.
+const MODULES: [(&str, &str); 3] =
+    [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+
+/// Modules of a layer: GGUF's `blk.3.NAME` is `model.layers.3.PATH`.
+const LAYER_MODULES: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// Where what attention and MLP add is normed too, the norms of a layer that have other paths.
+const POST_NORM_MODULES: [(&str, &str); 3] = [
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
+/// Modules of a layer, those that go before the others first.
+fn layer_modules(post_norms: bool) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let special: &[_] = if post_norms { &POST_NORM_MODULES } else { &[] };
+    special.iter().chain(&LAYER_MODULES)
+}
+
+/// The module's path of a tensor: `blk.3.attn_q.weight` is the weight of `model.layers.3.self_attn.q_proj`. The second part is
+/// the tensor's ending, `weight` or `bias`.
 pub(super) fn module<'a>(name: &'a str, shape: &Shape) -> Option<(String, &'a str)> {
     let (stem, ending) = name.rsplit_once('.').filter(|(_, ending)| matches!(*ending, "weight" | "bias"))?;
-    let path = match stem {
-        "token_embd" => "model.embed_tokens".to_owned(),
-        "output_norm" => "model.norm".to_owned(),
-        "output" => "lm_head".to_owned(),
-        _ => {
-            let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
-            layer.parse::<u32>().ok()?;
-            let part = match part {
-                "attn_norm" => "input_layernorm",
-                "ffn_norm" if shape.post_norms => "pre_feedforward_layernorm",
-                "ffn_norm" => "post_attention_layernorm",
-                "post_attention_norm" if shape.post_norms => "post_attention_layernorm",
-                "post_ffw_norm" if shape.post_norms => "post_feedforward_layernorm",
-                "attn_q_norm" => "self_attn.q_norm",
-                "attn_k_norm" => "self_attn.k_norm",
-                "attn_q" => "self_attn.q_proj",
-                "attn_k" => "self_attn.k_proj",
-                "attn_v" => "self_attn.v_proj",
-                "attn_output" => "self_attn.o_proj",
-                "ffn_gate" => "mlp.gate_proj",
-                "ffn_up" => "mlp.up_proj",
-                "ffn_down" => "mlp.down_proj",
-                _ => return None,
-            };
-            format!("model.layers.{layer}.{part}")
-        }
-    };
-    Some((path, ending))
+    if let Some((_, path)) = MODULES.iter().find(|(own, _)| *own == stem) {
+        return Some(((*path).to_owned(), ending));
+    }
+    let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+    layer.parse::<u32>().ok()?;
+    let (_, path) = layer_modules(shape.post_norms).find(|(own, _)| *own == part)?;
+    Some((format!("model.layers.{layer}.{path}"), ending))
+}
+
+/// GGUF's name of a tensor, the other way: that of `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight`.
+pub(crate) fn gguf_name(tensor: &str) -> Option<String> {
+    let (stem, ending) = tensor.rsplit_once('.')?;
+    if let Some((own, _)) = MODULES.iter().find(|(_, path)| *path == stem) {
+        return Some(format!("{own}.{ending}"));
+    }
+    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
+    let (own, _) = LAYER_MODULES.iter().find(|(_, path)| *path == part)?;
+    Some(format!("blk.{layer}.{own}.{ending}"))
 }
 
 /// The configuration that a Hugging Face folder of the model would have, and its shape. Settings are in the first part of a
@@ -238,34 +260,93 @@ fn rope_scaling(
             format!("has {} factors for heads of {head_dim}", factors.len()),
         ));
     }
-    // The file holds what the frequencies are divided by; of published models these are the settings that it can be.
-    for (factor, original) in [8.0, 32.0, 16.0, 4.0].into_iter().flat_map(|f| [(f, 8192u32), (f, 4096), (f, 2048)]) {
-        let scaling = RopeScaling::Llama3 {
-            factor,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_positions: original,
-        };
-        let plain = rope::inv_freq(&RopeSpec { theta, scaling: RopeScaling::None }, head_dim);
-        let scaled = rope::inv_freq(&RopeSpec { theta, scaling }, head_dim);
-        let alike = |((plain, scaled), factor): ((&f32, &f32), &f32)| (plain / factor / scaled - 1.0).abs() < 1e-3;
-        if plain.iter().zip(&scaled).zip(&factors).all(alike) {
-            return Ok(Some(json!({
-                "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                "original_max_position_embeddings": original,
-            })));
+    let scaling = llama3(&factors, theta, head_dim).ok_or_else(|| {
+        let what = "these rotary factors are not those of a scaling as Llama 3 has it, the only one that is known";
+        Error::tensor(part.path(), FREQS, what)
+    })?;
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } = scaling else {
+        return Ok(None);
+    };
+    Ok(Some(json!({
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor,
+        "original_max_position_embeddings": original_max_positions,
+    })))
+}
+
+/// The scaling that divides frequencies by `factors`. Files hold these alone; settings of published models are tried
+/// first, and then those that follow of the factors between 1 and the greatest.
+fn llama3(factors: &[f32], theta: f64, head_dim: u32) -> Option<RopeScaling> {
+    let plain = rope::inv_freq(&RopeSpec { theta, scaling: RopeScaling::None }, head_dim);
+    let scaling = |factor: f64, low: f64, high: f64, original: u32| RopeScaling::Llama3 {
+        factor,
+        low_freq_factor: low,
+        high_freq_factor: high,
+        original_max_positions: original,
+    };
+    let divides = |scaling: &RopeScaling| {
+        let scaled = rope::inv_freq(&RopeSpec { theta, scaling: *scaling }, head_dim);
+        let alike = |((plain, scaled), factor): ((&f32, &f32), &f32)| (plain / factor / scaled - 1.0).abs() < 1e-4;
+        plain.iter().zip(&scaled).zip(factors).all(alike)
+    };
+    let originals = [8192u32, 4096, 2048];
+    let published = [8.0, 32.0, 16.0, 4.0].into_iter().flat_map(|f| originals.map(|n| scaling(f, 1.0, 4.0, n)));
+    let greatest = f64::from(factors.iter().copied().fold(1.0, f32::max));
+    // Where a frequency is blended, 1 / factor goes in a line with the turns over the original context.
+    let turns = |ix: usize| f64::from(originals[0]) * f64::from(plain[ix]) / (2.0 * std::f64::consts::PI);
+    let kept = |ix: usize| (1.0 / f64::from(factors[ix]) - 1.0 / greatest) / (1.0 - 1.0 / greatest);
+    let between: Vec<usize> = (0..factors.len()).filter(|ix| (1e-3..1.0 - 1e-3).contains(&kept(*ix))).collect();
+    let fitted = match between[..] {
+        [first, .., last] => {
+            let slope = (kept(first) - kept(last)) / (turns(first) - turns(last));
+            let low = turns(last) - kept(last) / slope;
+            Some((low, low + 1.0 / slope))
         }
-    }
-    let what = "these rotary factors are no published model's".to_owned();
-    Err(Error::tensor(part.path(), FREQS, what))
+        // With fewer, any limits between the neighbours will do that give that one.
+        [only] => {
+            Some((turns(only) - kept(only) * turns(only) * 1e-2, turns(only) + (1.0 - kept(only)) * turns(only) * 1e-2))
+        }
+        [] => {
+            let last_kept = (0..factors.len()).rev().find(|ix| factors[*ix] < 1.0 + 1e-3);
+            last_kept.map(|ix| (turns(ix) * 0.98, turns(ix) * 0.99))
+        }
+    };
+    let fitted = fitted.map(|(low, high)| scaling(greatest, low, high, originals[0]));
+    published.chain(fitted).find(divides)
 }
 
 /// The tensor of rotary factors.
-pub(super) const FREQS: &str = "rope_freqs.weight";
+pub(crate) const FREQS: &str = "rope_freqs.weight";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scalings_are_found_from_their_factors() {
+        for (factor, low, high, original, theta, head_dim) in [
+            (8.0, 1.0, 4.0, 8192, 500_000.0, 128),
+            (32.0, 1.0, 4.0, 8192, 500_000.0, 64),
+            (6.5, 1.5, 7.0, 3000, 10_000.0, 64),
+            (4.0, 1.0, 4.0, 64, 10_000.0, 32),
+            (8.0, 1.0, 1.01, 8192, 10_000.0, 16),
+        ] {
+            let scaling = RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_positions: original,
+            };
+            let freqs = |scaling| rope::inv_freq(&RopeSpec { theta, scaling }, head_dim);
+            let (plain, scaled) = (freqs(RopeScaling::None), freqs(scaling));
+            let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
+            let found = llama3(&factors, theta, head_dim).unwrap_or_else(|| panic!("{scaling:?}: {factors:?}"));
+            for (found, scaled) in freqs(found).iter().zip(&scaled) {
+                assert!((found / scaled - 1.0).abs() < 1e-4, "{scaling:?}");
+            }
+        }
+        // Falling and rising again is no scaling of this kind.
+        assert_eq!(llama3(&[1.0, 4.0, 1.0, 4.0], 10_000.0, 8), None);
+    }
 
     #[test]
     fn tensors_have_their_modules() {
@@ -277,6 +358,10 @@ mod tests {
         assert_eq!(of("output.weight").as_deref(), Some("lm_head weight"));
         for name in ["blk.x.attn_q.weight", "blk.1.attn_q.scale", "blk.1.ssm.weight", "weight", "v.weight"] {
             assert_eq!(of(name), None, "{name}");
+        }
+        for name in ["blk.12.ffn_down.weight", "blk.0.attn_q.bias", "output.weight", "output_norm.weight"] {
+            let (path, ending) = module(name, &shape).expect("known");
+            assert_eq!(gguf_name(&format!("{path}.{ending}")).as_deref(), Some(name));
         }
     }
 }
