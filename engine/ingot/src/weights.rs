@@ -5,6 +5,7 @@ use crate::random::RandomWeights;
 use ingot_compiler::artifact::Artifact;
 use ingot_compiler::repack::{self, TensorBytes};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
+use ingot_models::formats::affine::AffineMatrix;
 use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_runtime::cpu::execute::{StoredTensor, WeightSource};
 use std::sync::Arc;
@@ -20,6 +21,29 @@ pub(crate) enum Weights {
     Random(RandomWeights),
     /// Small and made on the spot, in any format.
     Made(MadeWeights),
+    /// Those of another, but for one matrix.
+    Changed(ChangedWeights),
+}
+
+/// Weights of which one matrix is quantized.
+pub(crate) struct ChangedWeights {
+    others: Arc<Weights>,
+    path: String,
+    matrix: AffineMatrix,
+}
+
+impl ChangedWeights {
+    pub(crate) fn new(others: Arc<Weights>, path: String, matrix: AffineMatrix) -> Self {
+        Self { others, path, matrix }
+    }
+
+    fn find(&self, name: &str) -> Option<TensorBytes<'_>> {
+        if name != self.path {
+            return self.others.find(name);
+        }
+        let AffineMatrix { codes, scales, biases, .. } = &self.matrix;
+        Some(TensorBytes { values: codes, scales, biases, global: &[] })
+    }
 }
 
 impl Weights {
@@ -30,6 +54,7 @@ impl Weights {
             Self::Artifact(artifact) => return artifact.tensor(name),
             Self::Random(random) => return random.find(name),
             Self::Made(made) => return made.find(name),
+            Self::Changed(changed) => return changed.find(name),
         };
         if let Some(tensor) = checkpoint.get(name) {
             return Some(TensorBytes { values: tensor.bytes, ..TensorBytes::default() });

@@ -4,6 +4,7 @@
 //! folder takes its name once it is whole.
 
 mod recipe;
+pub mod search;
 mod stream;
 
 pub use recipe::Recipe;
@@ -39,7 +40,7 @@ const COPIED: [&str; 11] = [
 ];
 
 /// What becomes of the weights.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConvertOptions {
     /// Quantizes matrices that are not quantized yet.
     pub quantize: Option<Recipe>,
@@ -231,9 +232,8 @@ fn describe(
         quantization = Some(quant_object(**quant));
     }
     if let Some(recipe) = &options.quantize {
-        if quantization.is_some() || recipe.is_mixed() {
-            named.extend(new);
-        }
+        let is_told = |quant: &Quant| quantization.is_some() || recipe.is_named(*quant);
+        named.extend(new.iter().filter(|(_, quant)| is_told(quant)));
         quantization = quantization.or_else(|| Some(quant_object(recipe.default())));
     }
     if let Some(mut quantization) = quantization {

@@ -2,7 +2,7 @@
 
 use crate::config::Quant;
 use crate::error::{Error, Result};
-use crate::formats::affine::{AffineMatrix, AffineView, push_scale, scale_at};
+use crate::formats::affine::{AffineMatrix, AffineView, QuantShape, push_scale, scale_at};
 use crate::formats::safetensors::{self, StoredType, TensorDecl, TensorView};
 use crate::formats::small_float::SmallFloatMatrix;
 use crate::weights::Matrix;
@@ -138,6 +138,51 @@ impl Item<'_> {
         }
     }
 
+    /// All of an affine [`Kind::Quantize`].
+    pub(super) fn quantized(&self) -> AffineMatrix {
+        let (shape, scale_type) = self.affine();
+        let [n_rows, n_cols] = self.shape();
+        let (mut codes, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        let parts: Vec<Parts> = self.chunks().into_par_iter().map(|[first, end]| self.encode(first, end)).collect();
+        for part in parts {
+            codes.extend(part.values);
+            scales.extend(part.scales);
+            biases.extend(part.biases);
+        }
+        AffineMatrix { shape, scale_type, n_rows, n_cols, codes, scales, biases }
+    }
+
+    /// How far the numbers of an affine [`Kind::Quantize`] are from the source's: the sum of squared differences.
+    pub(super) fn squared_error(&self) -> f64 {
+        let Kind::Quantize { matrix, .. } = &self.kind else { return 0.0 };
+        let (shape, scale_type) = self.affine();
+        let [_, n_cols] = self.shape();
+        let of_rows = |[first, end]: [usize; 2]| {
+            let Parts { values, scales, biases } = self.encode(first, end);
+            let (codes, n_rows) = (&values[..], end - first);
+            let made = AffineView { shape, scale_type, n_rows, n_cols, codes, scales: &scales, biases: &biases };
+            let distance = |(a, b): (f32, &f32)| f64::from(a - b).powi(2);
+            made.dequantize().into_iter().zip(&numbers(matrix, first, end)).map(distance).sum::<f64>()
+        };
+        // Summed in the order of rows, so that the sum does not depend on threads.
+        let sums: Vec<f64> = self.chunks().into_par_iter().map(of_rows).collect();
+        sums.iter().sum()
+    }
+
+    fn affine(&self) -> (QuantShape, ScaleType) {
+        match &self.kind {
+            Kind::Quantize { quant: Quant::Affine(shape), float, .. } => (*shape, scale_type(*float)),
+            _ => unreachable!("a search is among affine forms"),
+        }
+    }
+
+    /// Its rows, as many at a time as are encoded.
+    fn chunks(&self) -> Vec<[usize; 2]> {
+        let [n_rows, n_cols] = self.shape();
+        let n = chunk_rows(n_cols);
+        (0..n_rows).step_by(n).map(|first| [first, (first + n).min(n_rows)]).collect()
+    }
+
     fn global(&self) -> &[u8] {
         match &self.kind {
             Kind::Keep { matrix: Matrix::SmallFloat(view), .. } => view.global.unwrap_or(&[]),
@@ -162,7 +207,7 @@ pub(super) fn write(path: &Path, shard: &Shard<'_>, told: &mut dyn FnMut(u64)) -
 /// Codes are written while the next rows are encoded; scales and biases, which come after all codes, wait in memory.
 fn write_item(file: &mut BufWriter<File>, item: &Item<'_>, told: &mut dyn FnMut(u64)) -> std::io::Result<()> {
     let [n_rows, n_cols] = item.shape();
-    let chunk_rows = (CHUNK_NUMBERS / n_cols.max(1)).max(1);
+    let chunk_rows = chunk_rows(n_cols);
     let batch_rows = chunk_rows * 2 * rayon::current_num_threads();
     let encode = |first: usize| -> Vec<Parts> {
         let end = (first + batch_rows).min(n_rows);
@@ -195,6 +240,10 @@ fn write_item(file: &mut BufWriter<File>, item: &Item<'_>, told: &mut dyn FnMut(
         told(rest.len() as u64);
     }
     Ok(())
+}
+
+fn chunk_rows(n_cols: usize) -> usize {
+    (CHUNK_NUMBERS / n_cols.max(1)).max(1)
 }
 
 fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {

@@ -31,11 +31,16 @@ impl Tokenizer {
                 "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
             return Err(Error::Missing { path, what: what.into() });
         };
-        let again = |error| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(text.as_bytes()).map_err(again)?;
-        // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
-        inner.with_truncation(None).map_err(again)?;
-        inner.with_padding(None);
+        let again = |error: String| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
+        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| again(error.to_string()))?;
+        let read = || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(text.as_bytes())?;
+            // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
+            inner.with_truncation(None)?;
+            inner.with_padding(None);
+            Ok(inner)
+        };
+        let inner = guarded(read).map_err(again)?;
         let special = special_tokens(files)?;
         let id = |role: &str| special.get(role).and_then(|token| inner.token_to_id(token));
         let mut eos_ids: Vec<u32> = eos_ids.iter().copied().chain(id("eos_token")).collect();
@@ -51,8 +56,7 @@ impl Tokenizer {
     /// Ids of a text. `add_special` adds what the tokenizer puts around a plain text, usually the begin token; text of
     /// special tokens inside `text` becomes their ids either way.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, add_special).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let encoding = guarded(|| self.inner.encode_fast(text, add_special)).map_err(Error::Tokenizer)?;
         Ok(encoding.get_ids().to_vec())
     }
     /// Ids of a prompt as mlx-lm takes it: without special tokens if it already begins with the begin token.
@@ -62,7 +66,7 @@ impl Tokenizer {
     }
     /// Text of ids. Bytes that are no whole character become U+FFFD; unknown ids are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|error| Error::Tokenizer(error.to_string()))
+        guarded(|| self.inner.decode(ids, skip_special)).map_err(Error::Tokenizer)
     }
     /// The token's text in the vocabulary's own spelling.
     pub fn token(&self, id: u32) -> Option<String> {
@@ -88,6 +92,13 @@ impl Tokenizer {
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special
     }
+}
+
+/// Calls the crate `tokenizers`, which panics on some files whose parts do not go together.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    // Nothing that a panic may have left half done is used again: what is read is dropped, and reading changes a cache alone.
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    done.unwrap_or_else(|_| Err("its parts do not go together".into())).map_err(|error| error.to_string())
 }
 
 /// The tokens with a role; `tokenizer_config.json` wins over `special_tokens_map.json`.

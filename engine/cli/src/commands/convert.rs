@@ -6,8 +6,8 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ingot::models::formats::safetensors::StoredType;
-use ingot::{Bytes, ConvertOptions, Recipe};
-use std::path::PathBuf;
+use ingot::{Bytes, ConvertOptions, Converted, Recipe};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Flags of `ingot convert`.
@@ -63,10 +63,15 @@ pub(crate) fn run(args: &ConvertArgs, started: Instant) -> Result<()> {
     let folder = shipped::folder(Some(&args.hf_path), &args.hub)?;
     let converted = ingot::convert(&folder, &args.mlx_path, &options, &mut told)?;
     drop(bar);
+    tell(&args.mlx_path, &converted, started)
+}
+
+/// Prints what was written.
+pub(crate) fn tell(folder: &Path, converted: &Converted, started: Instant) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     output::println(&format!(
         "{}: {} in {} {}, {:.3} bits per weight, {seconds:.1} s",
-        args.mlx_path.display(),
+        folder.display(),
         Bytes(converted.n_bytes),
         converted.n_files,
         if converted.n_files == 1 { "file" } else { "files" },
