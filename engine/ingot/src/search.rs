@@ -5,14 +5,15 @@ use crate::quality::{Window, Windows, cut, log_sum};
 use crate::weights::{ChangedWeights, Weights};
 use crate::{Error, LoadOptions, Model};
 use ingot_ir::weight::{Format, Source};
-use ingot_models::convert::search::{Candidate, Sensitivities, Widths};
+use ingot_models::convert::search::{Candidate, Sensitivities};
+use ingot_models::formats::affine::QuantShape;
 use ingot_models::weights::WeightTable;
 use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Measures for each matrix the mean Kullback-Leibler divergence, over the tokens of a text, of the model in which it alone has
-/// the lowest width from the model as it is; in nats, per million numbers of the matrix. The text is read once a matrix.
+/// Measures for each matrix the mean Kullback-Leibler divergence, over the tokens of a text, of the model in which it alone is
+/// quantized as `shape` says from the model as it is; in nats, per million numbers of the matrix. The text is read once a matrix.
 /// `load` says how models are loaded, one at a time. `progress` is told models done and models in all.
 ///
 /// Of a distribution the most probable tokens are compared one by one, and the others as one, so that what is kept of
@@ -23,7 +24,7 @@ use std::sync::Arc;
 pub fn sensitivities(
     path: &Path,
     candidates: &[Candidate],
-    widths: Widths,
+    shape: QuantShape,
     text: &str,
     windows: Windows,
     load: &mut dyn FnMut() -> LoadOptions,
@@ -45,10 +46,10 @@ pub fn sensitivities(
     let mut found = Sensitivities::new();
     for candidate in candidates {
         let Weights::Checkpoint(checkpoint) = &*weights else { unreachable!("a checkpoint was opened") };
-        let matrix = candidate.narrowest(&WeightTable::new(checkpoint, quantization.as_ref()), widths)?;
+        let matrix = candidate.quantized(&WeightTable::new(checkpoint, quantization.as_ref()), shape)?;
         let mut graph = graph.clone();
         let scales = matrix.scale_type;
-        let format = Format::Affine { bits: matrix.shape.bits as u8, group: matrix.shape.group as u16, scales };
+        let format = Format::Affine { bits: shape.bits as u8, group: shape.group as u16, scales };
         for id in graph.weights.ids() {
             if matches!(&graph.weights[id].source, Source::Tensor(name) if *name == candidate.path) {
                 graph.weights[id].format = format;

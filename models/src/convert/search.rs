@@ -1,8 +1,8 @@
 //! Which matrix takes how many bits, so that a model of a given size loses least.
 //!
-//! A matrix' damage at a width is what one measurement at the lowest width says (its *sensitivity*, e.g. the divergence of a
-//! model of which it alone is so narrow), times how much smaller the squared error of its numbers is at this width: for small
-//! errors a divergence grows with their square. Damages are taken to add up.
+//! A matrix' damage at a width is what one measurement says (its *sensitivity*, e.g. the divergence of a model of which it alone
+//! is quantized, at the width that all would have at this size), times how much larger or smaller the squared error of its
+//! numbers is at this width: for small errors a divergence grows with their square. Damages are taken to add up.
 
 use super::stream::{Item, Kind};
 use super::{ConvertOptions, Recipe, choose};
@@ -35,7 +35,7 @@ pub enum Target {
     Bytes(u64),
 }
 
-/// What a measurement at the lowest width says of matrices, by the paths of their modules, per million numbers.
+/// What a measurement says of matrices, by the paths of their modules, per million numbers.
 pub type Sensitivities = Vec<(String, f64)>;
 
 /// A matrix that may take any of the widths.
@@ -98,13 +98,13 @@ impl Candidate {
         self.shape[0] as u64 * self.shape[1] as u64
     }
 
-    /// The matrix at the lowest width, as it would be written.
+    /// The matrix at a width, as it would be written.
     ///
     /// # Errors
     /// Those of the table, which must be the checkpoint's.
-    pub fn narrowest(&self, weights: &WeightTable<'_>, widths: Widths) -> Result<AffineMatrix> {
+    pub fn quantized(&self, weights: &WeightTable<'_>, shape: QuantShape) -> Result<AffineMatrix> {
         let matrix = weights.matrix(&self.path, self.shape[0], self.shape[1])?;
-        let kind = Kind::Quantize { matrix, float: self.float, quant: widths.quant(widths.low) };
+        let kind = Kind::Quantize { matrix, float: self.float, quant: Quant::Affine(shape) };
         Ok(Item { path: self.path.clone(), kind }.quantized())
     }
 }
@@ -155,8 +155,8 @@ impl Candidates {
     /// # Errors
     /// A target that the lowest width does not reach, and sensitivities that are not of these matrices, with their names.
     pub fn recipe(&self, sensitivities: &Sensitivities, target: Target) -> std::result::Result<Recipe, String> {
-        let damages = self.damages(sensitivities)?;
-        let mut room = self.check(target)?;
+        let mut room = self.limit(target) - self.least(target)?;
+        let damages = self.damages(sensitivities, self.equal_form(target))?;
         let mut taken = vec![0; self.matrices.len()];
         while let Some((ix, form, cost)) = self.best_step(&damages, &taken, room) {
             taken[ix] = form;
@@ -167,24 +167,46 @@ impl Candidates {
         Ok(Recipe::Listed { default: QuantShape { bits: self.widths.low, group: self.widths.group }, bits })
     }
 
-    /// Bytes that a target leaves for more than the lowest width.
+    /// The most bits that all matrices could have within the target: where sensitivities are measured best, since it is there
+    /// that the mix will be.
     ///
     /// # Errors
     /// A target that the lowest width does not reach.
-    pub fn check(&self, target: Target) -> std::result::Result<u64, String> {
-        let limit = match target {
+    pub fn equal(&self, target: Target) -> std::result::Result<QuantShape, String> {
+        self.least(target)?;
+        let bits = self.matrices.first().map_or(self.widths.low, |matrix| matrix.forms[self.equal_form(target)].bits);
+        Ok(QuantShape { bits, group: self.widths.group })
+    }
+
+    fn equal_form(&self, target: Target) -> usize {
+        let fits = |form: &usize| self.n_bytes(*form) <= self.limit(target);
+        (0..self.widths.all().count()).rev().find(fits).unwrap_or(0)
+    }
+
+    /// Bytes with all matrices in one form.
+    fn n_bytes(&self, form: usize) -> u64 {
+        self.rest_bytes + self.matrices.iter().map(|matrix| matrix.forms[form].n_bytes).sum::<u64>()
+    }
+
+    fn limit(&self, target: Target) -> u64 {
+        match target {
             Target::Bytes(n) => n,
             Target::BitsPerWeight(bits) => (bits * self.n_parameters as f64 / 8.0) as u64,
-        };
-        let least = self.rest_bytes + self.matrices.iter().map(|matrix| matrix.forms[0].n_bytes).sum::<u64>();
-        limit.checked_sub(least).ok_or_else(|| {
-            let bits = least as f64 * 8.0 / self.n_parameters as f64;
-            format!(
-                "with {} bits everywhere the model takes {least} bytes ({bits:.3} bits per weight), more than the target of \
-                 {limit}; lower --low-bits or raise the target",
-                self.widths.low
-            )
-        })
+        }
+    }
+
+    /// Bytes with the lowest width everywhere, if they are within the target.
+    fn least(&self, target: Target) -> std::result::Result<u64, String> {
+        let (least, limit) = (self.n_bytes(0), self.limit(target));
+        if least <= limit {
+            return Ok(least);
+        }
+        let bits = least as f64 * 8.0 / self.n_parameters as f64;
+        Err(format!(
+            "with {} bits everywhere the model takes {least} bytes ({bits:.3} bits per weight), more than the target of \
+             {limit}; lower --low-bits or raise the target",
+            self.widths.low
+        ))
     }
 
     /// The step to a wider form that saves most damage a byte and fits: matrix, form, bytes. Of equal ones the first.
@@ -204,8 +226,8 @@ impl Candidates {
         best
     }
 
-    /// By matrix and form.
-    fn damages(&self, sensitivities: &Sensitivities) -> std::result::Result<Vec<Vec<f64>>, String> {
+    /// By matrix and form, for sensitivities that were measured at one.
+    fn damages(&self, sensitivities: &Sensitivities, measured: usize) -> std::result::Result<Vec<Vec<f64>>, String> {
         let by_path: BTreeMap<&str, f64> = sensitivities.iter().map(|(path, value)| (path.as_str(), *value)).collect();
         let known: BTreeSet<&str> = self.matrices.iter().map(|matrix| matrix.path.as_str()).collect();
         if let Some(other) = by_path.keys().find(|path| !known.contains(*path)) {
@@ -214,9 +236,14 @@ impl Candidates {
         let of = |matrix: &Candidate| {
             let sensitivity = by_path.get(matrix.path.as_str()).filter(|value| value.is_finite());
             let sensitivity = sensitivity.ok_or_else(|| format!("no sensitivity is given for `{}`", matrix.path))?;
-            let narrowest = sensitivity.max(0.0) * matrix.n_numbers() as f64 / 1e6;
-            let share = |form: &Form| if form.error > 0.0 { form.error / matrix.forms[0].error } else { 0.0 };
-            Ok(matrix.forms.iter().map(|form| narrowest * share(form)).collect())
+            let found = sensitivity.max(0.0) * matrix.n_numbers() as f64 / 1e6;
+            let damage = |form: &Form| match matrix.forms[measured].error {
+                _ if form.error == 0.0 => 0.0,
+                // Nothing can be measured of what is exact; it stays so.
+                0.0 => f64::MAX,
+                error => found * form.error / error,
+            };
+            Ok(matrix.forms.iter().map(damage).collect())
         };
         self.matrices.iter().map(of).collect()
     }
@@ -267,10 +294,22 @@ mod tests {
     }
 
     #[test]
-    fn sensitivities_below_zero_and_exact_matrices_take_nothing() {
+    fn sensitivities_below_zero_and_exact_matrices_take_nothing_more() {
         let mut two = candidates(&["a", "b"]);
         two.matrices[1].forms.iter_mut().for_each(|form| form.error = 0.0);
         assert_eq!(listed(&two, &[("a", -1.0), ("b", 5.0)], Target::Bytes(u64::MAX)), []);
+        // Exact where it was measured, and not with fewer bits.
+        two.matrices[1].forms[0].error = 1.0;
+        let both = [("a".to_owned(), 3), ("b".to_owned(), 3)];
+        assert_eq!(listed(&two, &[("a", 9.0), ("b", 0.0)], Target::Bytes(50 + 750)), both);
+    }
+
+    #[test]
+    fn sensitivities_are_measured_where_all_would_be() {
+        let three = candidates(&["a", "b", "c"]);
+        let of = |n_bytes| three.equal(Target::Bytes(n_bytes)).map(|shape| shape.bits);
+        assert_eq!([800, 1174, 1175, 1549, 1550, 9999].map(of), [2, 2, 3, 3, 4, 4].map(Ok));
+        assert!(of(799).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::grammar::LazyVocabulary;
 use crate::error::{Error, Result};
 use crate::files::Files;
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -32,7 +33,8 @@ impl Tokenizer {
             return Err(Error::Missing { path, what: what.into() });
         };
         let again = |error: String| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
-        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| again(error.to_string()))?;
+        let outline: Outline = serde_json::from_str(&text).map_err(|error| again(error.to_string()))?;
+        check_tables(&outline.normalizer).map_err(again)?;
         let read = || {
             let mut inner = tokenizers::Tokenizer::from_bytes(text.as_bytes())?;
             // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
@@ -91,6 +93,45 @@ impl Tokenizer {
     /// Tokens with a role.
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special
+    }
+}
+
+/// What is looked at before the crate `tokenizers` reads a file; that the rest is JSON too is seen on the way.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    normalizer: Value,
+}
+
+/// Checks SentencePiece's tables in a normalizer.
+fn check_tables(normalizer: &Value) -> std::result::Result<(), String> {
+    match normalizer {
+        Value::Array(all) => all.iter().try_for_each(check_tables),
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| match value {
+            Value::String(base64) if name == "precompiled_charsmap" => check_table(base64),
+            other => check_tables(other),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A table begins with the size of its first part in 4 bytes, for which memory is taken before it is read.
+fn check_table(base64: &str) -> std::result::Result<(), String> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let n_bytes = base64.len() / 4 * 3;
+    let first = base64.bytes().take(6).try_fold(0u64, |bits, byte| Some(bits << 6 | u64::from(digit(byte)?)));
+    // Six digits are 36 bits.
+    let size = first.map(|bits| ((bits >> 4) as u32).swap_bytes() as usize);
+    match size {
+        Some(size) if size >= 4 && size <= n_bytes.saturating_sub(4) => Ok(()),
+        _ => Err("the table of its normalizer is not whole".into()),
     }
 }
 

@@ -44,7 +44,7 @@ const TOKENIZERS: [&str; 3] = [
   "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
     "fuse_unk": false, "byte_fallback": false, "ignore_merges": true, "vocab": {"<e>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4,
     "Ġab": 5, "1": 6}, "merges": [["a", "b"], ["Ġ", "ab"]]}}"#,
-    r#"{"version": "1.0", "added_tokens": [], "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="},
+    r#"{"version": "1.0", "added_tokens": [], "normalizer": {"type": "Precompiled", "precompiled_charsmap": "TABLE"},
   "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true},
   "post_processor": null, "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"},
     "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
@@ -75,11 +75,13 @@ const TENSORS: [(&str, &str, u64, u64, u32, usize); 11] = [
 
 /// Good inputs by target.
 pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 6] {
+    // SentencePiece's table of replacements: 1024 as four bytes, and so many that are zero.
+    let table = format!("AAQAAA{}=", "A".repeat(1365));
     let map =
         serde_json::from_str(CONFIG).ok().and_then(|config: Value| config.get("quantization").map(Value::to_string));
     [
         ("quantization", map.into_iter().map(String::into_bytes).collect()),
-        ("tokenizer", TOKENIZERS.map(|text| text.as_bytes().to_vec()).to_vec()),
+        ("tokenizer", TOKENIZERS.map(|text| text.replace("TABLE", &table).into_bytes()).to_vec()),
         ("safetensors", vec![safetensors_file()]),
         ("gguf", vec![gguf_file()]),
         ("config", vec![CONFIG.into()]),

@@ -7,6 +7,7 @@ use crate::progress::{self, quiet};
 use crate::shipped;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use ingot::models::formats::affine::QuantShape;
 use ingot::{Cache, Candidates, ConvertOptions, LoadOptions, Sensitivities, Target, Widths, Windows};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -66,10 +67,10 @@ pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     let kept = args.sensitivities.as_deref().filter(|path| path.exists()).map(read).transpose()?;
     let folder = shipped::folder(Some(&args.model), &args.hub)?;
     let candidates = Candidates::measure(&folder, widths, &mut *quiet(progress::count("comparing widths")))?;
-    candidates.check(target).map_err(|why| anyhow!(why))?;
+    let shape = candidates.equal(target).map_err(|why| anyhow!(why))?;
     let sensitivities = match kept {
         Some(kept) => kept,
-        None => measure(args, &folder, &candidates, widths)?,
+        None => measure(args, &folder, &candidates, shape)?,
     };
     let place = args.sensitivities.as_ref().map_or(String::new(), |path| format!("{}: ", path.display()));
     let recipe = candidates.recipe(&sensitivities, target).map_err(|why| anyhow!("{place}{why}"))?;
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     tell(&args.mlx_path, &converted, started)
 }
 
-fn measure(args: &QuantizeArgs, folder: &Path, candidates: &Candidates, widths: Widths) -> Result<Sensitivities> {
+fn measure(args: &QuantizeArgs, folder: &Path, candidates: &Candidates, shape: QuantShape) -> Result<Sensitivities> {
     let data = args.data.as_deref().context("there are no sensitivities yet; measure them with --data FILE")?;
     let text = read_text(data)?;
     let windows = Windows { n_tokens: args.sequence_length as usize, most: Some(args.num_samples as usize) };
@@ -88,7 +89,7 @@ fn measure(args: &QuantizeArgs, folder: &Path, candidates: &Candidates, widths: 
     let mut load = || LoadOptions { progress: None, cache: Cache::Off, ..device.options() };
     let mut bar = quiet(progress::count("measuring"));
     let matrices = &candidates.matrices;
-    let found = ingot::sensitivities(folder, matrices, widths, &text, windows, &mut load, &mut *bar)?;
+    let found = ingot::sensitivities(folder, matrices, shape, &text, windows, &mut load, &mut *bar)?;
     if let Some(path) = &args.sensitivities {
         let json = serde_json::to_string(&found)?;
         std::fs::write(path, json).with_context(|| format!("{} cannot be written", path.display()))?;
