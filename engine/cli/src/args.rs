@@ -87,7 +87,7 @@ impl DeviceArgs {
         }
     }
 
-    fn options(&self) -> LoadOptions {
+    pub(crate) fn options(&self) -> LoadOptions {
         LoadOptions {
             device: self.device.clone(),
             context: self.context,

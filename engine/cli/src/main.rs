@@ -53,6 +53,8 @@ enum Command {
     Profile(commands::profile::ProfileArgs),
     /// Write a checkpoint in MLX's layout: cast, quantized or dequantized
     Convert(commands::convert::ConvertArgs),
+    /// Quantize matrix by matrix, with as many bits for each as serves the model best
+    Quantize(commands::quantize::QuantizeArgs),
     /// How well a model predicts a text
     Perplexity(commands::perplexity::PerplexityArgs),
     /// How far the predictions of two models of one vocabulary are apart
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Profile(args) => commands::profile::run(&args),
         Command::Convert(args) => commands::convert::run(&args, started),
+        Command::Quantize(args) => commands::quantize::run(&args, started),
         Command::Perplexity(args) => commands::perplexity::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Bench(args) => commands::bench::run(&args),

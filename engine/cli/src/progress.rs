@@ -18,6 +18,11 @@ pub(crate) fn count(verb: &'static str) -> Option<Progress> {
     bar_of(verb, "{pos}/{len} ({eta} left)")
 }
 
+/// A bar, or what says nothing where there is none.
+pub(crate) fn quiet(bar: Option<Progress>) -> Progress {
+    bar.unwrap_or_else(|| Box::new(|_, _| {}))
+}
+
 fn bar_of(verb: &'static str, numbers: &'static str) -> Option<Progress> {
     if !std::io::stderr().is_terminal() {
         return None;

@@ -40,6 +40,7 @@ mod prompt_cache;
 mod steps;
 mod measure;
 mod quality;
+mod search;
 mod doctor;
 
 pub use cache::{Cache, CacheEntry};
@@ -62,11 +63,12 @@ pub use ingot_ir::memory::MemoryTable;
 /// # let folder = tempfile::tempdir().unwrap();
 /// let (from, to) = ("../../models/ingot-tales-1m".as_ref(), folder.path().join("f32"));
 /// let options = ConvertOptions { dequantize: true, dtype: Some(StoredType::F32), ..ConvertOptions::default() };
-/// let converted = ingot::convert(from, &to, &options, &mut |_, _| {})?;
+/// let converted = ingot::convert(from, &to, &options, &mut |_, _| true)?;
 /// assert_eq!((converted.n_files, converted.bits_per_weight()), (1, 32.0));
 /// # Ok::<(), ingot::models::Error>(())
 /// ```
 pub use ingot_models::convert::convert;
+pub use ingot_models::convert::search::{Candidate, Candidates, Sensitivities, Target, Widths};
 pub use ingot_models::convert::{ConvertOptions, Converted, GgufType, Recipe, convert_gguf};
 /// ```
 /// # use ingot::{ChatOptions, DeviceChoice, LoadOptions, Model};
@@ -152,6 +154,7 @@ pub use measure::{Measured, Workload};
 pub use model::{Model, PlanFacts};
 pub use quality::{Comparison, Mean, Position, Windows, compare};
 pub use random::RandomShape;
+pub use search::sensitivities;
 pub use steps::{Profile, ProfiledKernel, ProfiledLaunch, StepFacts, StepShape, ceilings};
 pub use stream::Stream;
 pub use tiles::{Tiles, stored_path, tuned_target};

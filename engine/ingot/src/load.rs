@@ -140,7 +140,7 @@ impl Model {
         Self::load_lowered(Lowered::random(shape), options)
     }
 
-    fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
+    pub(crate) fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
         let mut model = model.limited(options.max_kv_size)?;
         let max_context = model.context(options.context)?;
         let place = device::place(&options.device, options.gpu.take())?;

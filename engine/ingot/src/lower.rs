@@ -48,18 +48,27 @@ pub(crate) struct Lowered {
 impl Lowered {
     /// A checkpoint: a folder in Hugging Face or MLX layout, or a GGUF file.
     pub(crate) fn checkpoint(path: &Path) -> Result<Self, Error> {
-        let opened = ingot_models::Model::open(path)?;
+        Self::opened(ingot_models::Model::open(path)?)
+    }
+
+    /// The same, opened.
+    pub(crate) fn opened(opened: ingot_models::Model) -> Result<Self, Error> {
         let graph = opened.graph()?;
         let (eos_ids, max_positions) = (opened.spec.eos_ids, opened.spec.max_position_embeddings);
         let (weights, files) = (Weights::of_checkpoint(opened.checkpoint), Some(opened.files));
         Ok(Self { graph, weights, files, eos_ids, max_positions, is_limited: false })
     }
 
+    /// A model without text side.
+    pub(crate) fn new(graph: Graph, weights: Weights, eos_ids: Vec<u32>, max_positions: u32) -> Self {
+        Self { graph, weights, files: None, eos_ids, max_positions, is_limited: false }
+    }
+
     /// A model of a known shape with random weights.
     pub(crate) fn random(shape: &RandomShape) -> Self {
         let graph = shape.graph();
         let weights = Weights::Random(RandomWeights::new(&graph));
-        Self { graph, weights, files: None, eos_ids: Vec::new(), max_positions: shape.max_context, is_limited: false }
+        Self::new(graph, weights, Vec::new(), shape.max_context)
     }
 
     /// The same with a cache of so many positions.

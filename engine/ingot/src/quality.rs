@@ -187,9 +187,9 @@ pub fn compare(
 
 /// Tokens that are read together.
 #[derive(PartialEq, Eq, Debug)]
-struct Window {
+pub(crate) struct Window {
     /// What the tokenizer puts first, and tokens of the text.
-    ids: Vec<u32>,
+    pub ids: Vec<u32>,
     /// How many of the former.
     n_prefix: usize,
     /// Place in the text of the first of the latter.
@@ -198,13 +198,13 @@ struct Window {
 
 impl Window {
     /// What row `row` of the logits predicts, if that is a token of the text with one before it: place in the text, and id.
-    fn target(&self, row: usize) -> Option<(usize, u32)> {
+    pub(crate) fn target(&self, row: usize) -> Option<(usize, u32)> {
         let token = *self.ids.get(row + 1)?;
         (row + 1 >= self.n_prefix).then(|| (self.first + row + 1 - self.n_prefix, token))
     }
 }
 
-fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Window>, Error> {
+pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Window>, Error> {
     let prefix = model.text_prompt("")?;
     let ids = model.tokenizer()?.encode(text, false)?;
     let n_prefix = prefix.len();
@@ -221,7 +221,7 @@ fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Window>, Error
 }
 
 /// Logarithm of the sum of exponentials.
-fn log_sum(row: &[f32]) -> f64 {
+pub(crate) fn log_sum(row: &[f32]) -> f64 {
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|logit| f64::from(logit - most).exp()).sum();
     f64::from(most) + sum.ln()

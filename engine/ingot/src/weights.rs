@@ -6,6 +6,7 @@ use ingot_compiler::artifact::Artifact;
 use ingot_compiler::repack::{self, MakeRows, Tensor, TensorBytes};
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_ir::weight::{Format, Part};
+use ingot_models::formats::affine::AffineMatrix;
 use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::formats::foreign::{Foreign, Rows};
 use ingot_runtime::cpu::execute::{StoredTensor, WeightSource};
@@ -23,6 +24,27 @@ pub(crate) enum Weights {
     Random(RandomWeights),
     /// Small and made on the spot, in any format.
     Made(MadeWeights),
+    /// Those of another, but for one matrix.
+    Changed(ChangedWeights),
+}
+
+/// Weights of which one matrix is quantized.
+pub(crate) struct ChangedWeights {
+    others: Arc<Weights>,
+    path: String,
+    matrix: AffineMatrix,
+}
+
+impl ChangedWeights {
+    pub(crate) fn new(others: Arc<Weights>, path: String, matrix: AffineMatrix) -> Self {
+        Self { others, path, matrix }
+    }
+
+    /// The matrix, if it is asked for.
+    fn own(&self, name: &str) -> Option<TensorBytes<'_>> {
+        let AffineMatrix { codes, scales, biases, .. } = &self.matrix;
+        (name == self.path).then_some(TensorBytes { values: codes, scales, biases, global: &[] })
+    }
 }
 
 /// A checkpoint, and those of its matrices whose rows had to be made in whole: the processor reads them in every step.
@@ -100,6 +122,10 @@ impl Weights {
             Self::Artifact(artifact) => artifact.tensor(name).map(Tensor::Stored),
             Self::Random(random) => random.find(name).map(Tensor::Stored),
             Self::Made(made) => made.find(name).map(Tensor::Stored),
+            Self::Changed(changed) => match changed.own(name) {
+                Some(own) => Some(Tensor::Stored(own)),
+                None => changed.others.find(name),
+            },
         }
     }
 
@@ -133,6 +159,11 @@ impl Weights {
 
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
+        if let Self::Changed(changed) = self
+            && name != changed.path
+        {
+            return changed.others.tensor(name);
+        }
         if let Self::Checkpoint(weights) = self
             && let Some(Rows { values, scales, biases, .. }) = weights.whole(name)
         {

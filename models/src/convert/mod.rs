@@ -7,6 +7,7 @@
 mod recipe;
 mod part;
 mod in_order;
+pub mod search;
 mod stream;
 mod gguf;
 
@@ -47,7 +48,7 @@ const COPIED: [&str; 11] = [
 ];
 
 /// What becomes of the weights.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConvertOptions {
     /// Quantizes matrices that are not quantized yet.
     pub quantize: Option<Recipe>,
@@ -247,9 +248,8 @@ fn describe(
         quantization = Some(quant_object(**quant));
     }
     if let Some(recipe) = &options.quantize {
-        if quantization.is_some() || recipe.is_mixed() {
-            named.extend(new);
-        }
+        let is_told = |quant: &Quant| quantization.is_some() || recipe.is_named(*quant);
+        named.extend(new.iter().filter(|(_, quant)| is_told(quant)));
         let is_router = |(path, _): &(&String, &Quant)| is_router(spec, path);
         routers.extend(new.iter().filter(|named| recipe.is_uniform() && is_router(named)).map(|(path, _)| path));
         quantization = quantization.or_else(|| Some(quant_object(recipe.default())));

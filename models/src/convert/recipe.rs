@@ -2,9 +2,10 @@
 
 use crate::config::Quant;
 use crate::formats::affine::{BITS, GROUPS, QuantShape};
+use std::collections::BTreeMap;
 
 /// How the matrices of a model are quantized.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Recipe {
     /// All alike.
     Uniform(Quant),
@@ -18,6 +19,13 @@ pub enum Recipe {
         group: u32,
         /// Bits that the configuration names for modules that it does not list.
         default_bits: u32,
+    },
+    /// Affine, with other bits for some modules than for the rest.
+    Listed {
+        /// What the rest has.
+        default: QuantShape,
+        /// Bits by a module's path; their groups are those of the rest.
+        bits: BTreeMap<String, u32>,
     },
 }
 
@@ -70,6 +78,7 @@ impl Recipe {
         match *self {
             Self::Uniform(quant) => quant,
             Self::Mixed { group, default_bits, .. } => Quant::Affine(QuantShape { bits: default_bits, group }),
+            Self::Listed { default, .. } => Quant::Affine(default),
         }
     }
 
@@ -78,8 +87,9 @@ impl Recipe {
         matches!(self, Self::Uniform(_))
     }
 
-    pub(super) fn is_mixed(&self) -> bool {
-        matches!(self, Self::Mixed { .. })
+    /// Whether the configuration has an object of its own for a module that is quantized so.
+    pub(super) fn is_named(&self, quant: Quant) -> bool {
+        matches!(self, Self::Mixed { .. }) || quant != self.default()
     }
 
     /// How the matrix of a module is quantized; `None` if its columns are no whole groups.
@@ -87,7 +97,14 @@ impl Recipe {
         if !n_cols.is_multiple_of(self.default().group()) {
             return None;
         }
-        let Self::Mixed { low, high, group, .. } = *self else { return Some(self.default()) };
+        let (low, high, group) = match self {
+            Self::Uniform(quant) => return Some(*quant),
+            Self::Listed { default, bits } => {
+                let bits = bits.get(path).copied().unwrap_or(default.bits);
+                return Some(Quant::Affine(QuantShape { bits, ..*default }));
+            }
+            Self::Mixed { low, high, group, .. } => (*low, *high, *group),
+        };
         let layer = path.split('.').find_map(|part| part.parse::<u32>().ok()).unwrap_or(0);
         let eighth = n_layers / 8;
         let is_sensitive =

@@ -4,11 +4,12 @@ use super::Told;
 use super::in_order::in_order;
 use crate::config::Quant;
 use crate::error::{Error, Result};
-use crate::formats::affine::{AffineMatrix, AffineView, push_scale, scale_at};
+use crate::formats::affine::{AffineMatrix, AffineView, QuantShape, push_scale, scale_at};
 use crate::formats::safetensors::{self, StoredType, TensorDecl, TensorView};
 use crate::formats::small_float::SmallFloatMatrix;
 use crate::weights::Matrix;
 use ingot_ir::weight::ScaleType;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -44,7 +45,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn shape(&self) -> [usize; 2] {
+    pub(super) fn shape(&self) -> [usize; 2] {
         let [n_rows, n_cols] = self.parts[0].shape();
         [n_rows * self.parts.len(), n_cols]
     }
@@ -146,6 +147,51 @@ impl Item<'_> {
         let [Matrix::Foreign(foreign)] = parts else { return self.kind.encode(first, end) };
         let rows = foreign.rows(first..end);
         self.kind.with(rows.view()).encode(0, end - first)
+    }
+
+    /// All of an affine [`Kind::Quantize`].
+    pub(super) fn quantized(&self) -> AffineMatrix {
+        let (shape, scale_type) = self.affine();
+        let [n_rows, n_cols] = self.shape();
+        let (mut codes, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        let parts: Vec<Parts> = self.chunks().into_par_iter().map(|[first, end]| self.encode(first, end)).collect();
+        for part in parts {
+            codes.extend(part.values);
+            scales.extend(part.scales);
+            biases.extend(part.biases);
+        }
+        AffineMatrix { shape, scale_type, n_rows, n_cols, codes, scales, biases }
+    }
+
+    /// How far the numbers of an affine [`Kind::Quantize`] are from the source's: the sum of squared differences.
+    pub(super) fn squared_error(&self) -> f64 {
+        let Kind::Quantize { matrix, .. } = &self.kind else { return 0.0 };
+        let (shape, scale_type) = self.affine();
+        let [_, n_cols] = self.shape();
+        let of_rows = |[first, end]: [usize; 2]| {
+            let Parts { values, scales, biases } = self.encode(first, end);
+            let (codes, n_rows) = (&values[..], end - first);
+            let made = AffineView { shape, scale_type, n_rows, n_cols, codes, scales: &scales, biases: &biases };
+            let distance = |(a, b): (f32, &f32)| f64::from(a - b).powi(2);
+            made.dequantize().into_iter().zip(&all_numbers(matrix, first, end)).map(distance).sum::<f64>()
+        };
+        // Summed in the order of rows, so that the sum does not depend on threads.
+        let sums: Vec<f64> = self.chunks().into_par_iter().map(of_rows).collect();
+        sums.iter().sum()
+    }
+
+    fn affine(&self) -> (QuantShape, ScaleType) {
+        match &self.kind {
+            Kind::Quantize { quant: Quant::Affine(shape), float, .. } => (*shape, scale_type(*float)),
+            _ => unreachable!("a search is among affine forms"),
+        }
+    }
+
+    /// Its rows, as many at a time as are encoded.
+    fn chunks(&self) -> Vec<[usize; 2]> {
+        let [n_rows, n_cols] = self.shape();
+        let n = chunk_rows(n_cols);
+        (0..n_rows).step_by(n).map(|first| [first, (first + n).min(n_rows)]).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::grammar::LazyVocabulary;
 use crate::error::{Error, Result};
 use crate::files::Files;
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -31,11 +32,17 @@ impl Tokenizer {
                 "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
             return Err(Error::Missing { path, what: what.into() });
         };
-        let again = |error| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(text.as_bytes()).map_err(again)?;
-        // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
-        inner.with_truncation(None).map_err(again)?;
-        inner.with_padding(None);
+        let again = |error: String| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
+        let outline: Outline = serde_json::from_str(&text).map_err(|error| again(error.to_string()))?;
+        check_tables(&outline.normalizer).map_err(again)?;
+        let read = || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(text.as_bytes())?;
+            // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
+            inner.with_truncation(None)?;
+            inner.with_padding(None);
+            Ok(inner)
+        };
+        let inner = guarded(read).map_err(again)?;
         let special = special_tokens(files)?;
         let id = |role: &str| special.get(role).and_then(|token| inner.token_to_id(token));
         let mut eos_ids: Vec<u32> = eos_ids.iter().copied().chain(id("eos_token")).collect();
@@ -51,8 +58,7 @@ impl Tokenizer {
     /// Ids of a text. `add_special` adds what the tokenizer puts around a plain text, usually the begin token; text of
     /// special tokens inside `text` becomes their ids either way.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, add_special).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        let encoding = guarded(|| self.inner.encode_fast(text, add_special)).map_err(Error::Tokenizer)?;
         Ok(encoding.get_ids().to_vec())
     }
     /// Ids of a prompt as mlx-lm takes it: without special tokens if it already begins with the begin token.
@@ -62,7 +68,7 @@ impl Tokenizer {
     }
     /// Text of ids. Bytes that are no whole character become U+FFFD; unknown ids are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|error| Error::Tokenizer(error.to_string()))
+        guarded(|| self.inner.decode(ids, skip_special)).map_err(Error::Tokenizer)
     }
     /// The token's text in the vocabulary's own spelling.
     pub fn token(&self, id: u32) -> Option<String> {
@@ -88,6 +94,52 @@ impl Tokenizer {
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special
     }
+}
+
+/// What is looked at before the crate `tokenizers` reads a file; that the rest is JSON too is seen on the way.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    normalizer: Value,
+}
+
+/// Checks SentencePiece's tables in a normalizer.
+fn check_tables(normalizer: &Value) -> std::result::Result<(), String> {
+    match normalizer {
+        Value::Array(all) => all.iter().try_for_each(check_tables),
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| match value {
+            Value::String(base64) if name == "precompiled_charsmap" => check_table(base64),
+            other => check_tables(other),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A table begins with the size of its first part in 4 bytes, for which memory is taken before it is read.
+fn check_table(base64: &str) -> std::result::Result<(), String> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let n_bytes = base64.len() / 4 * 3;
+    let first = base64.bytes().take(6).try_fold(0u64, |bits, byte| Some(bits << 6 | u64::from(digit(byte)?)));
+    // Six digits are 36 bits.
+    let size = first.map(|bits| ((bits >> 4) as u32).swap_bytes() as usize);
+    match size {
+        Some(size) if size >= 4 && size <= n_bytes.saturating_sub(4) => Ok(()),
+        _ => Err("the table of its normalizer is not whole".into()),
+    }
+}
+
+/// Calls the crate `tokenizers`, which panics on some files whose parts do not go together.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    // Nothing that a panic may have left half done is used again: what is read is dropped, and reading changes a cache alone.
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    done.unwrap_or_else(|_| Err("its parts do not go together".into())).map_err(|error| error.to_string())
 }
 
 /// The tokens with a role; `tokenizer_config.json` wins over `special_tokens_map.json`.

@@ -3,6 +3,7 @@
 use crate::{assert_error, golden, read_json};
 use ingot_models::Model;
 use ingot_models::config::Quant;
+use ingot_models::convert::search::{Candidates, Sensitivities, Target, Widths};
 use ingot_models::convert::{ConvertOptions, Recipe, convert};
 use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::formats::safetensors::StoredType;
@@ -129,6 +130,46 @@ fn mixed_recipes_are_recorded_by_layer() {
 }
 
 #[test]
+fn searched_widths_are_recorded_where_they_differ() {
+    let Some(source) = golden("llama") else { return };
+    let widths = Widths::new(3, 6, 32).expect("widths");
+    let mut told = Vec::new();
+    let candidates =
+        Candidates::measure(&source, widths, &mut |done, total| told.push((done, total))).expect("measured");
+    assert!(told.is_sorted() && told.last().is_some_and(|(done, total)| done == total), "{told:?}");
+    let of = |path: &str| if path == "lm_head" { 1e6 } else { 1.0 };
+    let sensitivities: Sensitivities = candidates.matrices.iter().map(|m| (m.path.clone(), of(&m.path))).collect();
+    let quantize = candidates.recipe(&sensitivities, Target::BitsPerWeight(6.0)).expect("a recipe");
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("searched");
+    let options = ConvertOptions { quantize: Some(quantize), ..ConvertOptions::default() };
+    let converted = convert(&source, &out, &options, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
+    let bits = converted.bits_per_weight();
+    assert!((5.7..=6.0).contains(&bits), "{bits}");
+
+    let config = read_json(&out.join("config.json"));
+    assert_eq!(
+        (config["quantization"]["bits"].as_u64(), config["quantization"]["group_size"].as_u64()),
+        (Some(3), Some(32))
+    );
+    assert_eq!(config["quantization"]["lm_head"]["bits"], 6);
+    let model = Model::open(&out).expect("a checkpoint");
+    let mut found = Vec::new();
+    for matrix in &candidates.matrices {
+        let [n_rows, n_cols] = matrix.shape;
+        let Ok(Matrix::Affine(view)) = model.weights().matrix(&matrix.path, n_rows, n_cols) else {
+            panic!("not affine")
+        };
+        let told = config["quantization"].get(&matrix.path).map_or(3, |quant| quant["bits"].as_u64().expect("bits"));
+        assert_eq!(u64::from(view.shape.bits), told, "{}", matrix.path);
+        assert_eq!(config["quantization"].get(&matrix.path).is_some(), view.shape.bits != 3, "{}", matrix.path);
+        found.push(view.shape.bits);
+    }
+    assert!(found.contains(&3) || found.contains(&4), "nothing is left narrow: {found:?}");
+    assert_error(Candidates::measure(&out, widths, &mut |_, _| {}), &["searched", "no matrix of floats"]);
+}
+
+#[test]
 fn dequantized_checkpoints_hold_the_same_numbers() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["llama_affine_b4_g64", "llama_affine_mixed", "llama_mxfp8", "llama_nvfp4"] {
@@ -195,7 +236,7 @@ fn nothing_is_overwritten_and_nothing_is_left_half() {
     let run = |source: &Path, options: &ConvertOptions| convert(source, &out, options, &mut |_, _| true);
     assert_error(run(&source, &options), &["out", "exists already"]);
     std::fs::remove_dir(&out).expect("removed");
-    let both = ConvertOptions { dequantize: true, ..options };
+    let both = ConvertOptions { dequantize: true, ..options.clone() };
     let both = ConvertOptions { quantize: Some(recipe("affine", None, None)), ..both };
     assert_error(run(&source, &both), &["not both"]);
     // A source that lacks a tensor.

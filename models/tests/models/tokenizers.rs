@@ -1,5 +1,6 @@
 //! The kinds of tokenizer that checkpoints come with, as small ones whose pieces can be told by hand.
 
+use crate::assert_error;
 use ingot_models::Files;
 use ingot_models::text::detokenizer::Detokenizer;
 use ingot_models::text::tokenizer::Tokenizer;
@@ -141,4 +142,40 @@ fn wordpiece() {
     check(&tokenizer, "game play", &["game", "play"], "game play");
     assert_eq!(tokenizer.encode("game", true).expect("encodes"), [1, 6, 2]);
     assert_eq!(tokenizer.encode("other games", false).expect("encodes"), [0, 6, 7], "an unknown word is one token");
+}
+
+/// Files that the crate which reads them panics on, or takes gigabytes for.
+#[test]
+fn damaged_files_are_refused() {
+    let of = |text: String| {
+        let files = BTreeMap::from([("tokenizer.json".to_owned(), text.into_bytes())]);
+        Tokenizer::load(&Files::held(Path::new("held"), files), &[])
+    };
+    let with = |field: &str, value: Value| {
+        let mut tokenizer = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": null, "model": { "type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]] }
+        });
+        tokenizer[field] = value;
+        tokenizer.to_string()
+    };
+    let table = |base64: &str| json!({ "type": "Precompiled", "precompiled_charsmap": base64 });
+    assert!(of(with("normalizer", Value::Null)).is_ok());
+    assert_error(
+        of(with("normalizer", Value::Null).replace("\"decoder\":", "\"decoder\"")),
+        &["tokenizer.json", "expected"],
+    );
+    // A table of four gigabytes, one without a first part, one that is cut short, in a list and alone.
+    for base64 in ["////////", "AAAAAAAAAAA=", "CAAAAAAAAAA=", "", "?"] {
+        assert_error(of(with("normalizer", table(base64))), &["tokenizer.json", "not whole"]);
+        let list = json!({ "type": "Sequence", "normalizers": [table(base64)] });
+        assert_error(of(with("normalizer", list)), &["tokenizer.json", "not whole"]);
+    }
+    // A token of a template that the template does not list is seen when a text is encoded.
+    let template = json!({
+        "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "<x>", "type_id": 0 } }], "pair": [],
+        "special_tokens": {}
+    });
+    let read = of(with("post_processor", template));
+    assert!(read.and_then(|tokenizer| tokenizer.encode("a", true)).is_err());
 }

@@ -4,8 +4,11 @@ use ingot_ir::weight::Source;
 use ingot_models::config::ModelSpec;
 use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::formats::safetensors::Safetensors;
+use ingot_models::text::detokenizer::Detokenizer;
+use ingot_models::text::tokenizer::Tokenizer;
 use ingot_models::weights::{Loaded, Matrix};
-use ingot_models::{Model, rope};
+use ingot_models::{Files, Model, rope};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -23,6 +26,39 @@ pub const CONFIG: &str = r#"{
 /// A list of a folder's weight files.
 pub const INDEX: &str = r#"{"metadata": {"total_size": 8}, "weight_map": {"a": "model.safetensors"}}"#;
 
+/// Tokenizers of the kinds that there are.
+const TOKENIZERS: [&str; 3] = [
+    r#"{"version": "1.0", "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+  "padding": {"strategy": {"Fixed": 8}, "direction": "Left", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
+    "pad_token": "<e>"},
+  "added_tokens": [{"id": 0, "content": "<e>", "single_word": false, "lstrip": false, "rstrip": true, "normalized": false,
+    "special": true}],
+  "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Replace", "pattern": {"String": "x"},
+    "content": "a"}]},
+  "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}| ?\\p{L}+|\\s+"},
+    "behavior": "Isolated", "invert": false}, {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+    "use_regex": false}]},
+  "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<e>", "type_id": 0}},
+    {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B",
+    "type_id": 1}}], "special_tokens": {"<e>": {"id": "<e>", "ids": [0], "tokens": ["<e>"]}}},
+  "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+  "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+    "fuse_unk": false, "byte_fallback": false, "ignore_merges": true, "vocab": {"<e>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4,
+    "Ġab": 5, "1": 6}, "merges": [["a", "b"], ["Ġ", "ab"]]}}"#,
+    r#"{"version": "1.0", "added_tokens": [], "normalizer": {"type": "Precompiled", "precompiled_charsmap": "TABLE"},
+  "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true},
+  "post_processor": null, "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"},
+    "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+  "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true, "vocab": [["<unk>", 0.0], ["▁", -2.0], ["a", -1.5],
+    ["ab", -1.0], ["<0x0A>", -9.0]]}}"#,
+    r###"{"version": "1.0", "added_tokens": [], "normalizer": {"type": "BertNormalizer", "clean_text": true,
+    "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}, "pre_tokenizer": {"type": "BertPreTokenizer"},
+  "post_processor": {"type": "BertProcessing", "sep": ["[E]", 1], "cls": ["[E]", 1]},
+  "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+  "model": {"type": "WordPiece", "unk_token": "[U]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+    "vocab": {"[U]": 0, "[E]": 1, "a": 2, "##b": 3}}}"###,
+];
+
 /// (name in GGUF, name in a folder, rows, columns or 0 for a vector, type's number, bytes of a row).
 const TENSORS: [(&str, &str, u64, u64, u32, usize); 11] = [
     ("token_embd", "model.embed_tokens", 8, 32, 8, 34),
@@ -39,13 +75,32 @@ const TENSORS: [(&str, &str, u64, u64, u32, usize); 11] = [
 ];
 
 /// Good inputs by target.
-pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 4] {
+pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 6] {
+    // SentencePiece's table of replacements: 1024 as four bytes, and so many that are zero.
+    let table = format!("AAQAAA{}=", "A".repeat(1365));
+    let map =
+        serde_json::from_str(CONFIG).ok().and_then(|config: Value| config.get("quantization").map(Value::to_string));
     [
+        ("quantization", map.into_iter().map(String::into_bytes).collect()),
+        ("tokenizer", TOKENIZERS.map(|text| text.replace("TABLE", &table).into_bytes()).to_vec()),
         ("safetensors", vec![safetensors_file()]),
         ("gguf", vec![gguf_file()]),
         ("config", vec![CONFIG.into()]),
         ("index", vec![INDEX.into()]),
     ]
+}
+
+/// A target by its name.
+pub fn target(name: &str) -> Option<fn(&[u8])> {
+    Some(match name {
+        "safetensors" => safetensors,
+        "gguf" => gguf,
+        "config" => config,
+        "quantization" => quantization,
+        "index" => index,
+        "tokenizer" => tokenizer,
+        _ => return None,
+    })
 }
 
 /// The model of [`CONFIG`] as a GGUF file.
@@ -211,4 +266,32 @@ pub fn index(bytes: &[u8]) {
             assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a"]);
         }
     });
+}
+
+/// A text that claims to be a configuration's map of quantization, beside weights of several modes.
+pub fn quantization(bytes: &[u8]) {
+    let (Ok(mut config), Ok(map)) = (serde_json::from_str::<Value>(CONFIG), serde_json::from_slice(bytes)) else {
+        return;
+    };
+    config["quantization"] = map;
+    let (config, weights) = (config.to_string(), safetensors_file());
+    let files = BTreeMap::from([("config.json", config.as_bytes()), ("model.safetensors", &weights[..])]);
+    in_folder(&files, |folder| {
+        if let Ok(model) = Model::open(folder) {
+            whole(&model);
+        }
+    });
+}
+
+/// A text that claims to be a tokenizer.
+pub fn tokenizer(bytes: &[u8]) {
+    let files = BTreeMap::from([("tokenizer.json".to_owned(), bytes.to_vec())]);
+    let Ok(tokenizer) = Tokenizer::load(&Files::held(Path::new("held"), files), &[]) else { return };
+    for text in ["", "ab xb  1234\n", "<e> \u{e4}\u{301}\u{1f40b} ab"] {
+        let Ok(ids) = tokenizer.encode(text, true) else { continue };
+        let _ = tokenizer.decode(&ids, false);
+        let mut stream = Detokenizer::new(true);
+        let _ = ids.iter().try_for_each(|id| stream.push(&tokenizer, *id).map(drop));
+        let _ = stream.finish(&tokenizer);
+    }
 }

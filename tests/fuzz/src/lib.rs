@@ -18,13 +18,34 @@ use ingot_ir::plan::{Plan, PlanKernel};
 use safetensors::SafeTensors;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Once};
 
 /// A model of one layer as text: every op of a Llama with biases.
 pub const GRAPH: &str = include_str!("../seeds/llama.graph");
 
 /// A table of tiles as `ingot tune` writes it.
 pub const TILES: &str = include_str!("../seeds/tiles.json");
+
+/// Memory that a parser of a checkpoint may have at a time, besides that in proportion to what it is given.
+const LEAST_BYTES: u64 = 1 << 20;
+/// Times the size of what it is given.
+const TIMES: u64 = 64;
+
+/// Calls a parser on bytes.
+///
+/// # Panics
+/// If the thread has more memory than the bytes are worth at any time, e.g. because a count in a file was believed.
+pub fn bounded(bytes: &[u8], parse: impl FnOnce(&[u8])) {
+    // What it takes to tell of a panic that is caught is not the parser's.
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| allocation_counter::opt_out(|| tell(panic))));
+    });
+    let most = allocation_counter::measure(|| parse(bytes)).bytes_max;
+    let allowed = LEAST_BYTES + TIMES * bytes.len() as u64;
+    assert!(most <= allowed, "{most} bytes of memory for {} bytes", bytes.len());
+}
 
 /// Good inputs by target.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {

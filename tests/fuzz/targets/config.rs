@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ingot_fuzz::checkpoints::config(bytes));
+use ingot_fuzz::{bounded, checkpoints};
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bounded(bytes, checkpoints::config));

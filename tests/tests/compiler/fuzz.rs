@@ -73,7 +73,7 @@ fn change(bytes: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
-fn fuzz(name: &str, target: fn(&[u8]), n_changed: u32) {
+fn fuzz(name: &str, target: impl Fn(&[u8]) + std::panic::RefUnwindSafe, n_changed: u32) {
     let (_, seeds) = any_bytes::seeds().into_iter().find(|(found, _)| *found == name).expect("a target's name");
     for (ix, seed) in seeds.iter().enumerate() {
         target(seed);
@@ -99,6 +99,38 @@ fn seeds_for_cargo_fuzz() {
     }
 }
 
+/// Parsers of checkpoints with their seeds' changes, change upon change, for so many seconds each: `INGOT_FUZZ_SECONDS`.
+#[test]
+#[ignore = "takes minutes"]
+fn any_checkpoint_for_long() {
+    let seconds = std::env::var("INGOT_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let mut rng = Rng::new(std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64));
+    for (name, seeds) in any_bytes::checkpoints::seeds() {
+        let target = any_bytes::checkpoints::target(name).expect("a target of each name");
+        let (started, mut n_runs) = (std::time::Instant::now(), 0);
+        let mut kept = seeds.clone();
+        while started.elapsed().as_secs() < seconds {
+            let ix = rng.below(kept.len() as u32) as usize;
+            let mut bytes = kept[ix].clone();
+            change(&mut bytes, &mut rng);
+            let outcome = std::panic::catch_unwind(|| any_bytes::bounded(&bytes, target));
+            if outcome.is_err() {
+                let path = std::env::temp_dir().join(format!("ingot-fuzz-{name}"));
+                std::fs::write(&path, &bytes).expect("is written");
+                panic!("{name}: {} is a finding", path.display());
+            }
+            // Changes upon changes, which the seeds take turns with.
+            match kept.len() {
+                0..64 => kept.push(bytes),
+                n if rng.below(8) > 0 => kept[seeds.len() + ix % (n - seeds.len())] = bytes,
+                _ => kept.truncate(seeds.len()),
+            }
+            n_runs += 1;
+        }
+        println!("{name}: {n_runs} runs");
+    }
+}
+
 #[test]
 fn any_artifact() {
     fuzz("artifact", any_bytes::artifact, 1500);
@@ -119,22 +151,38 @@ fn any_table_of_tiles() {
     fuzz("tiles", any_bytes::tiles, 3000);
 }
 
+/// The same for parsers of checkpoints, which are held to memory in proportion.
+fn fuzz_checkpoint(name: &str, n_changed: u32) {
+    let target = any_bytes::checkpoints::target(name).expect("a target's name");
+    fuzz(name, |bytes| any_bytes::bounded(bytes, target), n_changed);
+}
+
 #[test]
 fn any_safetensors_file() {
-    fuzz("safetensors", any_bytes::checkpoints::safetensors, 3000);
+    fuzz_checkpoint("safetensors", 3000);
 }
 
 #[test]
 fn any_gguf_file() {
-    fuzz("gguf", any_bytes::checkpoints::gguf, 3000);
+    fuzz_checkpoint("gguf", 3000);
 }
 
 #[test]
 fn any_configuration() {
-    fuzz("config", any_bytes::checkpoints::config, 10_000);
+    fuzz_checkpoint("config", 10_000);
 }
 
 #[test]
 fn any_index() {
-    fuzz("index", any_bytes::checkpoints::index, 1000);
+    fuzz_checkpoint("index", 1000);
+}
+
+#[test]
+fn any_map_of_quantization() {
+    fuzz_checkpoint("quantization", 1000);
+}
+
+#[test]
+fn any_tokenizer() {
+    fuzz_checkpoint("tokenizer", 2000);
 }

@@ -10,9 +10,16 @@ use ingot_tests::stored::StoredTensors;
 use ingot_tests::tolerance::{Arithmetic, kernel};
 use std::sync::Arc;
 
-/// Three groups of the longest kind, or blocks that come in 256 columns.
+/// An odd number of groups or blocks, of some 400 columns or more.
 fn width(format: Format) -> u32 {
-    if matches!(format, Format::K(_)) { 512 } else { 384 }
+    let group = match format {
+        Format::F32 | Format::F16 | Format::Bf16 => return 384,
+        Format::Affine { group, .. } => group.into(),
+        Format::Mxfp4 | Format::Mxfp8 => 32,
+        Format::Nvfp4 { .. } => 16,
+        Format::K(k) => k.block(),
+    };
+    group * ((384 / group).max(2) | 1)
 }
 
 fn embedding(format: Format, n_cols: u32) -> Graph {

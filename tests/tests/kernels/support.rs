@@ -70,7 +70,8 @@ pub(crate) fn formats() -> Vec<Format> {
             }));
         }
     }
-    all.push(Format::Affine { bits: 1, group: 32, scales: ScaleType::F16 });
+    let one_bit = [(32, ScaleType::F16), (64, ScaleType::Bf16), (128, ScaleType::F32)];
+    all.extend(one_bit.map(|(group, scales)| Format::Affine { bits: 1, group, scales }));
     all.extend([Format::Mxfp4, Format::Mxfp8, Format::Nvfp4 { global: false }, Format::Nvfp4 { global: true }]);
     all.extend(KFormat::ALL.map(Format::K));
     all

@@ -6,8 +6,8 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ingot::models::formats::safetensors::StoredType;
-use ingot::{Bytes, ConvertOptions, GgufType, Recipe};
-use std::path::PathBuf;
+use ingot::{Bytes, ConvertOptions, Converted, GgufType, Recipe};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Flags of `ingot convert`.
@@ -64,33 +64,45 @@ pub(crate) fn run(args: &ConvertArgs, started: Instant) -> Result<()> {
         _ => StoredType::F32,
     });
     let options = ConvertOptions { quantize, dequantize: args.dequantize, dtype, repack: args.repack };
-    let mut bar = progress::bar("converting");
+    let folder = shipped::folder(Some(&args.hf_path), &args.hub)?;
+    let kind = if args.repack { Some(GgufType::Repack) } else { GgufType::parse(&args.gguf_type) };
+    let kind = kind.ok_or_else(|| anyhow!("there is no type `{}`", args.gguf_type))?;
+    let out = args.gguf_path.as_ref().unwrap_or(&args.mlx_path);
+    let converted = stoppable("converting", |told| match &args.gguf_path {
+        None => ingot::convert(&folder, out, &options, told),
+        Some(_) => ingot::convert_gguf(&folder, out, kind, told),
+    })?;
+    tell(out, &converted, started)
+}
+
+type Written = Result<Converted, ingot::models::Error>;
+
+/// Runs what writes a model, with a bar. After Ctrl-C the program ends, and nothing is left behind.
+pub(crate) fn stoppable(
+    verb: &'static str,
+    write: impl FnOnce(&mut dyn FnMut(u64, u64) -> bool) -> Written,
+) -> Result<Converted> {
+    let mut bar = progress::bar(verb);
     let mut told = |done, total| {
         if let Some(bar) = &mut bar {
             bar(done, total);
         }
         !interrupt::pressed()
     };
-    let folder = shipped::folder(Some(&args.hf_path), &args.hub)?;
-    // Ctrl-C leaves nothing behind.
     interrupt::install()?;
-    let (out, converted) = match &args.gguf_path {
-        None => (&args.mlx_path, ingot::convert(&folder, &args.mlx_path, &options, &mut told)),
-        Some(file) => {
-            let kind = if args.repack { Some(GgufType::Repack) } else { GgufType::parse(&args.gguf_type) };
-            let kind = kind.ok_or_else(|| anyhow!("there is no type `{}`", args.gguf_type))?;
-            (file, ingot::convert_gguf(&folder, file, kind, &mut told))
-        }
-    };
-    let converted = match converted {
+    let converted = write(&mut told);
+    drop(bar);
+    match converted {
         Err(error @ ingot::models::Error::Stopped { .. }) => {
-            drop(bar);
             output::report(&error.into());
             std::process::exit(interrupt::EXIT_INTERRUPTED)
         }
-        converted => converted?,
-    };
-    drop(bar);
+        converted => Ok(converted?),
+    }
+}
+
+/// Prints what was written.
+pub(crate) fn tell(out: &Path, converted: &Converted, started: Instant) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     output::println(&format!(
         "{}: {} in {} {}, {:.3} bits per weight, {seconds:.1} s",

@@ -16,5 +16,6 @@ pub(crate) mod profile;
 pub(crate) mod doctor;
 pub(crate) mod completions;
 pub(crate) mod convert;
+pub(crate) mod quantize;
 pub(crate) mod perplexity;
 pub(crate) mod compare;

@@ -34,7 +34,8 @@ impl DataArgs {
     }
 }
 
-fn read_text(path: &Path) -> Result<String> {
+/// A text file.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as text", path.display()))
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints in other forms, and how good they are: `ingot convert`, `perplexity` and `compare`.
+//! Checkpoints in other forms, and how good they are: `ingot convert`, `quantize`, `perplexity` and `compare`.
 
 use super::{fail, ingot, json, on_cpu, succeed};
 use std::path::Path;
@@ -66,4 +66,53 @@ fn wrong_conversions_say_what_is_wrong() {
     let data = data.to_str().unwrap();
     fail(on_cpu(&["perplexity", "--model", "ingot-tales-1m", "--data", data]), 1, &["at least 2"]);
     fail(on_cpu(&["perplexity", "--model", "ingot-tales-1m", "--data", "no such file"]), 1, &["no such file"]);
+}
+
+#[test]
+fn searched_widths_are_nearer_than_equal_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let [plain, equal, mix, again, data, kept] =
+        ["plain", "equal", "mix", "again", "text.txt", "sensitivities.json"].map(path);
+    std::fs::write(&data, TEXT).unwrap();
+    convert("ingot-tales-1m", Path::new(&plain), &["-d", "--dtype", "float32"]);
+    let size = |told: &str| -> f64 {
+        let words: Vec<&str> = told.split(' ').collect();
+        let at = words.iter().position(|word| *word == "bits").unwrap();
+        words[at - 1].parse().unwrap()
+    };
+    let equal_size = size(&convert(&plain, Path::new(&equal), &["-q", "--q-group-size", "32"]));
+    let target = equal_size.to_string();
+    let widths = ["--low-bits", "2", "--high-bits", "8", "--group-size", "32", "--target-bpw", &target];
+    let search = |out: &str, flags: &[&str]| {
+        on_cpu(&[&["quantize", "--search", "--model", &plain, "--mlx-path", out], &widths[..], flags].concat())
+    };
+    let measured = ["--data", &data, "--sequence-length", "32", "--sensitivities", &kept];
+    let mix_size = size(&succeed(search(&mix, &measured)));
+    assert!(mix_size <= equal_size && mix_size > 0.95 * equal_size, "{mix_size} against {equal_size}");
+    let kl = |model: &str| {
+        let report = json(on_cpu(&["compare", &plain, model, "--data", &data, "--sequence-length", "32", "--json"]));
+        report["kl"]["mean"].as_f64().unwrap()
+    };
+    let (of_mix, of_equal) = (kl(&mix), kl(&equal));
+    assert!(of_mix < of_equal, "{of_mix} against {of_equal}");
+
+    // What was measured serves again, without a text.
+    succeed(search(&again, &["--sensitivities", &kept]));
+    let weights = |folder: &str| std::fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+    assert!(weights(&mix) == weights(&again));
+
+    fail(search(&mix, &measured), 1, &["mix", "exists already"]);
+    let new = path("new");
+    fail(search(&new, &[]), 2, &["required arguments"]);
+    let no_search = ["quantize", "--model", &plain, "--mlx-path", &new, "--data", &data];
+    fail(on_cpu(&no_search), 2, &["required arguments"]);
+    let with = |flags: &[&str]| on_cpu(&[&no_search[..], &["--search"], flags].concat());
+    fail(with(&["--target-bpw", "3"]), 1, &["4 bits everywhere", "--low-bits"]);
+    fail(with(&["--low-bits", "7", "--high-bits", "8"]), 1, &["7 bits"]);
+    std::fs::write(&kept, r#"[["model.other", 1.0]]"#).unwrap();
+    fail(with(&["--sensitivities", &kept]), 1, &["another model", "model.other"]);
+    std::fs::write(&kept, "{}").unwrap();
+    fail(with(&["--sensitivities", &kept]), 1, &["sensitivities.json"]);
+    assert!(!Path::new(&new).exists());
 }
