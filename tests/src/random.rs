@@ -34,6 +34,8 @@ pub struct Shape {
     pub mlp_bias: bool,
     /// Whether the heads of queries and keys are normed before they are rotated.
     pub head_norms: bool,
+    /// As Gemma has it: embeddings times a factor, norms about 1 and after attention and MLP too, GELU, bounded logits.
+    pub gemma: bool,
     /// Formats of q, k, v, o, gate, up, down and the tables.
     pub formats: [Format; 8],
     /// What every second layer sees; a second KV group if it is a window.
@@ -65,6 +67,7 @@ impl Shape {
             attention_bias: false,
             mlp_bias: false,
             head_norms: false,
+            gemma: false,
             formats: [Format::Bf16; 8],
             odd_window: Window::FULL,
             softcap: 0.0,
@@ -79,20 +82,40 @@ impl Shape {
         let table = b.matrix("embed", VOCAB, self.hidden, self.formats[7]);
         let freqs = b.freqs(self.head_dim);
         let mut x = b.op(Op::Embed { parts: vec![table] });
+        if self.gemma {
+            x = b.op(Op::Scale { x, by: 1.5 });
+        }
         for layer in 0..self.n_layers {
             x = self.attention(&mut b, layer, x, freqs);
             x = self.mlp(&mut b, layer, x);
         }
-        let x = b.norm(x, "norm");
+        let x = self.norm(&mut b, x, "norm");
         let head = if self.tied { table } else { b.matrix("head", VOCAB, self.hidden, self.formats[7]) };
-        let logits = b.op(Op::Linear { x, weight: head, bias: None });
+        let mut logits = b.op(Op::Linear { x, weight: head, bias: None });
+        if self.gemma {
+            logits = b.op(Op::Softcap { x: logits, cap: 3.0 });
+        }
         let ids = b.op(Op::Argmax { x: logits });
         b.finish(vec![logits, ids])
     }
 
+    fn norm(&self, b: &mut GraphBuilder, x: ValueId, name: &str) -> ValueId {
+        let mut weight = b.vector(name, b.graph.values[x].shape.n_cols);
+        if self.gemma {
+            let vector = b.graph.weights[weight].clone();
+            weight = b.graph.weights.push(Weight { source: Source::OnePlus(weight), ..vector });
+        }
+        b.op(Op::RmsNorm { x, weight, eps: 1e-5 })
+    }
+
+    /// What attention or MLP adds to the stream.
+    fn after(&self, b: &mut GraphBuilder, x: ValueId, name: &str) -> ValueId {
+        if self.gemma { self.norm(b, x, name) } else { x }
+    }
+
     fn attention(&self, b: &mut GraphBuilder, layer: u32, residual: ValueId, freqs: WeightId) -> ValueId {
         let Self { n_heads, n_kv_heads, head_dim, hidden, .. } = *self;
-        let x = b.norm(residual, &format!("{layer}.attention_norm"));
+        let x = self.norm(b, residual, &format!("{layer}.attention_norm"));
         let bias = self.attention_bias;
         let q = b.linear(x, &format!("{layer}.q"), n_heads * head_dim, self.formats[0], bias);
         let k = b.linear(x, &format!("{layer}.k"), n_kv_heads * head_dim, self.formats[1], bias);
@@ -113,29 +136,32 @@ impl Shape {
         let scale = 1.0 / (head_dim as f32).sqrt();
         let x = b.op(Op::Attention { q, kv, layer: layer_id, n_heads, scale, softcap: self.softcap, window });
         let x = b.linear(x, &format!("{layer}.o"), hidden, self.formats[3], bias);
+        let x = self.after(b, x, &format!("{layer}.after_attention"));
         b.op(Op::Add { a: residual, b: x })
     }
 
     fn mlp(&self, b: &mut GraphBuilder, layer: u32, residual: ValueId) -> ValueId {
-        let x = b.norm(residual, &format!("{layer}.mlp_norm"));
+        let x = self.norm(b, residual, &format!("{layer}.mlp_norm"));
         if let Some((n_experts, k)) = self.experts {
             let x = self.mixture(b, layer, x, n_experts, k);
             return b.op(Op::Add { a: residual, b: x });
         }
+        let act = |x| if self.gemma { Op::Gelu { x } } else { Op::Silu { x } };
         let bias = self.mlp_bias;
         let gate = |b: &mut GraphBuilder| b.linear(x, &format!("{layer}.gate"), self.ffn, self.formats[4], bias);
         let up = |b: &mut GraphBuilder| b.linear(x, &format!("{layer}.up"), self.ffn, self.formats[5], bias);
         let x = if self.up_first {
             let (up, gate) = (up(b), gate(b));
-            let gate = b.op(Op::Silu { x: gate });
+            let gate = b.op(act(gate));
             b.op(Op::Mul { a: up, b: gate })
         } else {
             let gate = gate(b);
-            let gate = b.op(Op::Silu { x: gate });
+            let gate = b.op(act(gate));
             let up = up(b);
             b.op(Op::Mul { a: gate, b: up })
         };
         let x = b.linear(x, &format!("{layer}.down"), self.hidden, self.formats[6], bias);
+        let x = self.after(b, x, &format!("{layer}.after_mlp"));
         b.op(Op::Add { a: x, b: residual })
     }
 }
@@ -277,7 +303,7 @@ pub fn window() -> impl Strategy<Value = Window> {
 /// Shapes of llama-like models.
 pub fn shape() -> impl Strategy<Value = Shape> {
     let sizes = (1u32..4, prop_oneof![Just((2u32, 1u32)), Just((4, 2)), Just((2, 2)), Just((4, 1))], 1u32..3, 1u32..4);
-    let flags = any::<[bool; 6]>();
+    let flags = any::<[bool; 7]>();
     let experts = prop_oneof![3 => Just(None), 1 => (1u32..5, 1u32..3).prop_map(|(n, k)| Some((n, k.min(n))))];
     (sizes, flags, formats(), window(), experts).prop_map(|(sizes, flags, formats, odd_window, experts)| {
         let (n_layers, (n_heads, n_kv_heads), mut hidden, mut ffn) = sizes;
@@ -287,7 +313,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
             (hidden, ffn) = (1, 1);
             formats[4..7].iter_mut().filter(|format| !format.is_quantized()).for_each(|format| *format = AFFINE8);
         }
-        let [tied, attention_bias, mlp_bias, head_norms, capped, up_first] = flags;
+        let [tied, attention_bias, mlp_bias, head_norms, gemma, capped, up_first] = flags;
         Shape {
             n_layers,
             n_heads,
@@ -299,6 +325,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
             attention_bias,
             mlp_bias,
             head_norms,
+            gemma,
             formats,
             odd_window,
             softcap: if capped { 2.0 } else { 0.0 },

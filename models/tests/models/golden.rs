@@ -6,7 +6,7 @@ use ingot_ir::weight::{Format, ScaleType};
 use ingot_models::Model;
 use ingot_models::config::{ModelSpec, RopeScaling};
 use ingot_models::formats::affine::{AffineMatrix, AffineView, QuantShape};
-use ingot_models::formats::safetensors::{Safetensors, StoredType};
+use ingot_models::formats::safetensors::{Safetensors, StoredType, TensorDecl, write};
 use ingot_models::formats::small_float::{SmallFloat, SmallFloatMatrix, SmallFloatView};
 use ingot_models::weights::{Loaded, Matrix};
 use serde_json::json;
@@ -108,6 +108,11 @@ fn layers_see_what_their_family_says() {
         ("qwen2", json!({"use_sliding_window": true, "max_window_layers": 0}), &[16, 16]),
         ("qwen2", json!({"use_sliding_window": true, "sliding_window": null}), &[0, 0]),
         ("qwen3", json!({"sliding_window": 16}), &[0, 0, 0]),
+        ("gemma", json!({"sliding_window": 16}), &[0, 0, 0]),
+        ("gemma2", json!({}), &[32, 0, 32, 0]),
+        ("gemma3_text", json!({}), &[24, 24, 0, 24]),
+        ("gemma3_text", json!({"sliding_window_pattern": null}), &[24, 24, 24, 24]),
+        ("gemma3_text", json!({"sliding_window_pattern": null, "_sliding_window_pattern": 2}), &[24, 0, 24, 0]),
         ("qwen3", json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 2}), &[0, 0, 16]),
     ] {
         let Some(found) = windows(name, change.clone()) else { return };
@@ -194,7 +199,8 @@ fn checkpoints_lower_to_verified_graphs_with_all_weights() {
         graph.verify().expect("the lowering verified it");
         let spec = &model.spec;
         assert_eq!(graph.kv.layers.len() as u32, spec.n_layers);
-        assert_eq!(graph.kv.groups.len(), 1);
+        let windows: std::collections::BTreeSet<u32> = spec.windows.iter().map(|window| window.window).collect();
+        assert_eq!(graph.kv.groups.len(), windows.len());
         let logits = &graph.values[graph.outputs[0]];
         assert_eq!(logits.shape.n_cols, spec.vocab_size);
         for (id, weight) in graph.weights.iter() {
@@ -247,5 +253,44 @@ fn shipped_models_lower() {
         let model = open(&folder);
         model.graph().unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(model.spec.eos_ids, [0, 2]);
+    }
+}
+
+/// Of a checkpoint that sees too, the language model: its settings under `text_config`, its tensors under another path.
+#[test]
+fn a_language_model_within_another_is_found() {
+    let Some(folder) = golden("gemma3_text") else { return };
+    let alone = open(&folder);
+    let out = tempfile::tempdir().expect("a folder");
+    for root in ["language_model.model", "model.language_model"] {
+        let mut config = read_json(&folder.join("config.json"));
+        let quiet = config.as_object_mut().expect("an object");
+        // What the file says once, beside its parts.
+        let eos = quiet.remove("eos_token_id").expect("it is there");
+        let config =
+            json!({ "model_type": "gemma3", "eos_token_id": [eos, 9], "text_config": config, "vision_config": {} });
+        std::fs::write(out.path().join("config.json"), config.to_string()).expect("a file");
+        let mut names: Vec<(String, Option<&str>)> =
+            alone.checkpoint.names().map(|name| (name.replacen("model", root, 1), Some(name))).collect();
+        names.push(("vision_tower.embeddings.weight".into(), None));
+        let decls: Vec<TensorDecl> = names
+            .iter()
+            .map(|(name, source)| {
+                let source = source.map(|name| alone.checkpoint.get(name).expect("it was named"));
+                let (stored, shape) = source.map_or((StoredType::F32, vec![2, 2]), |t| (t.stored, t.shape.to_vec()));
+                TensorDecl { name: name.clone(), stored, shape }
+            })
+            .collect();
+        let fill = |ix: usize, bytes: &mut [u8]| {
+            if let Some(tensor) = names[ix].1.and_then(|name| alone.checkpoint.get(name)) {
+                bytes.copy_from_slice(tensor.bytes);
+            }
+        };
+        write(&out.path().join("model.safetensors"), &Default::default(), &decls, fill).expect("a file");
+        let within = open(out.path());
+        assert_eq!(within.spec.eos_ids, [1, 9]);
+        assert_eq!(ModelSpec { eos_ids: vec![1], ..within.spec.clone() }, alone.spec);
+        let graph = |model: &Model| model.graph().unwrap_or_else(|error| panic!("{error}")).to_string();
+        assert_eq!(graph(&within).replace(root, "model"), graph(&alone));
     }
 }

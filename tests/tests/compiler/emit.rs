@@ -149,7 +149,7 @@ proptest! {
         let layers = picture::layers(&graph);
         let none: Vec<_> = graph.values.iter().filter(|(id, _)| layers[*id].is_none()).map(|(_, v)| v.op.name()).collect();
         prop_assert_eq!(seen.len() + none.len(), graph.values.len());
-        prop_assert!(none.contains(&"embed") && none.contains(&"argmax") && none.len() <= 5, "{:?}", none);
+        prop_assert!(none.contains(&"embed") && none.contains(&"argmax") && none.len() <= 7, "{:?}", none);
     }
 
     /// Any boxes and edges: nothing overlaps, and the same input gives the same picture.

@@ -126,6 +126,34 @@ fn normed_heads() {
     ");
 }
 
+/// Norms after attention and MLP, as Gemma has them, add to the stream themselves: one kernel more each.
+#[test]
+fn gemma_decoding() {
+    let shape = Shape { gemma: true, head_norms: true, ..Shape::llama() };
+    insta::assert_snapshot!(decode(&shape, &TargetProfile::vulkan()), @r"
+    embed bf16
+    rms_norm > matvec bf16
+    rms_norm > rope_kv
+    attention
+    matvec bf16
+    rms_norm > add_out
+    rms_norm > matvec bf16 > gelu_mul_pairs
+    matvec bf16
+    rms_norm > add_out
+    rms_norm > matvec bf16 > softcap
+    sample_partial
+    sample_bins
+    sample_final
+    sample_filter
+    ");
+    let declined = vec![Fusion::NormResidual, Fusion::EmbedScale];
+    let apart = decode(&shape, &TargetProfile { declined, ..TargetProfile::vulkan() });
+    assert_eq!(
+        apart.lines().filter(|line| line.starts_with("map")).collect::<Vec<_>>(),
+        ["map > scale", "map > add_out", "map > add_out"]
+    );
+}
+
 /// The rotation needs q, k and v of one format.
 #[test]
 fn unlike_formats_on_a_gpu() {

@@ -32,7 +32,7 @@ const HEAD: &str = "graph head
 #[test]
 fn a_norm_joins_the_product_that_reads_it() {
     insta::assert_snapshot!(show(&groups(&graph(HEAD), &TargetProfile::cpu(), &PREFILL)), @r"
-    v0: Embed
+    v0: Embed { embed: v0, scale: 1.0 }
     v1 v2: Matrix { linear: v2, template: Matmul, norm: Some(v1), epilogue: [] }
     v3: Argmax
     ");
@@ -41,8 +41,8 @@ fn a_norm_joins_the_product_that_reads_it() {
 #[test]
 fn a_gpu_computes_a_norm_of_many_rows_once() {
     insta::assert_snapshot!(show(&groups(&graph(HEAD), &TargetProfile::vulkan(), &PREFILL)), @r"
-    v0: Embed
-    v1: Norm
+    v0: Embed { embed: v0, scale: 1.0 }
+    v1: Norm { norm: v1, added: None }
     v2: Matrix { linear: v2, template: Matmul, norm: None, epilogue: [] }
     v3: Argmax
     ");
@@ -62,7 +62,7 @@ fn epilogues_follow_single_users() {
          v6 = add v5 v4 : tokens x 32
          output v6";
     insta::assert_snapshot!(show(&groups(&graph(text), &TargetProfile::cpu(), &DECODE)), @r"
-    v0: Embed
+    v0: Embed { embed: v0, scale: 1.0 }
     v1 v2 v3 v4: Matrix { linear: v1, template: Matvec, norm: None, epilogue: [Bias(w1), Gelu, Mul(v0), Add(v0)] }
     v5: Map { x: v4, steps: [Silu] }
     v6: Map { x: v5, steps: [Add(v4)] }
@@ -81,7 +81,7 @@ fn two_products_that_meet_are_joined_by_one_of_them() {
          v4 = mul v2 v3 : tokens x 32
          output v4";
     insta::assert_snapshot!(show(&groups(&graph(text), &TargetProfile::cpu(), &DECODE)), @r"
-    v0: Embed
+    v0: Embed { embed: v0, scale: 1.0 }
     v1 v2 v4: Matrix { linear: v1, template: Matvec, norm: None, epilogue: [Silu, Mul(v3)] }
     v3: Matrix { linear: v3, template: Matvec, norm: None, epilogue: [] }
     ");
@@ -96,7 +96,7 @@ fn an_output_is_not_absorbed() {
          v2 = silu v1 : tokens x 32
          output v1 v2";
     insta::assert_snapshot!(show(&groups(&graph(text), &TargetProfile::cpu(), &DECODE)), @r"
-    v0: Embed
+    v0: Embed { embed: v0, scale: 1.0 }
     v1: Matrix { linear: v1, template: Matvec, norm: None, epilogue: [] }
     v2: Map { x: v1, steps: [Silu] }
     ");
