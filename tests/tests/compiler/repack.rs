@@ -103,7 +103,7 @@ impl Case {
                 let eights = if low == 8 { 2 } else { 4 };
                 let block = column / 8 / eights;
                 let turn = if low == 8 { block / 4 % 2 } else { block / 2 % 4 };
-                let place = (column / 8 % eights) ^ if n_cols % 32 == 0 { turn } else { 0 };
+                let place = (column / 8 % eights) ^ if n_cols.is_multiple_of(32) { turn } else { 0 };
                 let (half, ix) = (column % 8 / 4, column % 4);
                 // The place of a column's first bit in a block, of so many bits a column.
                 let at = |bits: usize| {
