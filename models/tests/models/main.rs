@@ -4,6 +4,7 @@ mod bad_checkpoints;
 mod bad_configs;
 mod convert;
 mod gguf;
+mod gguf_files;
 mod gguf_out;
 mod golden;
 mod golden_text;
