@@ -350,9 +350,20 @@ mod tests {
 
     #[test]
     fn tensors_have_their_modules() {
-        let shape =
-            Shape { n_heads: 1, n_kv_heads: 1, head_dim: 2, pairs_rows: false, post_norms: false, whole_norms: false };
-        let of = |name| module(name, &shape).map(|(path, ending)| format!("{path} {ending}"));
+        let shape = |post_norms| Shape {
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: 16,
+            pairs_rows: false,
+            post_norms,
+            whole_norms: post_norms,
+        };
+        let with = |name, post_norms| module(name, &shape(post_norms)).map(|(path, ending)| format!("{path} {ending}"));
+        let of = |name| with(name, false);
+        let norm = "model.layers.1.post_attention_layernorm weight";
+        assert_eq!(of("blk.1.ffn_norm.weight").as_deref(), Some(norm));
+        assert_eq!(with("blk.1.post_attention_norm.weight", true).as_deref(), Some(norm));
+        assert_eq!(of("blk.1.post_attention_norm.weight"), None);
         assert_eq!(of("blk.12.ffn_down.weight").as_deref(), Some("model.layers.12.mlp.down_proj weight"));
         assert_eq!(of("blk.0.attn_q.bias").as_deref(), Some("model.layers.0.self_attn.q_proj bias"));
         assert_eq!(of("output.weight").as_deref(), Some("lm_head weight"));
@@ -360,7 +371,7 @@ mod tests {
             assert_eq!(of(name), None, "{name}");
         }
         for name in ["blk.12.ffn_down.weight", "blk.0.attn_q.bias", "output.weight", "output_norm.weight"] {
-            let (path, ending) = module(name, &shape).expect("known");
+            let (path, ending) = module(name, &shape(false)).expect("known");
             assert_eq!(gguf_name(&format!("{path}.{ending}")).as_deref(), Some(name));
         }
     }
