@@ -250,7 +250,7 @@ fn quantized_tensors() {
     let global = [weight, ("p.scales", U8, &[8, 4]), ("p.global_scale", F32, &[])];
     assert_eq!(matrix(&global, plain()).expect("right"), "nvfp4_global");
     let wrong = [weight, ("p.scales", U8, &[8, 4]), ("p.global_scale", F16, &[])];
-    assert_error(matrix(&wrong, plain()), &["p.global_scale", "F16", "one F32"]);
+    assert_error(matrix(&wrong, plain()), &["p.global_scale", "F16", "1 F32"]);
     let wrong = [weight, ("p.scales", U8, &[8, 2]), ("p.global_scale", F32, &[])];
     assert_error(matrix(&wrong, plain()), &["p.global_scale", "nvfp4", "mxfp4"]);
     assert_error(matrix(&[weight, ("p.scales", U8, &[8, 3])], plain()), &["p.weight", "3 scales of U8", "64 columns"]);

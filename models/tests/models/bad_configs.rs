@@ -143,8 +143,8 @@ fn quantization_settings() {
     let layer = json!({"bits": 4, "group_size": 64, "a.b": {"mode": "nvfp4", "group_size": 32}});
     assert_error(quantization(layer), &["quantization.a.b.group_size", "32", "[16]"]);
     assert_error(
-        parse(json!({"quantization_config": {"quant_method": "gptq", "bits": 4}})),
-        &["gptq", "not supported"],
+        parse(json!({"quantization_config": {"quant_method": "bitsandbytes", "bits": 4}})),
+        &["bitsandbytes", "not supported"],
     );
     let map =
         quantization(json!({"bits": 4, "group_size": 64, "a": false, "b": {"bits": 8}, "c": true})).expect("right");
