@@ -176,7 +176,8 @@ pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, extras: Extras) -
     let normed = rms_norm(to, x, &format!("{root}.norm.weight"), norm)?;
     // Old conversions stored the frequencies, which are computed here.
     to.ignore(|name| name.ends_with(".rotary_emb.inv_freq"));
-    head(spec, to, normed, embedding)?;
+    let path = if root == WITHIN[0] { "language_model.lm_head" } else { "lm_head" };
+    head(spec, to, path, normed, embedding)?;
     if root != PLAIN_ROOT {
         to.ignore(|name| !name.starts_with(&format!("{root}.")));
     }
@@ -186,11 +187,13 @@ pub(crate) fn decoder(spec: &ModelSpec, to: &mut Lowering<'_>, extras: Extras) -
 /// Where a language model's tensors are.
 const PLAIN_ROOT: &str = "model";
 
+/// Where they are in a model that does more; in the first form the head is within too.
+const WITHIN: [&str; 2] = ["language_model.model", "model.language_model"];
+
 /// The path of the decoder: that of a language model, or of one within a model that does more.
 fn root(to: &Lowering<'_>) -> &'static str {
-    let within = ["language_model.model", "model.language_model"];
     let has = |root: &&str| to.weights.has(&format!("{root}.embed_tokens"));
-    within.into_iter().find(has).unwrap_or(PLAIN_ROOT)
+    WITHIN.into_iter().find(has).unwrap_or(PLAIN_ROOT)
 }
 
 /// The stream and what a block adds to it, normed and times a factor.
@@ -282,8 +285,7 @@ pub(crate) fn gated_mlp(
 
 /// Logits of the wanted rows and their greatest, the graph's outputs. A tied head is the embedding; where the
 /// configuration is silent a checkpoint without a head is tied.
-fn head(spec: &ModelSpec, to: &mut Lowering<'_>, x: ValueId, embedding: WeightId) -> Result<()> {
-    let path = "lm_head";
+fn head(spec: &ModelSpec, to: &mut Lowering<'_>, path: &str, x: ValueId, embedding: WeightId) -> Result<()> {
     let logits = if spec.tie_word_embeddings.unwrap_or(!to.weights.has(path)) {
         // A copy of the embedding that some checkpoints keep.
         let prefix = format!("{path}.");

@@ -186,7 +186,7 @@ fn check(spec: &KernelSpec) -> Result<(), LinkError> {
         if operand(*op).is_some_and(|n| usize::from(n) >= OPERANDS.len()) {
             return bad("operands are 0, 1 and 2");
         }
-        if *op == EpilogueOp::SiluMulPairs && spec.template == Template::MoeSum {
+        if pairs(*op) && spec.template == Template::MoeSum {
             return bad("a sum of experts pairs no columns");
         }
         if *op == EpilogueOp::Normed && (spec.template != Template::Matvec || ix + 1 != ops.len()) {

@@ -531,6 +531,11 @@ fn specs_that_cannot_be_are_refused_by_name() {
     );
     spec.epilogue = vec![EpilogueOp::Bias(3)];
     assert_eq!(message(&spec), "matvec: epilogue op bias(3): operands are 0, 1 and 2");
+    for op in [EpilogueOp::SiluMulPairs, EpilogueOp::GeluMulPairs] {
+        let mut spec = KernelSpec::new(Template::MoeSum, Tier::Plain).with("N_COLS", 64).with("TOP_K", 2);
+        spec.epilogue = vec![op];
+        assert_eq!(message(&spec), format!("moe_sum: epilogue op {op}: a sum of experts pairs no columns"));
+    }
     let mut spec = KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", 64);
     spec.prologue = Prologue::RmsNorm;
     assert_eq!(message(&spec), "gather_rows: has no prologue; only matvec and rope_kv take one");

@@ -98,7 +98,7 @@ impl KernelSpec {
             return Err(format!("{k} of {n_experts} experts"));
         }
         if self.template == Template::MoeSum {
-            let pairs = self.epilogue.contains(&EpilogueOp::SiluMulPairs);
+            let pairs = self.epilogue.iter().any(|op| op.pairs());
             return if pairs { Err("a sum of experts pairs no columns".into()) } else { Ok(()) };
         }
         if self.template == Template::MoeRoute {

@@ -332,7 +332,9 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
         let takes = |user: &ValueId| {
             let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, *user) == Template::Matvec;
             let op = &graph.values[*user].op;
-            matches!(op, Op::Linear { .. } | Op::MoeLinear { .. }) && has_prologue
+            // Where each expert has an input of its own, a row of x holds several that would be normed.
+            let one_input = !graph.experts(*user).is_some_and(|experts| experts.each);
+            matches!(op, Op::Linear { .. } | Op::MoeLinear { .. }) && has_prologue && one_input
         };
         absorbed[id] = is_norm
             && target.takes(Fusion::NormPrologue)
@@ -384,7 +386,9 @@ fn grow(
         let rule = RULES.iter().filter(|rule| target.takes(rule.fusion)).find_map(|rule| (rule.step)(op, at));
         let Some(step) = rule else { break };
         // What joins experts has no columns in turn.
-        if step == Step::SiluMulPairs && matches!(graph.values[linear].op, Op::MoeSum { .. }) {
+        if matches!(step, Step::SiluMulPairs | Step::GeluMulPairs)
+            && matches!(graph.values[linear].op, Op::MoeSum { .. })
+        {
             break;
         }
         // An absorbed value must not be wanted by anyone else. After the pairs only sums follow, and before them no
@@ -399,7 +403,9 @@ fn grow(
             Step::Softcap(_) => !pairs_done && !steps.iter().any(|s| matches!(s, Step::Softcap(_))),
             _ => !pairs_done,
         };
-        let fits = n_operands < MAX_OPERANDS && in_order;
+        // The route is a buffer more, and eight is all that every target has.
+        let most = if graph.experts(linear).is_some() { MAX_OPERANDS - 1 } else { MAX_OPERANDS };
+        let fits = n_operands < most && in_order;
         // Of two products that meet in a sum, the first took it.
         if graph.outputs.contains(&at) || grouped[user] || !fits {
             break;

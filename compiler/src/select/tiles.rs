@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Version of the tables' meaning; others are refused.
-pub const TILES_VERSION: u32 = 1;
+pub const TILES_VERSION: u32 = 2;
 
 /// Rows of the largest table.
 const MAX_ROWS: usize = 1 << 16;

@@ -94,7 +94,7 @@ pub struct LoadOptions {
     /// Tokens of a prompt that are read in one step; `None` takes the device's number, or the artifact's.
     pub prefill_step_size: Option<u32>,
     /// What quantized matrices are multiplied with. On a GPU [`Activations::Int8`] rounds what products of few rows with codes
-    /// of 4 and 8 bits read, and needs f16, subgroups and integer dot products; without it a GPU that has f16 reads f16.
+    /// of 4 and 8 bits read (but experts, and products whose norm is not done before), and needs f16, subgroups and integer dot products; without it a GPU that has f16 reads f16.
     pub activations: Activations,
 }
 
@@ -240,7 +240,8 @@ impl Model {
 pub fn round_activations(target: &mut TargetProfile, activations: Activations) -> Result<(), Error> {
     target.int8_activations = activations == Activations::Int8 && !target.is_cpu;
     let limits = &target.limits;
-    let can = target.subgroups && limits.f16 && limits.integer_dot;
+    let lanes = limits.subgroup.map_or(0, |(least, _)| least);
+    let can = target.subgroups && lanes >= 4 && limits.f16 && limits.integer_dot;
     if target.int8_activations && !can {
         return Err(Error::NoInt8 { target: target.name.clone() });
     }

@@ -61,6 +61,12 @@ pub fn sensitivities(
         let mut divergences = Vec::with_capacity(likely.len());
         each_row(&mut model, &windows, |ix, row| likely[ix].divergence(row), &mut divergences)?;
         let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
+        if !mean.is_finite() {
+            let path = &candidate.path;
+            return Err(Error::Unusable(format!(
+                "with `{path}` quantized the model gives no numbers; leave it as it is"
+            )));
+        }
         found.push((candidate.path.clone(), mean * 1e6 / candidate.n_numbers() as f64));
         progress(found.len() as u64 + 1, n_models);
     }
@@ -125,7 +131,8 @@ impl Likely {
         if self.rest > LEAST_REST {
             divergence += self.rest * (self.rest / f64::max(rest, LEAST_REST)).ln();
         }
-        divergence.max(0.0)
+        // Rounding may leave less than nothing; what is no number stays none.
+        if divergence < 0.0 { 0.0 } else { divergence }
     }
 }
 

@@ -70,6 +70,12 @@ pub fn convert_gguf(
     if out.exists() {
         return Err(Error::Exists { path: out.to_path_buf() });
     }
+    if let GgufType::All(stored) = kind
+        && !is_made_of_numbers(stored)
+    {
+        let what = format!("cannot be written as {stored:?}; types that are: {}", GgufType::NAMES.join(", "));
+        return Err(Error::Unsupported { path: out.to_path_buf(), what });
+    }
     let model = Model::open(source)?;
     let items = items(&model, kind)?;
     let settings = settings(&model, source, &items)?;

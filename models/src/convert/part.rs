@@ -48,6 +48,10 @@ impl Part {
             return Err(Error::Exists { path });
         }
         let lock = locked(&path)?;
+        // Another program may have finished it while this one waited at the door.
+        if out.exists() {
+            return Err(Error::Exists { path: out.to_path_buf() });
+        }
         lock.set_len(0).map_err(|error| Error::io(&path, error))?;
         Ok(Self { out: out.to_path_buf(), path, lock, is_folder: false })
     }

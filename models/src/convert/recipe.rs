@@ -70,7 +70,12 @@ impl Recipe {
         if !GROUPS.contains(&group) {
             return Err(format!("groups of {group}; the affine mode has {GROUPS:?}"));
         }
-        Ok(())
+        let wrong = match self {
+            Self::Uniform(_) => None,
+            Self::Mixed { low, high, .. } => [low, high].into_iter().find(|bits| !BITS.contains(bits)),
+            Self::Listed { bits, .. } => bits.values().find(|bits| !BITS.contains(bits)),
+        };
+        wrong.map_or(Ok(()), |bits| Err(format!("{bits} bits; the affine mode has {BITS:?}")))
     }
 
     /// What the configuration says of modules that it does not name.

@@ -135,12 +135,12 @@ impl Candidates {
         let total = items.iter().map(Item::n_numbers).sum::<u64>() * widths.all().count() as u64;
         let mut done = 0;
         let mut matrices = Vec::with_capacity(items.len());
+        if items.iter().any(|item| item.kind.rows().is_some_and(|rows| rows.n_experts.is_some())) {
+            let what = "is a mixture of experts, for which there is no search yet; use `ingot convert -q`".into();
+            return Err(Error::Unsupported { path: source.to_path_buf(), what });
+        }
         for mut item in items {
             let Kind::Quantize { matrix, float, .. } = &item.kind else { unreachable!("these are quantized") };
-            if matrix.n_experts.is_some() {
-                let what = "is a mixture of experts, for which there is no search yet; use `ingot convert -q`".into();
-                return Err(Error::Unsupported { path: source.to_path_buf(), what });
-            }
             let (shape, float) = (matrix.shape(), *float);
             let mut forms = Vec::new();
             for bits in widths.all() {

@@ -196,7 +196,7 @@ impl Item<'_> {
 }
 
 impl<'a> Kind<'a> {
-    fn rows(&self) -> Option<&Rows<'a>> {
+    pub(super) fn rows(&self) -> Option<&Rows<'a>> {
         match self {
             Self::Vector { .. } => None,
             Self::Widen { matrix, .. } | Self::Keep { matrix, .. } | Self::Quantize { matrix, .. } => Some(matrix),
@@ -356,7 +356,8 @@ fn keep(matrix: &Matrix<'_>, float: StoredType, first: usize, end: usize) -> Par
             let values = view.codes[first * row_bytes..end * row_bytes].to_vec();
             Parts { values, scales: view.scales[first * n_groups..end * n_groups].to_vec(), biases: Vec::new() }
         }
-        _ => unreachable!("floats are widened or quantized, and rows of another form are made before"),
+        Matrix::Foreign(foreign) => keep(&foreign.rows(first..end).view(), float, 0, end - first),
+        _ => unreachable!("floats and blocks of GGUF are widened or quantized"),
     }
 }
 

@@ -26,7 +26,14 @@ pub(crate) fn ragged(graph: &Graph, q_lens: &[Vec<u32>], seed: u64) -> Batch {
 pub(crate) fn target(device: &Device, batch: &Batch, spare: u32) -> TargetProfile {
     let most = batch.steps.iter().map(|step| step.tokens.len() as u32).max().expect("a batch has steps");
     let prefill_tokens = (most + spare).max(2);
-    TargetProfile { prefill_tokens, max_rows: prefill_tokens, prefill_q_tile: Q_TILE, ..device.target() }
+    // One round, so that many rows take the tiled kernel on every device.
+    TargetProfile {
+        prefill_tokens,
+        max_rows: prefill_tokens,
+        prefill_q_tile: Q_TILE,
+        matvec_rounds: 1,
+        ..device.target()
+    }
 }
 
 /// A graph with random tensors on a device, every step of a batch.

@@ -65,23 +65,34 @@ pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     let widths = Widths::new(args.low_bits, args.high_bits, args.group_size).map_err(|why| anyhow!(why))?;
     let target = args.target_size.map_or(Target::BitsPerWeight(args.target_bpw), Target::Bytes);
     let kept = args.sensitivities.as_deref().filter(|path| path.exists()).map(read).transpose()?;
+    let text = match (&kept, &args.data) {
+        (Some(_), _) => String::new(),
+        (None, Some(data)) => read_text(data)?,
+        (None, None) => bail!("there are no sensitivities yet; measure them with --data FILE"),
+    };
     let folder = shipped::folder(Some(&args.model), &args.hub)?;
     let candidates = Candidates::measure(&folder, widths, &mut *quiet(progress::count("comparing widths")))?;
     let shape = candidates.equal(target).map_err(|why| anyhow!(why))?;
-    let sensitivities = match kept {
-        Some(kept) => kept,
-        None => measure(args, &folder, &candidates, shape)?,
+    let (sensitivities, saved) = match kept {
+        Some(kept) => (kept, Ok(())),
+        None => measure(args, &folder, &text, &candidates, shape)?,
     };
     let place = args.sensitivities.as_ref().map_or(String::new(), |path| format!("{}: ", path.display()));
     let recipe = candidates.recipe(&sensitivities, target).map_err(|why| anyhow!("{place}{why}"))?;
     let options = ConvertOptions { quantize: Some(recipe), ..ConvertOptions::default() };
     let converted = stoppable("quantizing", |told| ingot::convert(&folder, &args.mlx_path, &options, told))?;
-    tell(&args.mlx_path, &converted, started)
+    tell(&args.mlx_path, &converted, started)?;
+    saved
 }
 
-fn measure(args: &QuantizeArgs, folder: &Path, candidates: &Candidates, shape: QuantShape) -> Result<Sensitivities> {
-    let data = args.data.as_deref().context("there are no sensitivities yet; measure them with --data FILE")?;
-    let text = read_text(data)?;
+/// The sensitivities, and whether they could be kept: the model is written whether or not.
+fn measure(
+    args: &QuantizeArgs,
+    folder: &Path,
+    text: &str,
+    candidates: &Candidates,
+    shape: QuantShape,
+) -> Result<(Sensitivities, Result<()>)> {
     let windows = Windows { n_tokens: args.sequence_length as usize, most: Some(args.num_samples as usize) };
     let mut device = args.device.clone();
     device.make_room(1, args.sequence_length);
@@ -89,12 +100,13 @@ fn measure(args: &QuantizeArgs, folder: &Path, candidates: &Candidates, shape: Q
     let mut load = || LoadOptions { progress: None, cache: Cache::Off, ..device.options() };
     let mut bar = quiet(progress::count("measuring"));
     let matrices = &candidates.matrices;
-    let found = ingot::sensitivities(folder, matrices, shape, &text, windows, &mut load, &mut *bar)?;
-    if let Some(path) = &args.sensitivities {
+    let found = ingot::sensitivities(folder, matrices, shape, text, windows, &mut load, &mut *bar)?;
+    let keep = |path: &PathBuf| {
         let json = serde_json::to_string(&found)?;
-        std::fs::write(path, json).with_context(|| format!("{} cannot be written", path.display()))?;
-    }
-    Ok(found)
+        std::fs::write(path, json).with_context(|| format!("{} cannot be written", path.display()))
+    };
+    let saved = args.sensitivities.as_ref().map_or(Ok(()), keep);
+    Ok((found, saved))
 }
 
 /// What `mlx_lm.dynamic_quant` reads and writes too: a list of paths with their numbers.

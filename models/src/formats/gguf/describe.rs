@@ -11,16 +11,22 @@ use crate::rope;
 /// # Errors
 /// What GGUF or llama.cpp has no word for.
 pub(crate) fn architecture(spec: &ModelSpec) -> Result<(&'static str, bool), String> {
+    let found = match spec.architecture {
+        // llama.cpp has no other word for Mistral's.
+        Architecture::Llama | Architecture::Mistral => ("llama", true),
+        Architecture::Qwen2 => ("qwen2", false),
+        Architecture::Qwen3 => ("qwen3", false),
+        other => {
+            let name = other.name();
+            return Err(format!(
+                "is of architecture {name}, of which no GGUF files are written yet; write an MLX folder"
+            ));
+        }
+    };
     if spec.windows.iter().any(|window| *window != ingot_ir::kv::Window::FULL) {
         return Err("sliding windows have no place in a GGUF file of this architecture".into());
     }
-    match spec.architecture {
-        // llama.cpp has no other word for Mistral's.
-        Architecture::Llama | Architecture::Mistral => Ok(("llama", true)),
-        Architecture::Qwen2 => Ok(("qwen2", false)),
-        Architecture::Qwen3 => Ok(("qwen3", false)),
-        other => Err(format!("GGUF files of architecture {} are not written yet; write an MLX folder", other.name())),
-    }
+    Ok(found)
 }
 
 /// All settings but those of the tokenizer.

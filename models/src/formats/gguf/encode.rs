@@ -64,7 +64,7 @@ pub fn lossless_type(matrix: &Matrix<'_>) -> Result<Stored, String> {
     };
     let Some(last) = candidates.last() else {
         return Err(format!(
-            "is {format}, of which GGUF has no form that loses nothing; affine with 4, 5 or 8 bits and mxfp4 have one"
+            "is {format}, which is not written without loss; affine with 4, 5 or 8 bits and mxfp4 are"
         ));
     };
     let Matrix::Affine(view) = matrix else { return Ok(*last) };

@@ -107,6 +107,11 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
         });
     };
     let key = |name: &str| format!("{architecture}.{name}");
+    if metadata.get(&key("expert_count")).and_then(Value::as_u64).is_some_and(|n| n > 0) {
+        let what =
+            "is a mixture of experts, which is not read from GGUF yet; take the folder that it was made of".into();
+        return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
+    }
     let get = |name: &str| metadata.get(&key(name));
     let number = |name: &str| {
         let found = get(name).and_then(Value::as_u64).filter(|n| (1..1 << 31).contains(n));
