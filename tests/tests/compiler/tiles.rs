@@ -109,7 +109,7 @@ fn what_is_no_table_is_named_with_what_to_do() {
         (String::new(), "EOF"),
         ("[]".into(), "expected"),
         (text[..text.len() / 2].into(), "EOF"),
-        (text.replace("\"version\": 1", "\"version\": 2"), "version 2 is not 1"),
+        (text.replace("\"version\": 2", "\"version\": 3"), "version 3 is not 2"),
         (text.replace("A Device (2 GB)", "  ()"), "names no device"),
         (text.replace("\"version\"", "\"more\": 1, \"version\""), "unknown field `more`"),
         (text.replace("\"matvec\"", "\"attention\""), "row 0: no tiles belong to template `attention`"),
