@@ -85,7 +85,11 @@ fn log_probabilities_and_ids_on_the_cpu() {
 #[test]
 fn log_probabilities_on_the_gpu() {
     let (Some(folder), Some(runs), Some(name)) = (folder(), runs(), adapter()) else { return };
-    let device = Device { choice: ingot::DeviceChoice::Named(name.clone()), is_cpu: false };
+    let device = Device {
+        choice: ingot::DeviceChoice::Named(name.clone()),
+        is_cpu: false,
+        is_software: name.contains("llvmpipe"),
+    };
     let _turn = turn(&device);
     let n_steps = if name.contains("llvmpipe") { RASTERIZER_POSITIONS } else { usize::MAX };
     let mut model = load(&folder, &device, |_| {});

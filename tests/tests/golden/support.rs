@@ -11,13 +11,17 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 pub(crate) struct Device {
     pub(crate) choice: DeviceChoice,
     pub(crate) is_cpu: bool,
+    /// Whether it is an adapter that the processor plays.
+    pub(crate) is_software: bool,
 }
 
 /// The processor, and the first adapter: a real GPU if there is one, else a software rasterizer. Says so if there is none.
 pub(crate) fn devices() -> Vec<Device> {
-    let mut list = vec![Device { choice: DeviceChoice::Cpu, is_cpu: true }];
-    match adapter() {
-        Some(name) => list.push(Device { choice: DeviceChoice::Named(name), is_cpu: false }),
+    let mut list = vec![Device { choice: DeviceChoice::Cpu, is_cpu: true, is_software: false }];
+    match found() {
+        Some((is_software, name)) => {
+            list.push(Device { choice: DeviceChoice::Named(name), is_cpu: false, is_software });
+        }
         None => skip("no Vulkan or Metal adapter, so models ran on the CPU alone"),
     }
     list
@@ -25,13 +29,18 @@ pub(crate) fn devices() -> Vec<Device> {
 
 /// The name of the adapter under test.
 pub(crate) fn adapter() -> Option<String> {
-    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    found().map(|(_, name)| name)
+}
+
+/// The same, and whether it is a software rasterizer.
+fn found() -> Option<(bool, String)> {
+    static NAME: OnceLock<Option<(bool, String)>> = OnceLock::new();
     let find = || {
         let names = ingot::devices().into_iter().filter_map(|device| match device {
             DeviceInfo::Gpu(info) => Some((info.kind == ingot::runtime::gpu::DeviceKind::Cpu, info.name)),
             DeviceInfo::Cpu { .. } => None,
         });
-        names.min_by_key(|(is_software, _)| *is_software).map(|(_, name)| name)
+        names.min_by_key(|(is_software, _)| *is_software)
     };
     NAME.get_or_init(find).clone()
 }
