@@ -1,6 +1,6 @@
 // Half rows: rows of numbers as f16 times HALF_SCALE, for products in half precision. Numbers up to 2^22 stay finite, and
 // their products with a code up to 2^19. Of 8
-// columns the order is 0, 4, 1, 5, 2, 6, 3, 7: the pairs in which slot/pairs_affine4 gives codes, so that the two meet
+// columns the order is 0, 4, 1, 5, 2, 6, 3, 7: the pairs in which providers of pairs give codes, so that the two meet
 // without being shuffled.
 
 const HALF_SCALE = 0.015625;

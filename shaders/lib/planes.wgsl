@@ -12,6 +12,9 @@ const W_HIGH = W_BITS - W_LOW;
 const EIGHTS = select(4u, 2u, W_LOW == 8u);
 const ROW_BLOCKS = W_COLS / (8u * EIGHTS);
 
+// The eight of a row that lies at place i of a block.
+fn eight_at(block: u32, i: u32) -> u32 { return EIGHTS * block + turned(block, i); }
+
 // The place of a block's eight, and the eight of a place.
 fn turned(block: u32, eight: u32) -> u32 {
     return eight ^ select(block / 2u % 4u, block / 4u % 2u, EIGHTS == 2u);

@@ -5,15 +5,15 @@
 // in the pairs of lib/half_rows, in the order of those words. bytes_finish makes the block's share of the product
 // from the sum of column * x and the sum of x.
 
-import package::lib::weight::weight;
+import package::lib::planes::{eight_at, low_words};
 import package::slot::scale::{Scale, scale_and_bias, scale_load};
 
 struct Bytes { words: vec4<u32>, scale: Scale }
 
 fn bytes_load(row: u32, block: u32) -> Bytes {
-    return Bytes(weight[row * (W_COLS / 32u) + block], scale_load(row * (W_COLS / W_GROUP) + block * 32u / W_GROUP));
+    return Bytes(low_words(row, block), scale_load(row * (W_COLS / W_GROUP) + block * 32u / W_GROUP));
 }
-fn bytes_at(block: u32, i: u32) -> u32 { return (4u * block + block / 2u % 4u) ^ i; }
+fn bytes_at(block: u32, i: u32) -> u32 { return eight_at(block, i); }
 fn bytes_eight(bytes: Bytes, i: u32) -> vec2<u32> {
     return vec2<u32>(bytes.words[i] & 0x0f0f0f0fu, (bytes.words[i] >> 4u) & 0x0f0f0f0fu);
 }

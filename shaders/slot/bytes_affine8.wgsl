@@ -1,15 +1,14 @@
 // Affine 8-bit codes as bytes; layout as in lib/planes. Codes are centred (-128 .. 127). Interface: slot/bytes_affine4.
 
-import package::lib::weight::weight;
+import package::lib::planes::{eight_at, low_words};
 import package::slot::scale::{Scale, scale_and_bias, scale_load};
 
 struct Bytes { low: vec4<u32>, high: vec4<u32>, scale: Scale }
 
 fn bytes_load(row: u32, block: u32) -> Bytes {
-    let at = row * (W_COLS / 16u) + 2u * block;
-    return Bytes(weight[at], weight[at + 1u], scale_load(row * (W_COLS / W_GROUP) + block * 32u / W_GROUP));
+    return Bytes(low_words(row, 2u * block), low_words(row, 2u * block + 1u), scale_load(row * (W_COLS / W_GROUP) + block * 32u / W_GROUP));
 }
-fn bytes_at(block: u32, i: u32) -> u32 { return (4u * block + block / 2u % 2u) ^ i; }
+fn bytes_at(block: u32, i: u32) -> u32 { return eight_at(2u * block + i / 2u, i % 2u); }
 fn bytes_eight(bytes: Bytes, i: u32) -> vec2<u32> {
     let words = select(bytes.low, bytes.high, i >= 2u);
     return select(words.xy, words.zw, i % 2u == 1u) ^ vec2<u32>(0x80808080u);

@@ -5,8 +5,8 @@
 // centred (-8 .. 7); pairs_finish moves the bias accordingly.
 
 import package::lib::half_rows::{Eight, as_half};
+import package::lib::planes::{eight_at, low_words};
 import package::lib::step::step_zero;
-import package::lib::weight::weight;
 import package::slot::scale::{Scale, scale_and_bias, scale_load, scale_word};
 
 const BLOCK = 32u;
@@ -17,9 +17,9 @@ struct Opaque { exponent: u32, zero: u32 }
 
 fn opaque() -> Opaque { return Opaque(0x64006400u + step_zero(), step_zero()); }
 fn pairs_load(row: u32, block: u32) -> Block {
-    return Block(weight[row * (W_COLS / BLOCK) + block], scale_load(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));
+    return Block(low_words(row, block), scale_load(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));
 }
-fn pairs_at(block: u32, i: u32) -> u32 { return (4u * block + block / 2u % 4u) ^ i; }
+fn pairs_at(block: u32, i: u32) -> u32 { return eight_at(block, i); }
 fn pairs_eight(block: Block, i: u32, opaque: Opaque) -> Eight {
     var low = block.words[i];
     if i == 0u { low |= scale_word(block.scale) & opaque.zero; }

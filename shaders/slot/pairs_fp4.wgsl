@@ -5,8 +5,8 @@
 // without a leading one, is 2^-15 there and has none either. Two of four codes need one mask, the others two shifts more.
 
 import package::lib::half_rows::{Eight, as_half};
+import package::lib::planes::{eight_at, low_words, turned};
 import package::lib::step::step_zero;
-import package::lib::weight::weight;
 import package::slot::scale::{Scale, scale_load, scale_value, scale_word};
 
 const BLOCK = 32u;
@@ -19,14 +19,13 @@ struct Opaque { zero: u32 }
 fn opaque() -> Opaque { return Opaque(step_zero()); }
 fn pairs_load(row: u32, block: u32) -> Block {
     var loaded: Block;
-    loaded.words = weight[row * (W_COLS / BLOCK) + block];
+    loaded.words = low_words(row, block);
     let group = row * (W_COLS / W_GROUP) + block * GROUPS;
-    let swapped = block / 4u % 2u;
-    loaded.scales[0] = scale_load(group + select(0u, swapped, GROUPS == 2u));
-    if GROUPS == 2u { loaded.scales[GROUPS - 1u] = scale_load(group + (1u - swapped)); }
+    loaded.scales[0] = scale_load(group + select(0u, turned(block, 0u) / 2u, GROUPS == 2u));
+    if GROUPS == 2u { loaded.scales[GROUPS - 1u] = scale_load(group + turned(block, 2u) / 2u); }
     return loaded;
 }
-fn pairs_at(block: u32, i: u32) -> u32 { return (4u * block + block / 2u % 4u) ^ i; }
+fn pairs_at(block: u32, i: u32) -> u32 { return eight_at(block, i); }
 fn pairs_eight(block: Block, i: u32, opaque: Opaque) -> Eight {
     var first = block.words[i];
     if i % 2u == 0u && i / 2u < GROUPS { first |= scale_word(block.scales[i / 2u]) & opaque.zero; }

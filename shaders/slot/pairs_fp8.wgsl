@@ -5,8 +5,8 @@
 // leading one too. Times 16 the largest is 28.
 
 import package::lib::half_rows::{Eight, as_half};
+import package::lib::planes::{eight_at, low_words};
 import package::lib::step::step_zero;
-import package::lib::weight::weight;
 import package::slot::scale::{Scale, scale_load, scale_value, scale_word};
 
 const BLOCK = 16u;
@@ -17,9 +17,9 @@ struct Opaque { zero: u32 }
 
 fn opaque() -> Opaque { return Opaque(step_zero()); }
 fn pairs_load(row: u32, block: u32) -> Block {
-    return Block(weight[row * (W_COLS / BLOCK) + block], scale_load(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));
+    return Block(low_words(row, block), scale_load(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));
 }
-fn pairs_at(block: u32, i: u32) -> u32 { return (2u * block + block / 4u % 2u) ^ i; }
+fn pairs_at(block: u32, i: u32) -> u32 { return eight_at(block, i); }
 fn pairs_eight(block: Block, i: u32, opaque: Opaque) -> Eight {
     var first = block.words[2u * i];
     let second = block.words[2u * i + 1u];

@@ -12,7 +12,7 @@
 // always 0, since drivers that see no use for them before pairs_finish load them there, and wait for memory once more.
 
 import package::lib::half_rows::{Eight, as_half};
-import package::lib::planes::{EIGHTS, W_HIGH, high_words, low_words, turned};
+import package::lib::planes::{EIGHTS, W_HIGH, eight_at, high_words, low_words, turned};
 import package::lib::step::step_zero;
 import package::slot::scale::{Scale, scale_and_bias, scale_load, scale_word};
 
@@ -34,7 +34,7 @@ fn pairs_load(row: u32, block: u32) -> Block {
     if GROUPS > 1u { loaded.scales[GROUPS - 1u] = scale_load(group + turned(block, 2u) / 2u); }
     return loaded;
 }
-fn pairs_at(block: u32, i: u32) -> u32 { return EIGHTS * block + turned(block, i); }
+fn pairs_at(block: u32, i: u32) -> u32 { return eight_at(block, i); }
 fn pairs_eight(block: Block, i: u32, opaque: Opaque) -> Eight {
     var tie = 0u;
     if i % 2u == 0u && i / 2u < GROUPS { tie = scale_word(block.scales[i / 2u]) & opaque.zero; }

@@ -1,7 +1,7 @@
 //! Every way of storing a matrix, in every kernel that reads matrices.
 
 use crate::support::{batch, check, formats, target};
-use ingot_compiler::TargetProfile;
+use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::graph::{Graph, Op};
 use ingot_ir::weight::{Format, KFormat, ScaleType};
 use ingot_tests::random::{GraphBuilder, VOCAB};
@@ -116,6 +116,16 @@ fn whole_numbers_of_every_format_that_has_them() {
             target.matvec_rows = [8, 1][ix % 2];
             (target.limits.integer_dot, target.int8_activations) = (true, true);
         });
+        for device in gpus() {
+            let graph = product(format, k, 37);
+            let mut target = target(device, &batch(&graph, &[5, 1]), 0);
+            (target.limits.integer_dot, target.int8_activations) = (true, true);
+            if !target.multiplies_half(format, k) {
+                continue;
+            }
+            let plan = ingot_compiler::compile(&graph, &target, Options::new(64)).expect("it ran");
+            assert!(plan.kernels.as_slice().iter().any(|kernel| kernel.spec.u32("INT8") == Some(1)), "{format}");
+        }
     }
 }
 

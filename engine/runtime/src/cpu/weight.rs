@@ -404,17 +404,16 @@ mod tests {
         assert!(matches!(Weight::new(32, &[affine(4, 64, 2)], false), Err(WeightError::Format { .. })));
     }
 
+    /// `n` rows of two f32.
+    fn floats(bytes: &[u8], n: usize) -> Segment<'_> {
+        let codes = &bytes[..8 * n];
+        Segment { n_rows: n, format: Format::Float(FloatType::F32), codes, scales: &[], biases: &[], factors: &[] }
+    }
+
     #[test]
     fn rows_are_found_in_their_segments() {
         let bytes = [0u8; 64];
-        let float = |n: usize| Segment {
-            n_rows: n,
-            format: Format::Float(FloatType::F32),
-            codes: &bytes[..8 * n],
-            scales: &[],
-            biases: &[],
-            factors: &[],
-        };
+        let float = |n: usize| floats(&bytes, n);
         let segments = [float(3), float(1)];
         let weight = Weight::new(2, &segments, false).expect("well formed");
         assert_eq!((weight.locate(2).1, weight.locate(3).1), (2, 0));
@@ -427,14 +426,7 @@ mod tests {
     #[test]
     fn pairs_of_segments_follow_each_other() {
         let bytes = [0u8; 64];
-        let float = |n: usize| Segment {
-            n_rows: n,
-            format: Format::Float(FloatType::F32),
-            codes: &bytes[..8 * n],
-            scales: &[],
-            biases: &[],
-            factors: &[],
-        };
+        let float = |n: usize| floats(&bytes, n);
         let segments = [float(2), float(2), float(3), float(3)];
         let weight = Weight::new(2, &segments, true).expect("well formed");
         let place = |segment: &Segment| segments.iter().position(|other| std::ptr::eq(other, segment));
