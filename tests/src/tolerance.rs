@@ -105,8 +105,9 @@ pub fn attention(kv: KvType, kv_len: u32) -> f64 {
     match kv {
         KvType::F32 => kernel(Arithmetic::F32, kv_len.max(64)),
         KvType::F16 => kernel(Arithmetic::F16Inputs, kv_len),
-        // The interpreter keeps the same codes. A scale in f16 may round the other way, and so may a number between codes.
-        KvType::Affine { .. } => kernel(Arithmetic::F16Inputs, kv_len),
+        // The interpreter keeps the same codes, but a number between two of them may round to the other one. That moves a
+        // value by a step of its group's range, or a score by some of it: where few entries are seen, up to a step of a row.
+        KvType::Affine { bits, .. } => kernel(Arithmetic::F16Inputs, kv_len) + f64::from(bits).exp2().recip(),
     }
 }
 
