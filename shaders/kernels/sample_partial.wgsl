@@ -75,7 +75,7 @@ fn main(
 
 // Whether the row's mask has an id.
 fn fits(row: u32, id: u32) -> bool {
-    return (columns[mask_at(step_choice(row, SEQUENCE), id)] >> (id % 32u) & 1u) == 1u;
+    return ((columns[mask_at(step_choice(row, SEQUENCE), id)] >> (id % 32u)) & 1u) == 1u;
 }
 
 // Fills `biases` and `seen` from the row's lists and history.

@@ -375,10 +375,6 @@ impl Plan {
                 let why = format!("keeps {} tokens of a history, not {}", n("RING"), self.history_tokens());
                 return Err(IrError::invalid(id, why));
             }
-            Binding::Columns if n("N") != u128::from(self.n_vocab) => {
-                let why = format!("reads masks of {} ids, not {}", n("N"), self.n_vocab);
-                return Err(IrError::invalid(id, why));
-            }
             Binding::PageTable(_) if n("MAX_PAGES") != u128::from(self.max_pages()) => {
                 let why = format!("reads page tables of {} pages, not {}", n("MAX_PAGES"), self.max_pages());
                 return Err(IrError::invalid(id, why));
