@@ -355,9 +355,9 @@ impl GpuBackend {
         let (logits, rest) = rest.split_at(n_logits * 4);
         out.logits.clear();
         out.logits.extend(logits.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-        out.device_ns = self.timer.as_ref().and_then(|timer| {
+        out.device_ns = self.timer.as_ref().map(|timer| {
             timer.spans_ns(rest, &mut self.spans_ns);
-            Some(self.spans_ns.iter().sum())
+            self.spans_ns.iter().sum()
         });
         self.bytes.clear();
         Ok(true)
