@@ -7,6 +7,7 @@ use crate::model::PlanFacts;
 use crate::{Error, Model};
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
+use ingot_runtime::sample::Grammar;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,10 +38,14 @@ pub struct Engine {
     facts: PlanFacts,
 }
 
-/// A request of a client.
+/// Requests that wait at most, besides those that have a place among the model's sequences or stand before one.
+pub const MAX_WAITING: usize = 1024;
+
+/// A request of a client, its form begun.
 struct Command {
     prompt: Vec<u32>,
     options: GenerateOptions,
+    form: Option<Box<dyn Grammar>>,
     pieces: Sender<Result<Piece, Error>>,
 }
 
@@ -50,7 +55,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Thread`] if the system gives none.
     pub fn start(model: Model) -> Result<Self, Error> {
-        let (commands, receiver) = async_channel::unbounded();
+        let (commands, receiver) = async_channel::bounded(MAX_WAITING);
         let (language, device, facts) = (Arc::clone(&model.language), model.device().into(), model.facts());
         let builder = std::thread::Builder::new().name("ingot engine".into());
         builder.spawn(move || serve(model, &receiver)).map_err(Error::Thread)?;
@@ -72,11 +77,22 @@ impl Engine {
         self.facts
     }
 
-    /// Begins an answer. What is wrong with the request is the first thing that comes.
+    /// Begins an answer. What is wrong with the request is the first thing that comes; [`Error::Busy`] if
+    /// [`MAX_WAITING`] wait already. The form of an answer is parsed here, on the caller's thread.
     pub fn stream(&self, prompt: Vec<u32>, options: GenerateOptions) -> Pieces {
         let (pieces, receiver) = async_channel::unbounded();
-        // If the thread is gone so is its end of the channel, and the first thing that comes is an error.
-        let _ = self.commands.try_send(Command { prompt, options, pieces });
+        let form = options.grammar.as_ref().map(|grammar| self.language.form(grammar, self.facts.n_vocab));
+        let refused = match form.transpose() {
+            Ok(form) => match self.commands.try_send(Command { prompt, options, form, pieces: pieces.clone() }) {
+                Err(error) if error.is_full() => Some(Error::Busy { n_waiting: MAX_WAITING }),
+                // If the thread is gone so is its end of the channel, and the first thing that comes is an error.
+                _ => None,
+            },
+            Err(error) => Some(error),
+        };
+        if let Some(error) = refused {
+            let _ = pieces.try_send(Err(error));
+        }
         Pieces { pieces: Box::pin(receiver), is_over: false }
     }
 }
@@ -142,13 +158,17 @@ struct Client {
 /// The thread.
 fn serve(mut model: Model, commands: &Receiver<Command>) {
     let mut clients: Vec<Client> = Vec::new();
+    let max_sequences = model.world.sequences.state.len();
     loop {
         if clients.is_empty() {
             // Nothing to do until somebody asks; when nobody can any more, the end.
             let Ok(command) = commands.recv_blocking() else { return };
             clients.extend(begin(&mut model, command));
         }
-        while let Ok(command) = commands.try_recv() {
+        // As many as can run, and as many that are told at once when a place is free; others wait in line.
+        while clients.len() < 2 * max_sequences
+            && let Ok(command) = commands.try_recv()
+        {
             clients.extend(begin(&mut model, command));
         }
         for client in clients.iter_mut().filter(|client| client.pieces.is_closed()) {
@@ -166,8 +186,11 @@ fn serve(mut model: Model, commands: &Receiver<Command>) {
 }
 
 fn begin(model: &mut Model, command: Command) -> Option<Client> {
-    let Command { prompt, options, pieces } = command;
-    match Answering::begin(model, &prompt, &options) {
+    let Command { prompt, options, form, pieces } = command;
+    if pieces.is_closed() {
+        return None;
+    }
+    match Answering::begin_formed(model, &prompt, &options, form) {
         Ok(answering) => Some(Client { answering, pieces, is_over: false }),
         Err(error) => {
             let _ = pieces.try_send(Err(error));

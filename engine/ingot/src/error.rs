@@ -115,6 +115,12 @@ pub enum Error {
     /// No thread for an engine.
     #[error("the system gives no thread for the engine: {0}")]
     Thread(std::io::Error),
+    /// More requests than an engine keeps in line.
+    #[error("{n_waiting} requests wait already; try again later")]
+    Busy {
+        /// Requests that wait.
+        n_waiting: usize,
+    },
     /// The engine's thread has ended.
     #[error("the engine has ended; start it again")]
     EngineGone,

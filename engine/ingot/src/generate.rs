@@ -68,10 +68,11 @@ pub struct Logprobs {
     pub best: Vec<(u32, f32)>,
 }
 
-/// A token of the answer with the text that it completes, or the answer's end.
+/// A token of the answer with the text that it completes; before the first one, that another part of a long prompt has been
+/// read; or the answer's end.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Piece {
-    /// The id; `None` in the last piece, which has the text that was held back until the end.
+    /// The id; `None` while the prompt is read, and in the last piece, which has the text that was held back until the end.
     pub id: Option<u32>,
     /// Text, perhaps empty: half characters, and what may become a stop string, are held back.
     pub text: String,
@@ -92,6 +93,8 @@ pub struct Stats {
     pub n_prompt: usize,
     /// Those of its beginning that were in the cache already.
     pub n_cached: usize,
+    /// Tokens of the prompt that are in the cache so far.
+    pub n_prefilled: usize,
     /// Tokens of the answer.
     pub n_generated: usize,
     /// From the request to the first token.
@@ -137,7 +140,8 @@ pub struct Answer {
 }
 
 impl Model {
-    /// Generates an answer to a prompt. `on_piece` sees every piece as it comes and ends the answer by returning false.
+    /// Generates an answer to a prompt. `on_piece` sees every piece as it comes and ends the answer by returning false, also
+    /// while a long prompt is being read.
     /// Without a tokenizer the text stays empty.
     ///
     /// ```

@@ -48,7 +48,7 @@ pub use compile::{CompileOptions, compile, compile_random};
 pub use conversation::{Conversation, Message};
 pub use device::{DeviceChoice, DeviceInfo, devices, target, target_of};
 pub use doctor::{Check, Diagnosis, DoctorOptions, doctor};
-pub use engine::{Engine, Pieces, WaitingPieces};
+pub use engine::{Engine, MAX_WAITING, Pieces, WaitingPieces};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
 pub use ingot_ir::cost::Cost;

@@ -29,10 +29,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Told while weights are loaded: bytes done, bytes in all.
-pub type Progress = Box<dyn FnMut(u64, u64)>;
+pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 
 /// Changes a target before compilation.
-pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
+pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile) + Send>;
 
 /// How a model is loaded.
 ///

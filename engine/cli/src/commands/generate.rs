@@ -96,11 +96,13 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     options.grammar = grammar;
     interrupt::install()?;
     let mut first_token = None;
+    let mut is_shown = false;
     let mut written = Ok(());
     let answer = model.generate(&prompt, &options, |piece| {
-        let is_first = first_token.is_none();
-        first_token.get_or_insert_with(|| started.elapsed());
-        written = show(piece, form, is_first);
+        if piece.id.is_some() && first_token.is_none() {
+            first_token = Some(started.elapsed());
+        }
+        written = show(piece, form, !std::mem::replace(&mut is_shown, true));
         written.is_ok() && !interrupt::pressed()
     })?;
     written?;

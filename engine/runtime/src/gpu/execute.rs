@@ -71,6 +71,7 @@ struct Pending {
 }
 
 /// A step of which only the logits have been submitted.
+#[derive(Clone, Copy)]
 struct Unchosen {
     variant: VariantId,
     dims: Dims,
@@ -291,10 +292,12 @@ impl GpuBackend {
 
     /// Encodes and submits what chooses the tokens of a step that was submitted without.
     pub fn choose(&mut self) -> Result<(), RuntimeError> {
-        let Some(Unchosen { variant, dims, want_logits }) = self.unchosen.take() else { return Ok(()) };
+        let Some(Unchosen { variant, dims, want_logits }) = self.unchosen else { return Ok(()) };
         let [_, chooses] = self.spans[variant.0 as usize].clone();
         let encoder = self.encode(chooses, &dims, 1);
-        self.submit_with_results(encoder, &dims, want_logits, MAX_SPANS)
+        self.submit_with_results(encoder, &dims, want_logits, MAX_SPANS)?;
+        self.unchosen = None;
+        Ok(())
     }
 
     /// Launches in a pass, which is the given span of the step's time.

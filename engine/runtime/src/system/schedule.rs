@@ -18,7 +18,7 @@ pub fn can_schedule(world: &World) -> bool {
 }
 
 /// Whether a step may follow those in flight.
-fn has_room(world: &World) -> bool {
+pub(super) fn has_room(world: &World) -> bool {
     world.in_flight.len() < MAX_IN_FLIGHT && world.in_flight.back().is_none_or(|newest| newest.is_chosen)
 }
 
