@@ -223,10 +223,16 @@ impl Model {
         let verify = !options.skip_verification;
         // Hashing waits for memory, uploading for the bus: side by side they cost as much as the longer one.
         let (checked, started) = std::thread::scope(|scope| {
-            let check = verify.then(|| scope.spawn(|| artifact.verify_weights(n_threads)));
+            let check = || artifact.verify_weights(n_threads);
+            let thread = verify.then(|| std::thread::Builder::new().spawn_scoped(scope, check));
             let started = start(prepared, place, options);
-            let checked = check.map_or(Ok(Ok(())), |thread| thread.join());
-            (checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), started)
+            let checked = match thread {
+                None => Ok(()),
+                Some(Ok(thread)) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // The system gives no thread.
+                Some(Err(_)) => check(),
+            };
+            (checked, started)
         });
         checked?;
         Ok(text.join(started?, eos_ids, source))
@@ -249,25 +255,37 @@ pub fn round_activations(target: &mut TargetProfile, activations: Activations) -
 }
 
 /// Tokenizer and chat template, read beside the weights: a large vocabulary takes as long as an upload.
-struct Text(Option<std::thread::JoinHandle<ReadText>>);
+enum Text {
+    /// Of a model without files.
+    None,
+    UnderWay(std::thread::JoinHandle<ReadText>),
+    Read(ReadText),
+}
 
 type ReadText = (Result<Tokenizer, Error>, Result<Option<ChatTemplate>, Error>);
 
 impl Text {
     fn read(files: Option<Files>, eos_ids: &[u32]) -> Self {
-        let eos_ids = eos_ids.to_vec();
-        Self(files.map(|files| {
-            std::thread::spawn(move || {
-                // A checkpoint without a tokenizer still runs on token ids.
-                let tokenizer = Tokenizer::load(&files, &eos_ids).map_err(Into::into);
-                (tokenizer, ChatTemplate::load(&files).map_err(Into::into))
-            })
-        }))
+        let Some(files) = files else { return Self::None };
+        let read = |files: &Files, eos_ids: &[u32]| {
+            // A checkpoint without a tokenizer still runs on token ids.
+            (Tokenizer::load(files, eos_ids).map_err(Into::into), ChatTemplate::load(files).map_err(Into::into))
+        };
+        let (own_files, own_ids) = (files.clone(), eos_ids.to_vec());
+        match std::thread::Builder::new().spawn(move || read(&own_files, &own_ids)) {
+            Ok(thread) => Self::UnderWay(thread),
+            // The system gives no thread.
+            Err(_) => Self::Read(read(&files, eos_ids)),
+        }
     }
 
     fn join(self, (world, device): (World, String), eos_ids: Vec<u32>, source: Option<Arc<Weights>>) -> Model {
         let none = || (Err(Error::NoTokenizer), Ok(None));
-        let read = self.0.map_or_else(|| Ok(none()), |thread| thread.join());
+        let read = match self {
+            Self::None => Ok(none()),
+            Self::UnderWay(thread) => thread.join(),
+            Self::Read(text) => Ok(text),
+        };
         // A file that the reader panics on is as bad as one that it refuses: the model still runs on ids.
         let unusable =
             || Error::Unusable("the tokenizer's files are damaged; fetch them again, or pass token ids".into());
