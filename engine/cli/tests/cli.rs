@@ -559,7 +559,7 @@ fn requests_that_the_model_cannot_take() {
     fail(
         on_cpu(&budget),
         1,
-        &["needs", "weights", "KV pages for 1 sequences of 1024 tokens", "budget is 1.0 MB", "--memory-budget"],
+        &["needs", "weights", "KV pages for 1 sequence of 1024 tokens", "budget is 1.0 MB", "--memory-budget"],
     );
 }
 

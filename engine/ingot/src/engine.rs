@@ -25,7 +25,7 @@ use std::task::{Context, Poll};
 /// });
 /// for pieces in answers {
 ///     let text: String = pieces.into_iter().map(|piece| Ok(piece?.text)).collect::<Result<_, ingot::Error>>()?;
-///     println!("{text}");
+///     assert!(!text.is_empty());
 /// }
 /// # Ok::<(), ingot::Error>(())
 /// ```
@@ -47,6 +47,19 @@ struct Command {
 impl Engine {
     /// Puts a model on a thread.
     ///
+    /// ```
+    /// use ingot::{Engine, GenerateOptions};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let engine = Engine::start(model)?;
+    /// let client = engine.clone();
+    /// let answer = std::thread::spawn(move || client.stream(vec![1, 2, 3], GenerateOptions::default()).into_iter().last());
+    /// let last = answer.join().unwrap().unwrap()?;
+    /// assert!(last.finish.is_some());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Thread`] if the system gives none.
     pub fn start(model: Model) -> Result<Self, Error> {
@@ -57,22 +70,60 @@ impl Engine {
         Ok(Self { commands, language, device, facts })
     }
 
-    /// Tokenizer and chat template.
+    /// Tokenizer and chat template, as the model had them when the engine was started.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// let prompt = engine.language().chat_prompt("Tell me a story.")?;
+    /// assert!(!prompt.is_empty());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn language(&self) -> &Language {
         &self.language
     }
 
     /// Name of the device that runs the model.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// assert!(engine.device().starts_with("CPU"));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn device(&self) -> &str {
         &self.device
     }
 
     /// What the model's plan does.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// assert_eq!(engine.facts().max_context, 1024);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn facts(&self) -> PlanFacts {
         self.facts
     }
 
     /// Begins an answer. What is wrong with the request is the first thing that comes.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+    /// let pieces = engine.stream(engine.language().chat_prompt("Hi")?, options.clone());
+    /// assert_eq!(pieces.into_iter().filter(|piece| piece.as_ref().is_ok_and(|piece| piece.id.is_some())).count(), 4);
+    ///
+    /// let mut pieces = engine.stream(Vec::new(), options).into_iter();
+    /// assert!(pieces.next().is_some_and(|first| first.is_err()), "an empty prompt");
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn stream(&self, prompt: Vec<u32>, options: GenerateOptions) -> Pieces {
         let (pieces, receiver) = async_channel::unbounded();
         // If the thread is gone so is its end of the channel, and the first thing that comes is an error.
@@ -83,6 +134,25 @@ impl Engine {
 
 /// An answer of an [`Engine`]: an asynchronous stream, or in a `for` loop an iterator that waits for each piece. Its last
 /// piece tells why it ended. Dropping it ends the answer.
+///
+/// ```
+/// use futures_util::TryStreamExt;
+///
+/// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+/// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+/// # pollster::block_on(async {
+/// let prompt = engine.language().chat_prompt("Tell me a story.")?;
+/// let mut pieces = engine.stream(prompt, GenerateOptions { max_tokens: 8, ..GenerateOptions::default() });
+/// let mut text = String::new();
+/// while let Some(piece) = pieces.try_next().await? {
+///     text += &piece.text;
+/// }
+/// assert!(!text.is_empty());
+/// # Ok::<(), ingot::Error>(())
+/// # })?;
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct Pieces {
     pieces: Pin<Box<Receiver<Result<Piece, Error>>>>,
     is_over: bool,
@@ -107,6 +177,20 @@ impl IntoIterator for Pieces {
 }
 
 /// Pieces of an [`Engine`], waited for. Not for asynchronous code, whose thread it blocks.
+///
+/// ```
+/// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+/// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+/// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+/// let mut n_pieces = 0;
+/// for piece in engine.stream(engine.language().chat_prompt("Tell me a story.")?, options) {
+///     print!("{}", piece?.text);
+///     n_pieces += 1;
+/// }
+/// assert!(n_pieces > 1);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct WaitingPieces(Pieces);
 
 impl Iterator for WaitingPieces {

@@ -1,8 +1,9 @@
 //! A language-model engine to embed: load a checkpoint, generate text.
 //!
-//! ```no_run
+//! ```
 //! use ingot::{GenerateOptions, LoadOptions, Model};
 //!
+//! # std::env::set_current_dir("../..").unwrap();
 //! let mut model = Model::load("models/ingot-tales-14m".as_ref(), LoadOptions::default())?;
 //! let prompt = model.chat_prompt("Tell me a story.")?;
 //! let answer = model.generate(&prompt, &GenerateOptions::default(), |piece| {
@@ -51,12 +52,72 @@ pub use doctor::{Check, Diagnosis, DoctorOptions, doctor};
 pub use engine::{Engine, Pieces, WaitingPieces};
 pub use error::Error;
 pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
+/// ```
+/// use ingot::{Cost, StepShape};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let cost: Cost = model.step_facts(StepShape { n_sequences: 1, n_tokens: 1, depth: 16 })?.cost;
+/// assert_eq!(cost.weight_bytes, model.facts().weight_bytes);
+/// assert!(cost.kv_bytes > 0 && cost.bytes() > cost.weight_bytes + cost.kv_bytes);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_ir::cost::Cost;
 /// ```
 /// assert_eq!(ingot::Bytes(1_500).to_string(), "1.5 kB");
 /// ```
 pub use ingot_ir::memory::Bytes;
+/// ```
+/// use ingot::{Bytes, DeviceChoice, LoadOptions, MemoryTable, Model};
+///
+/// let options = LoadOptions { device: DeviceChoice::Cpu, memory_budget: Some(1000), ..LoadOptions::default() };
+/// let error = Model::load("../../models/ingot-tales-1m".as_ref(), options).map(drop).unwrap_err();
+/// let table: MemoryTable = *error.memory_table().unwrap();
+/// assert!(table.total() > table.weights + table.kv);
+/// assert!(table.to_string().ends_with(&Bytes(table.total()).to_string()));
+/// ```
 pub use ingot_ir::memory::MemoryTable;
+/// ```
+/// use ingot::{ConvertOptions, Recipe};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (floats, out) = (folder.path().join("floats"), folder.path().join("mxfp4"));
+/// # let options = ConvertOptions { dequantize: true, ..Default::default() };
+/// # ingot::convert("../../models/ingot-tales-1m".as_ref(), &floats, &options, &mut |_, _| true)?;
+/// let quantize = Some(Recipe::new("mxfp4", None, None, None)?);
+/// let options = ConvertOptions { quantize, ..ConvertOptions::default() };
+/// let converted = ingot::convert(&floats, &out, &options, &mut |_, _| true)?;
+/// assert!((4.25..4.3).contains(&converted.bits_per_weight()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub use ingot_models::convert::ConvertOptions;
+/// ```
+/// use ingot::{ConvertOptions, Converted};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (from, to) = ("../../models/ingot-tales-1m".as_ref(), folder.path().join("copy"));
+/// let options = ConvertOptions { repack: true, ..ConvertOptions::default() };
+/// let converted: Converted = ingot::convert(from, &to, &options, &mut |_, _| true)?;
+/// assert_eq!(converted.n_bytes as f64 * 8.0 / converted.n_parameters as f64, converted.bits_per_weight());
+/// # Ok::<(), ingot::models::Error>(())
+/// ```
+pub use ingot_models::convert::Converted;
+/// ```
+/// use ingot::GgufType;
+///
+/// assert!(GgufType::NAMES.into_iter().all(|name| GgufType::parse(name).is_some()));
+/// assert_eq!(GgufType::parse("q4_k"), None);
+/// ```
+pub use ingot_models::convert::GgufType;
+/// ```
+/// use ingot::Recipe;
+///
+/// let recipe = Recipe::new("affine", Some(6), Some(32), None)?;
+/// assert!(matches!(recipe, Recipe::Uniform(quant) if (quant.bits(), quant.group()) == (6, 32)));
+/// assert!(Recipe::new("affine", Some(7), None, None).is_err());
+/// # Ok::<(), String>(())
+/// ```
+pub use ingot_models::convert::Recipe;
 /// ```
 /// use ingot::{ConvertOptions, models::formats::safetensors::StoredType};
 ///
@@ -68,8 +129,73 @@ pub use ingot_ir::memory::MemoryTable;
 /// # Ok::<(), ingot::models::Error>(())
 /// ```
 pub use ingot_models::convert::convert;
-pub use ingot_models::convert::search::{Candidate, Candidates, Sensitivities, Target, Widths};
-pub use ingot_models::convert::{ConvertOptions, Converted, GgufType, Recipe, convert_gguf};
+/// ```
+/// use ingot::{DeviceChoice, GgufType, LoadOptions, Model, convert_gguf};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// let (from, to) = ("../../models/ingot-tales-1m".as_ref(), folder.path().join("tales.gguf"));
+/// convert_gguf(from, &to, GgufType::parse("q8_0").unwrap(), &mut |_, _| true).unwrap();
+/// let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+/// assert_eq!(Model::load(&to, options)?.facts().n_vocab, 4096);
+/// # Ok::<(), ingot::Error>(())
+/// ```
+pub use ingot_models::convert::convert_gguf;
+/// ```
+/// use ingot::{Candidate, Candidates, Widths};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let floats = folder.path().join("f32");
+/// # let options = ingot::ConvertOptions { dequantize: true, ..Default::default() };
+/// # ingot::convert("../../models/ingot-tales-1m".as_ref(), &floats, &options, &mut |_, _| true)?;
+/// let candidates = Candidates::measure(&floats, Widths::new(4, 6, 64)?, &mut |_, _| {})?;
+/// let table: &Candidate = candidates.matrices.iter().max_by_key(|matrix| matrix.n_numbers()).unwrap();
+/// assert_eq!((&*table.path, table.shape), ("model.embed_tokens", [4096, 128]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub use ingot_models::convert::search::Candidate;
+/// ```
+/// use ingot::{Candidates, Recipe, Target, Widths};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let floats = folder.path().join("f32");
+/// # let options = ingot::ConvertOptions { dequantize: true, ..Default::default() };
+/// # ingot::convert("../../models/ingot-tales-1m".as_ref(), &floats, &options, &mut |_, _| true)?;
+/// let candidates = Candidates::measure(&floats, Widths::new(4, 6, 64)?, &mut |_, _| {})?;
+/// // As if all were equally sensitive; `ingot::sensitivities` measures it.
+/// let equal = candidates.matrices.iter().map(|matrix| (matrix.path.clone(), 1.0)).collect();
+/// let recipe = candidates.recipe(&equal, Target::BitsPerWeight(5.5))?;
+/// assert!(matches!(recipe, Recipe::Listed { default, bits } if default.bits == 4 && !bits.is_empty()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub use ingot_models::convert::search::Candidates;
+/// In JSON as `mlx_lm.dynamic_quant` has them:
+///
+/// ```
+/// let found: ingot::Sensitivities = serde_json::from_str(r#"[["model.layers.0.mlp.up_proj", 0.25]]"#)?;
+/// assert_eq!(found[0].1, 0.25);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+pub use ingot_models::convert::search::Sensitivities;
+/// ```
+/// use ingot::{Candidates, Target, Widths};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let floats = folder.path().join("f32");
+/// # let options = ingot::ConvertOptions { dequantize: true, ..Default::default() };
+/// # ingot::convert("../../models/ingot-tales-1m".as_ref(), &floats, &options, &mut |_, _| true)?;
+/// let candidates = Candidates::measure(&floats, Widths::new(3, 6, 64)?, &mut |_, _| {})?;
+/// assert_eq!(candidates.equal(Target::BitsPerWeight(5.0))?.bits, 4);
+/// assert!(candidates.equal(Target::Bytes(1000)).is_err(), "3 bits everywhere are more");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub use ingot_models::convert::search::Target;
+/// ```
+/// use ingot::Widths;
+///
+/// assert_eq!(Widths::new(4, 6, 64), Ok(Widths { low: 4, high: 6, group: 64 }));
+/// assert!(Widths::new(4, 7, 64).is_err(), "the affine format has no 7 bits");
+/// ```
+pub use ingot_models::convert::search::Widths;
 /// ```
 /// # use ingot::{ChatOptions, DeviceChoice, LoadOptions, Model};
 /// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
@@ -109,7 +235,23 @@ pub use ingot_models::text::grammar::Grammar;
 /// # Ok::<(), ingot::Error>(())
 /// ```
 pub use ingot_runtime::account::Account as Memory;
+/// ```
+/// use ingot::MemoryUse;
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let MemoryUse { active, peak } = model.memory();
+/// assert!(active > 0 && peak >= active);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_runtime::backend::MemoryUse;
+/// ```
+/// use ingot::Ceilings;
+///
+/// let h100 = Ceilings { read_gb_s: 3140.0, gflop_s: 50_000.0 };
+/// // A token of 4.5 GB of weights and 16 GFLOP is bound by memory.
+/// assert_eq!(h100.least_s(4_500_000_000, 16_000_000_000), 4.5 / 3140.0);
+/// ```
 pub use ingot_runtime::ceilings::Ceilings;
 /// ```
 /// use ingot::{Activations, LoadOptions};
@@ -142,10 +284,27 @@ pub use ingot_runtime::sample::Adjust;
 /// use ingot::{Penalty, Sampling};
 ///
 /// let repetition = Penalty { strength: 1.1, window: 64 };
-/// let sampling = Sampling { temperature: 0.8, min_p: 0.05, repetition, ..Sampling::default() };
-/// assert!(sampling.check(4096).is_ok());
+/// assert!(!Sampling { repetition, ..Sampling::default() }.is_greedy());
 /// ```
-pub use ingot_runtime::sample::{Penalty, Sampling};
+pub use ingot_runtime::sample::Penalty;
+/// ```
+/// use ingot::Sampling;
+///
+/// let sampling = Sampling { temperature: 0.8, min_p: 0.05, ..Sampling::default() };
+/// assert!(sampling.check(4096).is_ok());
+/// assert!(Sampling { top_p: 1.5, ..sampling }.check(4096).is_err());
+/// ```
+pub use ingot_runtime::sample::Sampling;
+/// ```
+/// use ingot::{FinishReason, GenerateOptions};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+/// let answer = model.generate(&model.chat_prompt("Hi")?, &options, |_| true)?;
+/// assert_eq!((answer.finish, &*answer.finish.to_string()), (FinishReason::Length, "length"));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_runtime::world::FinishReason;
 pub use language::Language;
 pub use load::{AdjustTarget, LoadOptions, Progress, round_activations};
@@ -161,12 +320,51 @@ pub use tiles::{Tiles, stored_path, tuned_target};
 pub use tune::{TuneOptions, TuneProgress, Tuned, TunedShape, tune, tune_random};
 
 /// The compiler, for programs that look at plans.
+///
+/// ```
+/// use ingot::{RandomShape, compiler};
+///
+/// let graph = RandomShape::named("llama-1b")?.graph()?;
+/// let plan = compiler::compile(&graph, &compiler::TargetProfile::cpu(), compiler::Options::new(4096))?;
+/// assert!(plan.weight_bytes() > 600_000_000, "1.24 billion weights of 4 bits, nothing of which was made");
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_compiler as compiler;
 /// The graph and plan types.
+///
+/// ```
+/// use ingot::ir::weight::Format;
+///
+/// let format = Format::parse("affine4g64_f16").unwrap();
+/// assert!(format.is_quantized() && format.takes_cols(4096) && !format.takes_cols(100));
+/// ```
 pub use ingot_ir as ir;
 /// Checkpoint formats, tokenizer, chat templates.
+///
+/// ```
+/// let model = ingot::models::Model::open("../../models/ingot-tales-1m".as_ref())?;
+/// assert_eq!((model.spec.architecture.name(), model.spec.max_position_embeddings), ("llama", 1024));
+/// # Ok::<(), ingot::models::Error>(())
+/// ```
 pub use ingot_models as models;
 /// The runtime, for programs that drive the tick themselves.
+///
+/// ```
+/// use ingot::runtime::sample::argmax;
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let (logits, n_vocab) = model.logits(&model.chat_prompt("Tell me a story.")?)?;
+/// let greedy = argmax(&logits[logits.len() - n_vocab..]);
+/// assert!(!model.eos_ids().contains(&greedy));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub use ingot_runtime as runtime;
 /// The graphics API, for programs that bring their own device.
+///
+/// ```
+/// use ingot::{runtime::gpu::useful_features, wgpu::Features};
+///
+/// assert!(useful_features().contains(Features::SUBGROUP), "what models use where a device has it");
+/// ```
 pub use wgpu;

@@ -60,11 +60,6 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
     target.kv_type = args.kv.kv_type().unwrap_or(target.kv_type);
     ingot::round_activations(&mut target, args.activations)?;
     let mut bar = progress::bar("writing");
-    let mut told = |done, total| {
-        if let Some(bar) = &mut bar {
-            bar(done, total);
-        }
-    };
     let options = CompileOptions {
         target,
         context: args.context,
@@ -73,7 +68,7 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
         memory_budget: args.memory_budget,
         plan_only: args.plan_only,
         n_threads: args.threads.map(usize::from),
-        progress: &mut told,
+        progress: bar.as_deref_mut().map(|bar| bar as _),
     };
     let plan = match &args.random {
         Some(shape) => ingot::compile_random(shape, &args.output, options)?,

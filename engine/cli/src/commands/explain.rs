@@ -160,7 +160,7 @@ fn write(folder: &Path, files: &[File]) -> Result<()> {
 /// The model's graph and its longest context.
 fn graph(args: &ExplainArgs) -> Result<(Graph, u32)> {
     if let Some(shape) = &args.random {
-        return Ok((shape.graph(), shape.max_context));
+        return Ok((shape.graph()?, shape.max_context));
     }
     let model = ingot::models::Model::open(&args.model.folder()?)?;
     Ok((model.graph()?, model.spec.max_position_embeddings))

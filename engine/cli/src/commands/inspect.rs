@@ -4,6 +4,7 @@ use crate::output;
 use anyhow::Result;
 use clap::Args;
 use ingot::compiler::artifact::{Artifact, WeightsAt};
+use ingot::ir::memory::counted;
 use ingot::ir::plan::{Plan, VariantId};
 use ingot::{Bytes, MemoryTable};
 use serde_json::{Value, json};
@@ -81,8 +82,8 @@ fn describe(artifact: &Artifact, args: &InspectArgs) -> String {
         line(
             &format!("variant {id}"),
             format!(
-                "up to {} tokens: {} dispatches, {} of weights",
-                variant.bounds.tokens,
+                "up to {}: {} dispatches, {} of weights",
+                counted(variant.bounds.tokens.into(), "token"),
                 variant.n_dispatches,
                 Bytes(plan.weight_bytes_of(id))
             ),

@@ -5,6 +5,7 @@ use crate::{args, output};
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use ingot::ir::memory::counted;
 use ingot::{DeviceChoice, RandomShape, TuneOptions, TuneProgress, Tuned, TunedShape};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
         quick: args.quick,
         max_candidates: args.limit,
         output: args.output.clone(),
-        progress: &mut |now| bar.show(now),
+        progress: Some(&mut |now| bar.show(now)),
     };
     let tuned = match &args.random {
         Some(shape) => ingot::tune_random(shape, options),
@@ -98,8 +99,13 @@ fn summary(tuned: &Tuned) -> String {
     let n_measured: usize = tuned.shapes.iter().map(|found| found.n_measured).sum();
     let n_wrong: usize = tuned.shapes.iter().map(|found| found.n_wrong).sum();
     let wrong = if n_wrong == 0 { String::new() } else { format!(", {n_wrong} gave another result and were left out") };
-    lines.push(format!("{n_measured} kernels measured on {}{wrong}", tuned.table.device));
-    lines.push(format!("{}: {} ({} shapes)", tuned.path.display(), tuned.table.id(), tuned.table.rows.len()));
+    lines.push(format!("{} measured on {}{wrong}", counted(n_measured as u64, "kernel"), tuned.table.device));
+    lines.push(format!(
+        "{}: {} ({})",
+        tuned.path.display(),
+        tuned.table.id(),
+        counted(tuned.table.rows.len() as u64, "shape")
+    ));
     lines.join("\n")
 }
 
