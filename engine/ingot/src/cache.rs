@@ -38,14 +38,16 @@ const MAX_BYTES: u64 = 256 << 20;
 /// A file of the cache.
 ///
 /// ```
-/// # use ingot::{Cache, DeviceChoice, LoadOptions, Model};
+/// use ingot::{Cache, CacheEntry};
+///
+/// # use ingot::{DeviceChoice, LoadOptions, Model};
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let cache = Cache::Folder(folder.path().to_owned());
 /// # let options = LoadOptions { device: DeviceChoice::Cpu, cache: cache.clone(), ..LoadOptions::default() };
 /// # Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
-/// let entry = &cache.entries()?[0];
-/// assert!(entry.what.contains("for cpu, 1024 tokens") && entry.written.is_some());
-/// assert_eq!(entry.n_bytes, std::fs::metadata(&entry.path).unwrap().len());
+/// let CacheEntry { path, n_bytes, what, .. } = cache.entries()?.remove(0);
+/// assert!(what.contains("for cpu, 1024 tokens"));
+/// assert_eq!(n_bytes, std::fs::metadata(path).unwrap().len());
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]

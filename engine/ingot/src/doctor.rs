@@ -88,11 +88,12 @@ pub struct Check {
 /// What was found.
 ///
 /// ```
-/// # use ingot::{DeviceChoice, DoctorOptions};
-/// # let options = DoctorOptions { device: DeviceChoice::Cpu, quick: true, ..DoctorOptions::default() };
-/// let diagnosis = ingot::doctor(options)?;
-/// assert_eq!((diagnosis.device.name(), &*diagnosis.target), ("CPU", "cpu"));
-/// assert!(diagnosis.checks.len() > 10);
+/// use ingot::{DeviceChoice, Diagnosis, DoctorOptions};
+///
+/// let options = DoctorOptions { device: DeviceChoice::Cpu, quick: true, ..DoctorOptions::default() };
+/// let Diagnosis { device, target, checks } = ingot::doctor(options)?;
+/// assert_eq!((device.name(), &*target), ("CPU", "cpu"));
+/// assert!(checks.len() > 10);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, Debug)]

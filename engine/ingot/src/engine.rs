@@ -137,13 +137,15 @@ impl Engine {
 ///
 /// ```
 /// use futures_util::TryStreamExt;
+/// use ingot::{GenerateOptions, Pieces};
 ///
-/// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+/// # use ingot::{DeviceChoice, Engine, LoadOptions, Model};
 /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
 /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
 /// # pollster::block_on(async {
 /// let prompt = engine.language().chat_prompt("Tell me a story.")?;
-/// let mut pieces = engine.stream(prompt, GenerateOptions { max_tokens: 8, ..GenerateOptions::default() });
+/// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+/// let mut pieces: Pieces = engine.stream(prompt, options);
 /// let mut text = String::new();
 /// while let Some(piece) = pieces.try_next().await? {
 ///     text += &piece.text;
@@ -179,16 +181,16 @@ impl IntoIterator for Pieces {
 /// Pieces of an [`Engine`], waited for. Not for asynchronous code, whose thread it blocks.
 ///
 /// ```
-/// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+/// use ingot::{GenerateOptions, WaitingPieces};
+///
+/// # use ingot::{DeviceChoice, Engine, LoadOptions, Model};
 /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
 /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
-/// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
-/// let mut n_pieces = 0;
-/// for piece in engine.stream(engine.language().chat_prompt("Tell me a story.")?, options) {
+/// let prompt = engine.language().chat_prompt("Tell me a story.")?;
+/// let pieces: WaitingPieces = engine.stream(prompt, GenerateOptions::default()).into_iter();
+/// for piece in pieces {
 ///     print!("{}", piece?.text);
-///     n_pieces += 1;
 /// }
-/// assert!(n_pieces > 1);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 pub struct WaitingPieces(Pieces);

@@ -51,16 +51,16 @@ impl Default for GenerateOptions {
 /// Natural logarithms of probabilities, after penalties and before filters and temperature.
 ///
 /// ```
-/// use ingot::{GenerateOptions, Sampling};
+/// use ingot::{GenerateOptions, Logprobs, Sampling};
 ///
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let sampling = Sampling { n_logprobs: Some(2), ..Sampling::default() };
 /// let options = GenerateOptions { max_tokens: 4, sampling, ..GenerateOptions::default() };
 /// let answer = model.generate(&model.chat_prompt("Tell me a story.")?, &options, |_| true)?;
-/// for (id, of) in answer.ids.iter().zip(&answer.logprobs) {
-///     println!("{:.2}", of.chosen.exp());
-///     assert_eq!((of.best[0], of.best.len()), ((*id, of.chosen), 2));
+/// for (id, Logprobs { chosen, best }) in answer.ids.iter().zip(&answer.logprobs) {
+///     println!("{id} with probability {:.2}", chosen.exp());
+///     assert_eq!((best[0], best.len()), ((*id, *chosen), 2));
 /// }
 /// # Ok::<(), ingot::Error>(())
 /// ```
@@ -75,13 +75,13 @@ pub struct Logprobs {
 /// A token of the answer with the text that it completes, or the answer's end.
 ///
 /// ```
-/// use ingot::{FinishReason, GenerateOptions};
+/// use ingot::{FinishReason, GenerateOptions, Piece};
 ///
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let prompt = model.chat_prompt("Tell me a story.")?;
 /// let options = GenerateOptions { max_tokens: 2, ignore_eos: true, ..GenerateOptions::default() };
-/// let pieces: Vec<_> = model.stream(&prompt, &options)?.collect::<Result<_, _>>()?;
+/// let pieces: Vec<Piece> = model.stream(&prompt, &options)?.collect::<Result<_, _>>()?;
 /// assert_eq!(pieces.len(), 3);
 /// assert!(pieces[0].id.is_some() && pieces[0].finish.is_none());
 /// assert_eq!((pieces[2].id, pieces[2].finish), (None, Some(FinishReason::Length)));
@@ -106,12 +106,13 @@ pub struct Piece {
 /// Counts and times of one answer.
 ///
 /// ```
-/// # use ingot::GenerateOptions;
+/// use ingot::{GenerateOptions, Stats};
+///
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// # let prompt = model.chat_prompt("Tell me a story.")?;
 /// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
-/// let stats = model.generate(&prompt, &options, |_| true)?.stats;
+/// let stats: Stats = model.generate(&prompt, &options, |_| true)?.stats;
 /// println!("{:?} to the first token, {:?} from there on", stats.first_token, stats.generation);
 /// assert_eq!((stats.n_prompt, stats.n_generated), (prompt.len(), 4));
 /// # Ok::<(), ingot::Error>(())
@@ -189,12 +190,13 @@ impl Stats {
 /// A finished answer.
 ///
 /// ```
-/// # use ingot::GenerateOptions;
+/// use ingot::{Answer, GenerateOptions};
+///
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// # let prompt = model.chat_prompt("Tell me a story.")?;
 /// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
-/// let answer = model.generate(&prompt, &options, |_| true)?;
+/// let answer: Answer = model.generate(&prompt, &options, |_| true)?;
 /// assert_eq!(answer.text, model.tokenizer()?.decode(&answer.ids, true)?);
 /// assert_eq!((answer.ids.len(), answer.finish.to_string()), (4, "length".to_owned()));
 /// # Ok::<(), ingot::Error>(())

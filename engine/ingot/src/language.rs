@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 /// Turns texts and messages into token ids. Shared by a [`Model`](crate::Model) and its [`Engine`](crate::Engine).
 ///
 /// ```
+/// use ingot::Language;
+///
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
-/// let language = model.language();
+/// let language: &Language = model.language();
 /// let ids = language.text_prompt("Once upon a time")?;
 /// assert_eq!(language.tokenizer()?.decode(&ids, true)?, "Once upon a time");
 /// # Ok::<(), ingot::Error>(())

@@ -58,8 +58,8 @@ pub use generate::{Answer, GenerateOptions, Logprobs, Piece, Stats};
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let cost: Cost = model.step_facts(StepShape { n_sequences: 1, n_tokens: 1, depth: 16 })?.cost;
-/// assert_eq!(cost.weight_bytes, model.facts().weight_bytes);
-/// assert!(cost.kv_bytes > 0 && cost.bytes() > cost.weight_bytes + cost.kv_bytes);
+/// assert!(cost.weight_bytes > 1_000_000 && cost.kv_bytes > 0);
+/// assert_eq!(cost.bytes(), cost.weight_bytes + cost.kv_bytes + cost.activation_bytes);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 pub use ingot_ir::cost::Cost;
@@ -250,7 +250,7 @@ pub use ingot_runtime::backend::MemoryUse;
 ///
 /// let h100 = Ceilings { read_gb_s: 3140.0, gflop_s: 50_000.0 };
 /// // A token of 4.5 GB of weights and 16 GFLOP is bound by memory.
-/// assert_eq!(h100.least_s(4_500_000_000, 16_000_000_000), 4.5 / 3140.0);
+/// assert!((h100.least_s(4_500_000_000, 16_000_000_000) - 4.5 / 3140.0).abs() < 1e-9);
 /// ```
 pub use ingot_runtime::ceilings::Ceilings;
 /// ```

@@ -96,7 +96,9 @@ impl Mean {
 /// What two models say of one token.
 ///
 /// ```
-/// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows, compare};
+/// use ingot::{Position, compare};
+///
+/// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows};
 /// # let load = |activations| {
 /// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
 /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
@@ -104,9 +106,10 @@ impl Mean {
 /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
 /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
 /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
-/// let worst = found.positions.iter().max_by(|a, b| a.kl.total_cmp(&b.kl)).unwrap();
-/// println!("{}: {} nats", a.tokenizer()?.decode(&[worst.token], true)?, worst.kl);
-/// assert!((worst.nll_a - worst.nll_b).abs() < 0.5 && worst.kl < 0.1);
+/// for Position { token, nll_a, nll_b, kl, .. } in found.positions {
+///     println!("{:>8}: {nll_a:.3} {nll_b:.3}", a.tokenizer()?.decode(&[token], true)?);
+///     assert!((nll_a - nll_b).abs() < 0.5 && kl < 0.1);
+/// }
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -128,7 +131,9 @@ pub struct Position {
 /// How far two models' predictions are apart.
 ///
 /// ```
-/// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows, compare};
+/// use ingot::{Comparison, compare};
+///
+/// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows};
 /// # let load = |activations| {
 /// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
 /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
@@ -136,7 +141,7 @@ pub struct Position {
 /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
 /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
 /// // The same model in f32, and with activations rounded to 8 bits.
-/// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
+/// let found: Comparison = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
 /// println!("KL divergence {:.4}, same top token {:.0} %", found.kl().mean(), 100.0 * found.same_top().mean());
 /// assert_eq!(found.positions.len(), 7);
 /// # assert!(found.kl().mean() > 0.0);

@@ -9,13 +9,14 @@ use ingot_runtime::world::Event;
 /// An answer under way, piece by piece. Its last piece tells why it ended. Dropping it ends the answer.
 ///
 /// ```
-/// use ingot::GenerateOptions;
+/// use ingot::{GenerateOptions, Stream};
 ///
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let prompt = model.chat_prompt("Tell me a story.")?;
 /// let options = GenerateOptions { max_tokens: 8, ignore_eos: true, ..GenerateOptions::default() };
-/// for piece in model.stream(&prompt, &options)? {
+/// let pieces: Stream<'_> = model.stream(&prompt, &options)?;
+/// for piece in pieces {
 ///     let piece = piece?;
 ///     print!("{}", piece.text);
 ///     if let Some(finish) = piece.finish {
