@@ -77,8 +77,11 @@ fn abilities(device: &DeviceInfo) -> Vec<Ability> {
         DeviceInfo::Gpu(info) => info,
     };
     let ability = |what, has, yes: &str, no: &str| Ability { what, has, so: if has { yes } else { no }.to_owned() };
-    let lanes =
-        info.subgroup.map_or(String::new(), |(least, most)| format!("sums in registers of {least} to {most} lanes"));
+    let lanes = match info.subgroup {
+        Some((least, most)) if least == most => format!("sums in registers of {least} lanes"),
+        Some((least, most)) => format!("sums in registers of {least} to {most} lanes"),
+        None => String::new(),
+    };
     let binding = info.max_binding_bytes;
     vec![
         ability(

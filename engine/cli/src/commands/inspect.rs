@@ -13,7 +13,8 @@ use std::path::PathBuf;
 /// Flags of `ingot inspect`.
 #[derive(Args)]
 pub(crate) struct InspectArgs {
-    /// The file
+    /// A compiled file (.ingot)
+    #[arg(value_name = "FILE")]
     artifact: PathBuf,
     /// Memory bandwidths in GB/s to tell the expected decode speed for
     #[arg(long, value_name = "GB/S", value_delimiter = ',', default_values_t = [100.0, 400.0, 800.0, 3350.0])]
