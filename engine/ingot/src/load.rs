@@ -13,6 +13,7 @@ use crate::weights::Weights;
 use ingot_compiler::artifact::{Artifact, WeightsAt};
 use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::kv::KvType;
+use ingot_ir::memory::counted;
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_models::Files;
 use ingot_models::formats::gguf::is_gguf;
@@ -28,10 +29,30 @@ use ingot_runtime::world::{Limits, World};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Told while weights are loaded: bytes done, bytes in all.
+/// Told how far loading is: bytes done, bytes in all. That is while a model is fetched from a hub, and while weights are
+/// uploaded to a GPU; the processor reads them where they lie.
+///
+/// ```
+/// use ingot::{LoadOptions, Progress};
+///
+/// let show: Progress = Box::new(|done, total| eprint!("\r{} %", 100 * done / total.max(1)));
+/// let options = LoadOptions { progress: Some(show), ..LoadOptions::default() };
+/// # assert!(options.progress.is_some());
+/// ```
 pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 
 /// Changes a target before compilation.
+///
+/// ```
+/// use ingot::{AdjustTarget, DeviceChoice, LoadOptions, Model};
+///
+/// let small_steps: AdjustTarget = Box::new(|target| target.prefill_tokens = 64);
+/// # let (device, adjust_target) = (DeviceChoice::Cpu, Some(small_steps));
+/// # let options = LoadOptions { device, adjust_target, ..LoadOptions::default() };
+/// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// assert_eq!(model.facts().max_step_tokens, 64);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile) + Send>;
 
 /// How a model is loaded.
@@ -44,8 +65,6 @@ pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile) + Send>;
 ///     context: Some(512),      // tokens of the longest sequence
 ///     max_batch: 2,            // sequences at one time
 ///     max_kv_size: Some(128),  // of which the cache holds 128
-///     progress: Some(Box::new(|done, total| println!("{done} of {total} bytes"))),
-///     adjust_target: Some(Box::new(|target| target.prefill_tokens = 64)),
 ///     ..LoadOptions::default()
 /// };
 /// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
@@ -114,6 +133,15 @@ impl Model {
     /// Loads a checkpoint folder (Hugging Face or MLX layout), a GGUF file, an artifact (`.ingot`), or a model of a hub
     /// (`owner/name[@revision]`), which is fetched into the hub's cache first.
     ///
+    /// ```
+    /// use ingot::{DeviceChoice, LoadOptions, Model};
+    ///
+    /// let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    /// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+    /// assert!(model.device().starts_with("CPU"));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of the hub, the checkpoint or artifact, of the compiler, and of the device.
     pub fn load(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
@@ -128,16 +156,21 @@ impl Model {
 
     /// Loads a model of a known shape with random weights, for measurements. It has no tokenizer.
     ///
-    /// ```no_run
-    /// # use ingot::{LoadOptions, Model, RandomShape};
-    /// let model = Model::load_random(&RandomShape::named("llama-1b")?, LoadOptions::default())?;
+    /// ```
+    /// use ingot::{DeviceChoice, LoadOptions, Model, RandomShape};
+    ///
+    /// let shape = RandomShape { n_layers: 1, n_vocab: 1024, ..RandomShape::named("smollm2-135m")? };
+    /// let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    /// let mut model = Model::load_random(&shape, options)?;
+    /// let (logits, n_vocab) = model.logits(&[1, 2])?;
+    /// assert_eq!((logits.len(), n_vocab), (2048, 1024));
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// As [`Model::load`], and those of [`RandomShape::graph`].
     pub fn load_random(shape: &RandomShape, options: LoadOptions) -> Result<Self, Error> {
-        Self::load_lowered(Lowered::random(shape), options)
+        Self::load_lowered(Lowered::random(shape)?, options)
     }
 
     pub(crate) fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
@@ -239,10 +272,21 @@ impl Model {
     }
 }
 
-/// Has products of a target round activations, if that is asked for.
+/// Has the kernels that are compiled for a target round what they read; for [`CompileOptions`](crate::CompileOptions), as
+/// loading does it by [`LoadOptions::activations`]. Plans of the processor are the same either way.
+///
+/// ```
+/// use ingot::{Activations, compiler::TargetProfile, round_activations};
+///
+/// let mut target = TargetProfile::nvidia();
+/// round_activations(&mut target, Activations::Int8)?;
+/// assert!(target.int8_activations);
+/// assert!(round_activations(&mut TargetProfile::lavapipe(), Activations::Int8).is_err());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 ///
 /// # Errors
-/// The target's name, if it cannot.
+/// [`Error::NoInt8`] if the target lacks instructions that this needs.
 pub fn round_activations(target: &mut TargetProfile, activations: Activations) -> Result<(), Error> {
     target.int8_activations = activations == Activations::Int8 && !target.is_cpu;
     let limits = &target.limits;
@@ -311,7 +355,7 @@ fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Resu
                 Activations::F32 => String::new(),
                 Activations::Int8 => format!(", int8 activations with {}", Int8Level::detect().name()),
             };
-            (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads{rounded})"))
+            (Backend::Cpu(Box::new(backend)), format!("CPU ({}{rounded})", counted(n_threads as u64, "thread")))
         }
         Some(place) => {
             let name = place.info().name.clone();

@@ -19,6 +19,25 @@ use std::sync::Arc;
 /// Of a distribution the most probable tokens are compared one by one, and the others as one, so that what is kept of
 /// the model as it is does not grow with the vocabulary.
 ///
+/// ```
+/// use ingot::{Cache, Candidates, DeviceChoice, LoadOptions, Target, Widths, Windows};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let floats = folder.path().join("f32");
+/// # let from = "../../models/ingot-tales-1m".as_ref();
+/// # let options = ingot::ConvertOptions { dequantize: true, ..Default::default() };
+/// # ingot::convert(from, &floats, &options, &mut |_, _| true)?;
+/// let candidates = Candidates::measure(&floats, Widths::new(3, 6, 64)?, &mut |_, _| {})?;
+/// let shape = candidates.equal(Target::BitsPerWeight(5.0))?;
+/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: None });
+/// let mut load = || LoadOptions { device: DeviceChoice::Cpu, cache: Cache::Off, ..LoadOptions::default() };
+/// let some = &candidates.matrices[..2];
+/// let found = ingot::sensitivities(&floats, some, shape, text, windows, &mut load, &mut |_, _| {})?;
+/// assert_eq!(found[0].0, some[0].path);
+/// assert!(found.iter().all(|(_, damage)| *damage > 0.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// Those of loading and running, and of [`Model::perplexity`].
 pub fn sensitivities(

@@ -12,6 +12,7 @@ use ingot_ir::kv::{KvGroupId, Window};
 use ingot_ir::plan::Plan;
 use ingot_ir::step::StepTables;
 use std::collections::VecDeque;
+use std::fmt;
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
@@ -48,6 +49,18 @@ pub enum FinishReason {
     KvFull,
     /// The client went away.
     Cancelled,
+}
+
+impl fmt::Display for FinishReason {
+    /// In one word, as programs read it: `stop`, `length`, `kv_full` or `cancelled`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::KvFull => "kv_full",
+            Self::Cancelled => "cancelled",
+        })
+    }
 }
 
 /// What happened to a request.

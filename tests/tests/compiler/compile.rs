@@ -143,7 +143,7 @@ fn a_token_reads_the_experts_that_it_takes() {
 
 #[test]
 fn equal_kernels_of_variants_are_one_pipeline() {
-    let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph();
+    let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph().expect("its graph");
     for target in TargetProfile::presets() {
         for max_batch in [1, 32] {
             let plan = compile(&graph, &target, Options { max_batch, ..Options::new(8192) }).expect("compiles");
