@@ -7,7 +7,8 @@ use super::{Converted, counted};
 use crate::error::{Error, Result};
 use crate::formats::gguf::blocks::Stored;
 use crate::formats::gguf::encode::{is_made_of_numbers, lossless_type, push_numbers, push_row};
-use crate::formats::gguf::names::{FREQS, gguf_name};
+use crate::formats::gguf::names::{gguf_name, pairs_rows};
+use crate::formats::gguf::scaling::FREQS;
 use crate::formats::gguf::write::{ALIGN_BYTES, Decl, Setting, header};
 use crate::formats::gguf::{describe, vocabulary};
 use crate::model::Model;
@@ -112,7 +113,8 @@ pub fn convert_gguf(
 /// Every tensor in the graph's order.
 fn items<'a>(model: &'a Model, kind: GgufType) -> Result<Vec<Item<'a>>> {
     let unsupported = |what: String| Error::Unsupported { path: model.checkpoint.folder().to_path_buf(), what };
-    let (_, pairs_rows) = describe::architecture(&model.spec).map_err(unsupported)?;
+    describe::architecture(&model.spec).map_err(unsupported)?;
+    let architecture = model.spec.architecture;
     let (graph, weights) = (model.graph()?, model.weights());
     let (mut items, mut seen) = (Vec::new(), BTreeSet::new());
     for (_, weight) in graph.weights.iter() {
@@ -123,9 +125,9 @@ fn items<'a>(model: &'a Model, kind: GgufType) -> Result<Vec<Item<'a>>> {
         let loaded = weights.load(weight)?;
         let tensor = if matches!(loaded, Loaded::Vector(_)) { path.clone() } else { format!("{path}.weight") };
         let wrong = |what: String| Error::tensor(model.checkpoint.place_of(&tensor), &*tensor, what);
-        let name = gguf_name(&tensor).ok_or_else(|| wrong("has no name in a GGUF file".into()))?;
+        let name = gguf_name(&tensor, architecture).ok_or_else(|| wrong("has no name in a GGUF file".into()))?;
         let is_paired = ["q_proj", "k_proj"].iter().any(|module| path.contains(module));
-        let pairs = (pairs_rows && is_paired).then_some(model.spec.head_dim as usize);
+        let pairs = (pairs_rows(architecture) && is_paired).then_some(model.spec.head_dim as usize);
         let n_rows = weight.n_rows as usize;
         let (stored, shape, from) = match loaded {
             Loaded::Vector(numbers) => (Stored::F32, vec![n_rows], From::Vector(numbers)),

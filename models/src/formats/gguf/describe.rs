@@ -1,21 +1,20 @@
-//! A model's configuration as the settings of a GGUF file: the other direction of [`super::names`].
+//! A model's configuration as the settings of a GGUF file: the other direction of [`super::configure`].
 
 use super::blocks::Stored;
 use super::write::Setting;
 use crate::config::{Architecture, ModelSpec, RopeScaling, RopeSpec};
 use crate::rope;
 
-/// GGUF's name of an architecture, and whether its files have the rows of q and k in an order in which rotary pairs are
-/// neighbours.
+/// GGUF's name of an architecture.
 ///
 /// # Errors
 /// What GGUF or llama.cpp has no word for.
-pub(crate) fn architecture(spec: &ModelSpec) -> Result<(&'static str, bool), String> {
+pub(crate) fn architecture(spec: &ModelSpec) -> Result<&'static str, String> {
     let found = match spec.architecture {
         // llama.cpp has no other word for Mistral's.
-        Architecture::Llama | Architecture::Mistral => ("llama", true),
-        Architecture::Qwen2 => ("qwen2", false),
-        Architecture::Qwen3 => ("qwen3", false),
+        Architecture::Llama | Architecture::Mistral => "llama",
+        Architecture::Qwen2 => "qwen2",
+        Architecture::Qwen3 => "qwen3",
         other => {
             let name = other.name();
             return Err(format!(
@@ -34,7 +33,7 @@ pub(crate) fn architecture(spec: &ModelSpec) -> Result<(&'static str, bool), Str
 /// # Errors
 /// What GGUF or llama.cpp has no word for.
 pub(crate) fn settings(spec: &ModelSpec, name: &str, file_type: u32) -> Result<Vec<(String, Setting)>, String> {
-    let (architecture, _) = architecture(spec)?;
+    let architecture = architecture(spec)?;
     let mut all: Vec<(String, Setting)> = Vec::new();
     let mut put = |key: String, value: Setting| all.push((key, value));
     put("general.architecture".into(), Setting::Text(architecture.into()));

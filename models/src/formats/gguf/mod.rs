@@ -1,12 +1,14 @@
 //! GGUF, versions 2 and 3: `GGUF`, version, counts, metadata, a table of tensors, then their data.
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 //!
-//! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors and
-//! settings are called elsewhere), `text` (the tokenizer), [`open()`] (all of it as a checkpoint). Then the other direction:
-//! `write`, [`encode`], `describe` and `vocabulary`.
+//! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors are called
+//! elsewhere), `configure` with `scaling` (what settings are), `text` (the tokenizer), [`open()`] (all of it as a checkpoint).
+//! Then the other direction: `write`, [`encode`], `describe` and `vocabulary`.
 
 pub mod blocks;
 pub(crate) mod names;
+pub(crate) mod configure;
+pub(crate) mod scaling;
 mod open;
 mod text;
 pub(crate) mod write;

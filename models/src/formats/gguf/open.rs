@@ -2,7 +2,9 @@
 //! folder would have.
 
 use super::blocks;
-use super::names::{self, FREQS, Shape};
+use super::configure;
+use super::names::{self, Shape, pairs_rows, whole_norms};
+use super::scaling::FREQS;
 use super::{Gguf, text};
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub fn open(path: &Path) -> Result<(Checkpoint, Files)> {
     let parts = open_parts(path)?;
     let mut files = BTreeMap::new();
-    files.insert("config.json".to_owned(), names::config(&parts)?.0.to_string().into_bytes());
+    files.insert("config.json".to_owned(), configure::config(&parts)?.0.to_string().into_bytes());
     files.extend(text::files(&parts[0])?);
     Ok((checkpoint(path, parts)?, Files::held(path, files)))
 }
@@ -35,7 +37,7 @@ pub(crate) fn open_tensors(source: &Path, parts: &[PathBuf]) -> Result<Checkpoin
 }
 
 fn checkpoint(source: &Path, parts: Vec<Gguf>) -> Result<Checkpoint> {
-    let (_, shape) = names::config(&parts)?;
+    let (_, shape) = configure::config(&parts)?;
     let all = |part: usize| (0..parts[part].tensors().len()).map(move |ix| (part, ix));
     let tensors: Vec<(usize, usize)> = (0..parts.len()).flat_map(all).collect();
     let placed = |(part, ix): (usize, usize)| {
@@ -72,18 +74,20 @@ fn place(file: &Gguf, at: (u32, u32), shape: &Shape) -> Result<(String, Place)> 
     let tensor = &file.tensors()[at.1 as usize];
     let wrong = |what: &str| Error::tensor(file.path(), &*tensor.name, what);
     let (path, ending) =
-        names::module(&tensor.name, shape).ok_or_else(|| wrong("is not one that the architecture has"))?;
+        names::module(&tensor.name, shape.architecture).ok_or_else(|| wrong("is not one that the architecture has"))?;
     let n_heads = match &path {
         path if path.ends_with("q_proj") => shape.n_heads,
         path if path.ends_with("k_proj") => shape.n_kv_heads,
         _ => 0,
     };
     let (n_rows, n_cols) = match tensor.shape[..] {
+        // A layer's experts, one below the other.
+        [n_experts, n_rows, n_cols] => (n_experts.saturating_mul(n_rows), n_cols),
         [n_rows, n_cols] => (n_rows, n_cols),
         [n_rows] => (n_rows, 1),
-        _ => return Err(wrong("is neither a vector nor a matrix")),
+        _ => return Err(wrong("is neither a vector, nor a matrix, nor a stack of them")),
     };
-    let pairs = (shape.pairs_rows && n_heads > 0).then_some(shape.head_dim);
+    let pairs = (pairs_rows(shape.architecture) && n_heads > 0).then_some(shape.head_dim);
     if pairs.is_some() && (n_rows != n_heads * shape.head_dim || !shape.head_dim.is_multiple_of(2)) {
         return Err(wrong(&format!("has {n_rows} rows for {n_heads} heads of {}", shape.head_dim)));
     }
@@ -92,7 +96,7 @@ fn place(file: &Gguf, at: (u32, u32), shape: &Shape) -> Result<(String, Place)> 
         return Err(wrong("is a vector of blocks"));
     }
     let name = format!("{path}.{ending}");
-    if shape.whole_norms
+    if whole_norms(shape.architecture)
         && is_vector
         && path.ends_with("norm")
         && let Some(stored) = tensor.stored.float()
