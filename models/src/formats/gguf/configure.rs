@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// Architectures of files that can be read, and what they are here. Files of Llama's are Mistral's too where they tell of a
 /// window, and Mixtral's where they tell of experts.
-const KNOWN: [(&str, Architecture); 8] = [
+pub(crate) const KNOWN: [(&str, Architecture); 8] = [
     ("llama", Architecture::Llama),
     ("qwen2", Architecture::Qwen2),
     ("qwen3", Architecture::Qwen3),

@@ -85,15 +85,18 @@ pub(super) fn module(name: &str, architecture: Architecture) -> Option<(String, 
     Some((format!("model.layers.{layer}.{path}"), ending))
 }
 
-/// GGUF's name of a tensor, the other way: that of `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight`. The
-/// language model within one that does more has the names of one by itself.
+/// GGUF's name of a tensor, the other way: that of `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight`. A language
+/// model within one that does more has the names of one by itself.
 pub(crate) fn gguf_name(tensor: &str, architecture: Architecture) -> Option<String> {
     let (stem, ending) = tensor.rsplit_once('.')?;
-    let stem = stem.strip_prefix("language_model.").unwrap_or(stem);
-    if let Some((own, _)) = MODULES.iter().find(|(_, path)| *path == stem) {
+    let path = match stem.strip_prefix("model.language_model.") {
+        Some(rest) => &format!("model.{rest}"),
+        None => stem.strip_prefix("language_model.").unwrap_or(stem),
+    };
+    if let Some((own, _)) = MODULES.iter().find(|(_, known)| *known == path) {
         return Some(format!("{own}.{ending}"));
     }
-    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
+    let (layer, part) = path.strip_prefix("model.layers.")?.split_once('.')?;
     let (own, _) = layer_modules(architecture).find(|(_, path)| *path == part)?;
     Some(format!("blk.{layer}.{own}.{ending}"))
 }
@@ -133,7 +136,10 @@ mod tests {
             let (path, ending) = module(name, of).expect("known");
             assert_eq!(gguf_name(&format!("{path}.{ending}"), of).as_deref(), Some(name));
         }
-        let within = "language_model.model.layers.1.mlp.up_proj.weight";
-        assert_eq!(gguf_name(within, Gemma2).as_deref(), Some("blk.1.ffn_up.weight"));
+        for root in ["language_model.model", "model.language_model"] {
+            let of = |tensor: &str| gguf_name(&format!("{root}.{tensor}.weight"), Gemma2);
+            assert_eq!(of("layers.1.mlp.up_proj").as_deref(), Some("blk.1.ffn_up.weight"));
+            assert_eq!(of("embed_tokens").as_deref(), Some("token_embd.weight"));
+        }
     }
 }
