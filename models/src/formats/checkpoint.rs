@@ -117,6 +117,22 @@ impl Checkpoint {
         }
     }
 
+    /// Lets go of the memory that a module's matrix in another engine's form takes, for whoever has made all its rows and keeps
+    /// them. They can be made again all the same.
+    pub fn release(&self, path: &str) {
+        match self.table.get(&format!("{path}.weight")) {
+            Some(Place::Blocks { at: (part, ix), .. }) => {
+                let file = &self.gguf[*part as usize];
+                file.release(&file.tensors()[*ix as usize]);
+            }
+            Some(Place::Packed { weight, zeros, scales, .. }) => {
+                let all = [Some(*weight), *zeros, Some(*scales)];
+                all.into_iter().flatten().for_each(|(file, ix)| self.files[file as usize].release(ix as usize));
+            }
+            _ => {}
+        }
+    }
+
     /// Takes the tensors of AWQ or GPTQ (`path.qweight` and those that belong to it) together: each such module has one
     /// matrix from then on.
     ///
