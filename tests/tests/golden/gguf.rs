@@ -11,7 +11,7 @@ use ingot_tests::rng::Rng;
 use ingot_tests::shared::shared;
 use ingot_tests::tolerance::{CPU_LOGITS, relative_l2};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A fixture's folder, its configuration changed to one that a file can tell of: Gemma's files do not hold the factor on
@@ -128,12 +128,13 @@ fn file(model: &Model, architecture: &str) -> GgufFile {
     }
     let is_gemma = architecture.starts_with("gemma");
     let is_paired = matches!(architecture, "llama" | "granite");
-    let mut stacks: BTreeMap<String, BTreeMap<usize, (Vec<usize>, Vec<f32>)>> = BTreeMap::new();
+    // By stack and expert.
+    let mut stacks: BTreeMap<(String, usize), (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     for tensor in model.checkpoint.names() {
         let view = model.checkpoint.get(tensor).expect("it was named");
         let mut numbers = view.to_f32s().expect("floats");
-        if let Some((stack, expert)) = stack(tensor) {
-            stacks.entry(stack).or_default().insert(expert, (view.shape.to_vec(), numbers));
+        if let Some(place) = stack(tensor) {
+            stacks.insert(place, (view.shape.to_vec(), numbers));
             continue;
         }
         if is_gemma && tensor.ends_with("norm.weight") {
@@ -145,10 +146,12 @@ fn file(model: &Model, architecture: &str) -> GgufFile {
         let post_norms = matches!(model.spec.architecture, Architecture::Gemma2 | Architecture::Gemma3);
         file.tensor(&name(tensor, post_norms), view.shape, &numbers);
     }
-    for (name, experts) in stacks {
-        let shape = &experts[&0].0;
-        let numbers: Vec<f32> = experts.values().flat_map(|(_, numbers)| numbers.iter().copied()).collect();
-        file.tensor(&name, &[experts.len(), shape[0], shape[1]], &numbers);
+    let names: BTreeSet<&String> = stacks.keys().map(|(name, _)| name).collect();
+    for name in names {
+        let experts: Vec<_> = stacks.iter().filter(|((own, _), _)| own == name).map(|(_, expert)| expert).collect();
+        let shape = &experts[0].0;
+        let numbers: Vec<f32> = experts.iter().flat_map(|(_, numbers)| numbers.iter().copied()).collect();
+        file.tensor(name, &[experts.len(), shape[0], shape[1]], &numbers);
     }
     file
 }
