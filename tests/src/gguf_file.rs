@@ -1,13 +1,16 @@
-//! Small GGUF files, written as llama.cpp's converter would: version 3, tensors in single precision.
+//! Small GGUF files, written as llama.cpp's converter would: version 3, tensors in single precision or in blocks that are given.
 
 use std::path::Path;
+
+/// A type's number in files, sizes (slowest first), bytes.
+type Tensor = (u32, Vec<usize>, Vec<u8>);
 
 /// A file in the making.
 #[derive(Clone, Debug, Default)]
 pub struct GgufFile {
     settings: Vec<u8>,
     n_settings: u64,
-    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+    tensors: Vec<(String, Tensor)>,
 }
 
 /// Where a tensor's data may begin.
@@ -39,10 +42,15 @@ impl GgufFile {
     pub fn f32(&mut self, key: &str, value: f32) {
         self.setting(key, 6, &value.to_le_bytes());
     }
-    /// Adds a tensor; sizes slowest first.
-    pub fn tensor(&mut self, name: &str, shape: &[usize], numbers: Vec<f32>) {
+    /// Adds a tensor of numbers; sizes slowest first.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], numbers: &[f32]) {
         assert_eq!(shape.iter().product::<usize>(), numbers.len(), "{name}");
-        self.tensors.push((name.to_owned(), shape.to_vec(), numbers));
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.tensors.push((name.to_owned(), (0, shape.to_vec(), bytes)));
+    }
+    /// Adds a tensor of a type by its number in files.
+    pub fn blocks(&mut self, name: &str, kind: u32, shape: &[usize], bytes: Vec<u8>) {
+        self.tensors.push((name.to_owned(), (kind, shape.to_vec(), bytes)));
     }
     /// Writes the file.
     ///
@@ -55,17 +63,17 @@ impl GgufFile {
         out.extend(self.n_settings.to_le_bytes());
         out.extend(&self.settings);
         let mut at = 0;
-        for (name, shape, numbers) in &self.tensors {
+        for (name, (kind, shape, bytes)) in &self.tensors {
             text(&mut out, name);
             out.extend((shape.len() as u32).to_le_bytes());
             out.extend(shape.iter().rev().flat_map(|size| (*size as u64).to_le_bytes()));
-            out.extend(0u32.to_le_bytes());
+            out.extend(kind.to_le_bytes());
             out.extend((at as u64).to_le_bytes());
-            at = (at + 4 * numbers.len()).next_multiple_of(ALIGNMENT);
+            at = (at + bytes.len()).next_multiple_of(ALIGNMENT);
         }
-        for (_, _, numbers) in &self.tensors {
+        for (_, (_, _, bytes)) in &self.tensors {
             out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
-            out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+            out.extend(bytes);
         }
         out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
         std::fs::write(path, out)

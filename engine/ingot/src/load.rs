@@ -350,7 +350,9 @@ fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Resu
         None => {
             let (budget_bytes, account) = (options.memory_budget, options.memory);
             let cpu = CpuOptions { n_threads, budget_bytes, account, activations: options.activations };
-            let backend = CpuBackend::load(&plan, weights, limits.clone(), cpu)?;
+            let source = Arc::clone(&weights);
+            let backend = CpuBackend::load(&plan, source, limits.clone(), cpu)?;
+            weights.release_made();
             let rounded = match options.activations {
                 Activations::F32 => String::new(),
                 Activations::Int8 => format!(", int8 activations with {}", Int8Level::detect().name()),

@@ -2,17 +2,19 @@
 
 use super::in_order::in_order;
 use super::part::Part;
-use super::stream::{chunk_rows, numbers};
-use super::{Converted, counted};
+use super::stream::{Rows, all_numbers, chunk_rows};
+use super::{Converted, Module, counted, module};
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::formats::gguf::blocks::Stored;
 use crate::formats::gguf::encode::{is_made_of_numbers, lossless_type, push_numbers, push_row};
-use crate::formats::gguf::names::{FREQS, gguf_name};
+use crate::formats::gguf::names::{gguf_name, pairs_rows, whole_norms};
+use crate::formats::gguf::scaling::FREQS;
 use crate::formats::gguf::write::{ALIGN_BYTES, Decl, Setting, header};
 use crate::formats::gguf::{describe, vocabulary};
 use crate::model::Model;
-use crate::weights::{Loaded, Matrix};
-use ingot_ir::weight::Source;
+use crate::weights::Matrix;
+use ingot_ir::weight::{Format, Layout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -50,10 +52,10 @@ struct Item<'a> {
 enum From<'a> {
     /// Numbers of one column.
     Vector(Vec<f32>),
-    /// Rounded to a type.
-    Numbers(Matrix<'a>),
+    /// Rounded to a type, times a factor.
+    Numbers(Rows<'a>, f32),
     /// Taken over.
-    Codes(Matrix<'a>),
+    Codes(Rows<'a>),
 }
 
 /// Converts the checkpoint `source`, a folder or a GGUF file, into the file `out`, which must not exist. `progress` is told
@@ -112,30 +114,43 @@ pub fn convert_gguf(
 /// Every tensor in the graph's order.
 fn items<'a>(model: &'a Model, kind: GgufType) -> Result<Vec<Item<'a>>> {
     let unsupported = |what: String| Error::Unsupported { path: model.checkpoint.folder().to_path_buf(), what };
-    let (_, pairs_rows) = describe::architecture(&model.spec).map_err(unsupported)?;
+    describe::architecture(&model.spec).map_err(unsupported)?;
     let (graph, weights) = (model.graph()?, model.weights());
-    let (mut items, mut seen) = (Vec::new(), BTreeSet::new());
+    let (architecture, query_factor) = (model.spec.architecture, describe::query_factor(&model.spec));
+    let (mut items, mut seen, mut scaled) = (Vec::new(), BTreeSet::new(), query_factor == 1.0);
     for (_, weight) in graph.weights.iter() {
-        let Source::Tensor(path) = &weight.source else { continue };
+        let Some(Module { name: path, tensors, n_experts }) = module(&graph, weight) else { continue };
         if !seen.insert(path.clone()) {
             continue;
         }
-        let loaded = weights.load(weight)?;
-        let tensor = if matches!(loaded, Loaded::Vector(_)) { path.clone() } else { format!("{path}.weight") };
+        let is_vector = weight.layout == Layout::Vector;
+        let tensor = if is_vector { path.clone() } else { format!("{path}.weight") };
         let wrong = |what: String| Error::tensor(model.checkpoint.place_of(&tensor), &*tensor, what);
-        let name = gguf_name(&tensor).ok_or_else(|| wrong("has no name in a GGUF file".into()))?;
+        let name = gguf_name(&tensor, architecture).ok_or_else(|| wrong("has no name in a GGUF file".into()))?;
         let is_paired = ["q_proj", "k_proj"].iter().any(|module| path.contains(module));
-        let pairs = (pairs_rows && is_paired).then_some(model.spec.head_dim as usize);
-        let n_rows = weight.n_rows as usize;
-        let (stored, shape, from) = match loaded {
-            Loaded::Vector(numbers) => (Stored::F32, vec![n_rows], From::Vector(numbers)),
-            Loaded::Matrix(matrix) => {
-                let (stored, from) = form(matrix, kind).map_err(wrong)?;
-                (stored, vec![n_rows, weight.n_cols as usize], from)
-            }
+        let pairs = (pairs_rows(architecture) && is_paired).then_some(model.spec.head_dim as usize);
+        // Where queries are normed that norm makes their size, else the projection and its bias.
+        let makes_queries = if model.spec.architecture == Architecture::Gemma3 { "q_norm" } else { "q_proj" };
+        let factor = if path.contains(makes_queries) { query_factor } else { 1.0 };
+        scaled |= path.contains(makes_queries);
+        let (n_rows, n_cols) = (weight.n_rows as usize, weight.n_cols as usize);
+        let (stored, shape, from) = if is_vector {
+            let numbers = weights.vector(&path, n_rows)?.to_f32s().expect("a vector holds floats, which was checked");
+            let offset = if whole_norms(architecture) && tensor.ends_with("norm.weight") { 1.0 } else { 0.0 };
+            let numbers = numbers.into_iter().map(|number| (offset + number) * factor).collect();
+            (Stored::F32, vec![n_rows], From::Vector(numbers))
+        } else {
+            let height = n_rows / tensors.len();
+            let parts = tensors.iter().map(|path| weights.matrix(path, height, n_cols)).collect::<Result<_>>()?;
+            let shape = n_experts.map_or(vec![n_rows, n_cols], |n| vec![n, n_rows / n, n_cols]);
+            // Routers are never rounded.
+            let is_router = name.ends_with("ffn_gate_inp.weight");
+            let (stored, from) = form(Rows { parts, n_experts }, kind, is_router, factor).map_err(wrong)?;
+            (stored, shape, from)
         };
         items.push(Item { decl: Decl { name, stored, shape }, from, pairs });
     }
+    assert!(scaled, "queries are made by a projection");
     if let Some(factors) = describe::rope_factors(&model.spec) {
         let decl = Decl { name: FREQS.into(), stored: Stored::F32, shape: vec![factors.len()] };
         items.push(Item { decl, from: From::Vector(factors), pairs: None });
@@ -143,42 +158,54 @@ fn items<'a>(model: &'a Model, kind: GgufType) -> Result<Vec<Item<'a>>> {
     Ok(items)
 }
 
-/// The type that a matrix gets.
-fn form(matrix: Matrix<'_>, kind: GgufType) -> Result<(Stored, From<'_>), String> {
-    let float = |matrix: &Matrix<'_>| match matrix.format() {
-        ingot_ir::weight::Format::F16 => Some(Stored::F16),
-        ingot_ir::weight::Format::Bf16 => Some(Stored::Bf16),
-        ingot_ir::weight::Format::F32 => Some(Stored::F32),
+/// The type that a matrix or a stack of them gets.
+fn form(matrix: Rows<'_>, kind: GgufType, is_router: bool, factor: f32) -> Result<(Stored, From<'_>), String> {
+    let float = match matrix.parts[0].format() {
+        Format::F16 => Some(Stored::F16),
+        Format::Bf16 => Some(Stored::Bf16),
+        Format::F32 => Some(Stored::F32),
         _ => None,
     };
-    match kind {
-        GgufType::All(stored) if matrix.shape()[1].is_multiple_of(stored.block_len()) => {
-            Ok((stored, From::Numbers(matrix)))
+    let stored = match (kind, float) {
+        (GgufType::Repack, None) if factor == 1.0 => return Ok((lossless(&matrix)?, From::Codes(matrix))),
+        (GgufType::Repack, None) => {
+            return Err(
+                "has codes, but must be multiplied: llama.cpp has no word for the model's factor on scores".into()
+            );
         }
-        GgufType::All(_) => Ok((Stored::F16, From::Numbers(matrix))),
-        GgufType::Repack => match float(&matrix) {
-            Some(stored) => Ok((stored, From::Numbers(matrix))),
-            None => Ok((lossless(&matrix)?, From::Codes(matrix))),
-        },
-    }
+        _ if is_router => Stored::F32,
+        (GgufType::Repack, Some(float)) => float,
+        (GgufType::All(stored), _) if matrix.shape()[1].is_multiple_of(stored.block_len()) => stored,
+        (GgufType::All(_), _) => Stored::F16,
+    };
+    Ok((stored, From::Numbers(matrix, factor)))
 }
 
-/// The type that holds all of a matrix without loss.
-fn lossless(matrix: &Matrix<'_>) -> Result<Stored, String> {
-    let Matrix::Foreign(foreign) = matrix else { return lossless_type(matrix) };
-    let step = chunk_rows(foreign.n_cols);
-    let chunks = (0..foreign.n_rows).step_by(step).map(|first| first..(first + step).min(foreign.n_rows));
-    let types: Vec<Stored> = chunks.map(|rows| lossless_type(&foreign.rows(rows).view())).collect::<Result<_, _>>()?;
+/// The type that holds all of a matrix, or of all experts of a stack, without loss.
+fn lossless(matrix: &Rows<'_>) -> Result<Stored, String> {
+    let mut types = Vec::new();
+    for part in &matrix.parts {
+        let Matrix::Foreign(foreign) = part else {
+            types.push(lossless_type(part)?);
+            continue;
+        };
+        let step = chunk_rows(foreign.n_cols);
+        for first in (0..foreign.n_rows).step_by(step) {
+            types.push(lossless_type(&foreign.rows(first..(first + step).min(foreign.n_rows)).view())?);
+        }
+    }
     // Where one part needs biases, all have them; the first of a pair of types is the one without.
     let with_bias = types.iter().find(|stored| matches!(stored, Stored::Q4_1 | Stored::Q5_1));
     with_bias.or(types.first()).copied().ok_or_else(|| "has no rows".into())
 }
 
 impl Item<'_> {
+    /// Rows and columns; a stack's experts are one below the other.
     fn shape(&self) -> [usize; 2] {
-        match self.decl.shape[..] {
-            [n_rows, n_cols] => [n_rows, n_cols],
-            _ => [self.decl.shape[0], 1],
+        match &self.decl.shape[..] {
+            [n_rows] => [*n_rows, 1],
+            [above @ .., n_cols] => [above.iter().product(), *n_cols],
+            [] => [0, 0],
         }
     }
 
@@ -186,31 +213,31 @@ impl Item<'_> {
     fn encode(&self, rows: Range<usize>) -> Vec<u8> {
         // Where row `row` of the file stands in the model.
         let source = |row: usize| self.pairs.map_or(row, |head_dim| unpaired_row(row, head_dim));
-        let mut out = Vec::new();
+        let (mut out, stored, [_, n_cols]) = (Vec::new(), self.decl.stored, self.shape());
         match &self.from {
             From::Vector(all) => rows.for_each(|row| push_numbers(Stored::F32, &[all[source(row)]], &mut out)),
-            From::Numbers(Matrix::Foreign(foreign)) => {
-                let made = foreign.rows(rows.clone());
-                let all = numbers(&made.view(), 0, rows.len());
-                rows.clone().for_each(|row| self.push_numbers(&all, source(row) - rows.start, &mut out));
+            From::Numbers(matrix, factor) => {
+                let mut all = all_numbers(matrix, rows.start, rows.end);
+                if *factor != 1.0 {
+                    all.iter_mut().for_each(|number| *number *= factor);
+                }
+                let row = |row: usize| &all[(source(row) - rows.start) * n_cols..][..n_cols];
+                rows.clone().for_each(|ix| push_numbers(stored, row(ix), &mut out));
             }
-            From::Numbers(matrix) => {
-                let all = numbers(matrix, rows.start, rows.end);
-                rows.clone().for_each(|row| self.push_numbers(&all, source(row) - rows.start, &mut out));
+            From::Codes(matrix) => {
+                for (part, first, end) in matrix.runs(rows.start, rows.end) {
+                    match part {
+                        Matrix::Foreign(foreign) => {
+                            let made = foreign.rows(first..end);
+                            let view = made.view();
+                            (first..end).for_each(|row| push_row(stored, &view, source(row) - first, &mut out));
+                        }
+                        part => (first..end).for_each(|row| push_row(stored, part, source(row), &mut out)),
+                    }
+                }
             }
-            From::Codes(Matrix::Foreign(foreign)) => {
-                let made = foreign.rows(rows.clone());
-                let matrix = made.view();
-                rows.clone().for_each(|row| push_row(self.decl.stored, &matrix, source(row) - rows.start, &mut out));
-            }
-            From::Codes(matrix) => rows.for_each(|row| push_row(self.decl.stored, matrix, source(row), &mut out)),
         }
         out
-    }
-
-    fn push_numbers(&self, all: &[f32], row: usize, out: &mut Vec<u8>) {
-        let [_, n_cols] = self.shape();
-        push_numbers(self.decl.stored, &all[row * n_cols..][..n_cols], out);
     }
 }
 

@@ -51,7 +51,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Rows `first .. end` as rows of parts.
-    fn runs(&self, first: usize, end: usize) -> impl Iterator<Item = (&Matrix<'a>, usize, usize)> {
+    pub(super) fn runs(&self, first: usize, end: usize) -> impl Iterator<Item = (&Matrix<'a>, usize, usize)> {
         let [height, _] = self.parts[0].shape();
         let run = move |(ix, part): (usize, _)| {
             let at = ix * height;
@@ -321,7 +321,10 @@ pub(super) fn chunk_rows(n_cols: usize) -> usize {
 }
 
 /// Rows `first .. end` of a matrix.
-pub(super) fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {
+fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {
+    if let Matrix::Foreign(foreign) = matrix {
+        return numbers(&foreign.rows(first..end).view(), 0, end - first);
+    }
     let [_, n_cols] = matrix.shape();
     let mut numbers = vec![0.0; (end - first) * n_cols];
     if n_cols > 0 {
@@ -331,7 +334,7 @@ pub(super) fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32>
 }
 
 /// The same of experts one below the other.
-fn all_numbers(matrix: &Rows<'_>, first: usize, end: usize) -> Vec<f32> {
+pub(super) fn all_numbers(matrix: &Rows<'_>, first: usize, end: usize) -> Vec<f32> {
     matrix.runs(first, end).flat_map(|(part, first, end)| numbers(part, first, end)).collect()
 }
 

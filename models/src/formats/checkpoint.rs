@@ -100,8 +100,9 @@ impl Checkpoint {
             Place::Blocks { at: (part, ix), format, pairs } => {
                 let file = &self.gguf[*part as usize];
                 let tensor = &file.tensors()[*ix as usize];
-                // Matrices alone are in blocks, which was checked.
-                let (n_rows, n_cols) = (tensor.shape[0], tensor.shape[1]);
+                // Matrices and stacks of them alone are in blocks, which was checked.
+                let (n_cols, above) = tensor.shape.split_last()?;
+                let (n_rows, n_cols) = (above.iter().product(), *n_cols);
                 let form = Form::Blocks { stored: tensor.stored, pairs: *pairs, bytes: file.bytes(tensor) };
                 Some(Foreign { format: *format, n_rows, n_cols, form })
             }
@@ -113,6 +114,22 @@ impl Checkpoint {
                 Some(Foreign { format: view.format(), n_rows, n_cols, form: Form::Packed(view) })
             }
             _ => None,
+        }
+    }
+
+    /// Lets go of the memory that a module's matrix in another engine's form takes, for whoever has made all its rows and keeps
+    /// them. They can be made again all the same.
+    pub fn release(&self, path: &str) {
+        match self.table.get(&format!("{path}.weight")) {
+            Some(Place::Blocks { at: (part, ix), .. }) => {
+                let file = &self.gguf[*part as usize];
+                file.release(&file.tensors()[*ix as usize]);
+            }
+            Some(Place::Packed { weight, zeros, scales, .. }) => {
+                let all = [Some(*weight), *zeros, Some(*scales)];
+                all.into_iter().flatten().for_each(|(file, ix)| self.files[file as usize].release(ix as usize));
+            }
+            _ => {}
         }
     }
 
@@ -199,6 +216,14 @@ impl Checkpoint {
             }
             Place::Blocks { .. } | Place::Packed { .. } => None,
         }
+    }
+    /// The sizes of the tensor of that name, slowest first, however it is stored; of AWQ's and GPTQ's those of the matrix.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        if let Some(Place::Blocks { at: (part, ix), .. }) = self.table.get(name) {
+            return Some(self.gguf[*part as usize].tensors()[*ix as usize].shape.clone());
+        }
+        let packed = || self.foreign(name.strip_suffix(".weight")?).map(|matrix| vec![matrix.n_rows, matrix.n_cols]);
+        self.get(name).map(|tensor| tensor.shape.to_vec()).or_else(packed)
     }
     /// The tensor of that name, or an error that names it and the folder.
     pub fn require(&self, name: &str) -> Result<TensorView<'_>> {

@@ -225,6 +225,11 @@ impl Safetensors {
             bytes: &self.map[entry.start..entry.end],
         }
     }
+    /// Lets go of the memory that a tensor's bytes take, until somebody looks at them.
+    pub(super) fn release(&self, ix: usize) {
+        let entry = &self.entries[ix];
+        release(&self.map, entry.start..entry.end);
+    }
     /// Tensors in the order of the data.
     pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
         (0..self.entries.len()).map(|ix| self.tensor(ix))
@@ -242,6 +247,23 @@ pub(super) fn map(path: &Path, file: &std::fs::File) -> Result<memmap2::Mmap> {
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(file) };
     map.map_err(|error| Error::io(path, error))
+}
+
+/// Lets go of the memory that a part of a mapped file takes, where the system can: it is read again when somebody looks.
+pub(super) fn release(map: &memmap2::Mmap, bytes: std::ops::Range<usize>) {
+    // SAFETY: the map is of a file and read-only, so nothing but a copy of the file's bytes is dropped. Slices of it stay
+    // good: a look at them brings the same bytes back.
+    #[cfg(unix)]
+    #[allow(unsafe_code)]
+    let _ = unsafe {
+        map.unchecked_advise_range(
+            memmap2::UncheckedAdvice::DontNeed,
+            bytes.start,
+            bytes.end.saturating_sub(bytes.start),
+        )
+    };
+    #[cfg(not(unix))]
+    let _ = (map, bytes);
 }
 
 #[derive(serde::Deserialize)]

@@ -1,13 +1,14 @@
 //! GGUF files of our making, against those that llama.cpp and its converter wrote; and the way between GGUF and MLX on which
 //! nothing is lost.
 
-use crate::{assert_error, golden};
+use crate::{assert_error, golden, read_json};
 use ingot_ir::weight::{Layout, Source};
 use ingot_models::Model;
 use ingot_models::convert::{ConvertOptions, GgufType, convert, convert_gguf};
 use ingot_models::formats::gguf::Gguf;
 use ingot_models::rope;
 use ingot_models::text::tokenizer::Tokenizer;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 fn repack() -> ConvertOptions {
@@ -152,7 +153,17 @@ fn mlx_folders_go_to_files_and_back_without_loss() {
 fn files_are_the_folders_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let f32s = GgufType::parse("f32").expect("a type");
-    for name in ["qwen2", "qwen2_tied", "qwen2_rope_yarn", "llama_rope_llama3", "llama_rope_linear", "llama_tied"] {
+    for name in [
+        "qwen2",
+        "qwen2_tied",
+        "qwen2_rope_yarn",
+        "llama_rope_llama3",
+        "llama_rope_linear",
+        "llama_tied",
+        "mistral",
+        "qwen3",
+        "granite",
+    ] {
         let Some(source) = whole(&folder.path().join(name), name) else { return };
         let out = folder.path().join(format!("{name}.gguf"));
         to_gguf(&source, &out, f32s);
@@ -165,7 +176,16 @@ fn files_are_the_folders_model() {
         assert_eq!(rope::scale(&file.spec.rope), rope::scale(&source.spec.rope), "{name}");
         let same = |model: &Model| {
             let spec = &model.spec;
-            (spec.eos_ids.clone(), spec.bos_id, spec.max_position_embeddings, spec.rms_norm_eps, spec.head_dim)
+            let (windows, ends) = (spec.windows.clone(), spec.eos_ids.clone());
+            (
+                ends,
+                spec.bos_id,
+                spec.max_position_embeddings,
+                spec.rms_norm_eps,
+                spec.head_dim,
+                windows,
+                spec.architecture,
+            )
         };
         assert_eq!(same(&file), same(&source), "{name}");
         let of = |model: &Model| Tokenizer::load(&model.files, &[]).expect("a tokenizer");
@@ -174,10 +194,25 @@ fn files_are_the_folders_model() {
             assert_eq!(ids(&file), ids(&source), "{name}: {text:?}");
         }
     }
-    // A window that the file could not tell of.
-    let Some(source) = golden("mistral") else { return };
-    let refused = convert_gguf(&source, &folder.path().join("m.gguf"), f32s, &mut |_, _| true);
-    assert_error(refused, &["sliding windows"]);
+}
+
+/// What a file has no place for is refused, by what it is.
+#[test]
+fn what_llama_cpp_has_no_word_for_is_refused() {
+    let f32s = GgufType::parse("f32").expect("a type");
+    for (name, change, words) in [
+        ("qwen3_moe", json!({ "norm_topk_prob": false }), &["shares of experts"][..]),
+        ("gemma2", json!({ "attn_logit_softcapping": null }), &["bounds scores"]),
+        ("gemma3_text", json!({ "attn_logit_softcapping": 30.0 }), &["does not bound scores"]),
+        ("qwen2_rope_yarn", json!({ "rope_scaling": { "type": "yarn", "factor": 4.0, "beta_fast": 16.0 } }), &["yarn"]),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let Some(source) = whole(&folder.path().join(name), name) else { return };
+        let mut config = read_json(&source.join("config.json"));
+        config.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+        std::fs::write(source.join("config.json"), config.to_string()).expect("a file");
+        assert_error(convert_gguf(&source, &folder.path().join("m.gguf"), f32s, &mut |_, _| true), words);
+    }
 }
 
 /// Stopped or killed: nothing is left, or what is left is recognized.

@@ -5,6 +5,7 @@ use ingot::compiler::TargetProfile;
 use ingot::compiler::target::Fusion;
 use ingot::ir::kv::KvType;
 use ingot::{GenerateOptions, Model};
+use ingot_models::convert::{GgufType, convert_gguf};
 use ingot_tests::shared::shared;
 use ingot_tests::tolerance::{CPU_LOGITS, GPU_LOGITS, INT8_LOGITS, KV4_LOGITS, KV8_LOGITS, relative_l2};
 use safetensors::SafeTensors;
@@ -272,6 +273,49 @@ fn the_chunk_size_does_not_matter() {
             target.prefill_tokens = 13;
             target.prefill_q_tile = 4;
         });
+    }
+}
+
+/// Every architecture written as a GGUF file by ourselves and opened again, on the processor.
+#[test]
+fn files_of_ours_give_the_same_logits() {
+    let Some(golden) = shared("golden") else { return };
+    let names = [
+        "llama",
+        "llama_tied",
+        "llama_rope_linear",
+        "llama_rope_llama3",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_rope_yarn",
+        "qwen3",
+        "qwen3_moe",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gemma3_text_scaled",
+        "granite",
+    ];
+    let device = &devices()[0];
+    let write = |source: &Path, out: &Path, kind: &str| {
+        let kind = GgufType::parse(kind).expect("a type");
+        convert_gguf(source, out, kind, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
+    };
+    for name in names {
+        let (source, folder) = (golden.join(name), tempfile::tempdir().expect("a folder"));
+        let out = folder.path().join(format!("{name}.gguf"));
+        write(&source, &out, "f32");
+        let mut model = load(&out, device, as_it_is);
+        check(name, &Expected::read(&source), &mut model, device);
+        // Rounded numbers compute what they are.
+        let (codes, numbers) = (folder.path().join("q8_0.gguf"), folder.path().join("numbers.gguf"));
+        write(&source, &codes, "q8_0");
+        write(&codes, &numbers, "f32");
+        let ids: Vec<u32> = (0..40u32).map(|ix| (ix * ix * 7 + ix * 13 + 5) % 300).collect();
+        let logits = |path: &Path| load(path, device, as_it_is).logits(&ids).expect("logits").0;
+        let error = relative_l2(&logits(&codes), &logits(&numbers));
+        assert!(error <= CPU_LOGITS, "{name} in Q8_0 is off by {error:.1e} of its own numbers");
     }
 }
 

@@ -1,12 +1,14 @@
 //! GGUF, versions 2 and 3: `GGUF`, version, counts, metadata, a table of tensors, then their data.
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 //!
-//! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors and
-//! settings are called elsewhere), `text` (the tokenizer), [`open()`] (all of it as a checkpoint). Then the other direction:
-//! `write`, [`encode`], `describe` and `vocabulary`.
+//! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors are called
+//! elsewhere), `configure` with `scaling` (what settings are), `text` (the tokenizer), [`open()`] (all of it as a checkpoint).
+//! Then the other direction: `write`, [`encode`], `describe` and `vocabulary`.
 
 pub mod blocks;
 pub(crate) mod names;
+pub(crate) mod configure;
+pub(crate) mod scaling;
 mod open;
 mod text;
 pub(crate) mod write;
@@ -90,6 +92,16 @@ impl Gguf {
     /// A tensor's bytes.
     pub fn bytes(&self, tensor: &GgufTensor) -> &[u8] {
         &self.map[tensor.bytes.clone()]
+    }
+    /// Lets go of the memory that a tensor's bytes take, until somebody looks at them.
+    pub(super) fn release(&self, tensor: &GgufTensor) {
+        super::safetensors::release(&self.map, tensor.bytes.clone());
+    }
+    /// Forgets the settings: those of a vocabulary take more memory than their part of the file.
+    fn forget_metadata(&mut self) {
+        self.metadata.clear();
+        let header = self.tensors.iter().map(|tensor| tensor.bytes.start).min().unwrap_or(0);
+        super::safetensors::release(&self.map, 0..header);
     }
 }
 
@@ -209,7 +221,10 @@ impl<'a> Header<'a> {
             4 => self.u32()?.into(),
             5 => i32::from_le_bytes(self.array()?).into(),
             // By way of its shortest digits: 1e-5 stays 1e-5.
-            6 => format!("{:?}", f32::from_le_bytes(self.array()?)).parse::<f64>().unwrap_or(f64::NAN).into(),
+            6 => match f32::from_le_bytes(self.array()?) {
+                whole if whole.fract() == 0.0 && whole.abs() < 1e7 => f64::from(whole).into(),
+                number => format!("{number:?}").parse::<f64>().unwrap_or(f64::NAN).into(),
+            },
             7 => (self.array::<1>()?[0] != 0).into(),
             8 => self.text()?.into(),
             9 => {

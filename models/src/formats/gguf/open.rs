@@ -2,7 +2,9 @@
 //! folder would have.
 
 use super::blocks;
-use super::names::{self, FREQS, Shape};
+use super::configure;
+use super::names::{self, Shape, pairs_rows, whole_norms};
+use super::scaling::FREQS;
 use super::{Gguf, text};
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -20,10 +22,16 @@ use std::path::{Path, PathBuf};
 /// What is wrong with the file, or not supported.
 pub fn open(path: &Path) -> Result<(Checkpoint, Files)> {
     let parts = open_parts(path)?;
-    let mut files = BTreeMap::new();
-    files.insert("config.json".to_owned(), names::config(&parts)?.0.to_string().into_bytes());
-    files.extend(text::files(&parts[0])?);
-    Ok((checkpoint(path, parts)?, Files::held(path, files)))
+    let (config, shape) = configure::config(&parts)?;
+    let mut files = BTreeMap::from([("config.json".to_owned(), config.to_string().into_bytes())]);
+    let files = match text::read(&parts[0])? {
+        None => Files::held(path, files),
+        Some((vocabulary, config)) => {
+            files.insert("tokenizer_config.json".into(), config);
+            Files::held(path, files).with_vocabulary(vocabulary)
+        }
+    };
+    Ok((checkpoint(path, parts, &shape)?, files))
 }
 
 /// The tensors of a file's parts, all of which are given. `source` is named in messages.
@@ -31,19 +39,21 @@ pub fn open(path: &Path) -> Result<(Checkpoint, Files)> {
 /// # Errors
 /// As [`open`].
 pub(crate) fn open_tensors(source: &Path, parts: &[PathBuf]) -> Result<Checkpoint> {
-    checkpoint(source, parts.iter().map(|part| Gguf::open(part)).collect::<Result<_>>()?)
+    let parts: Vec<Gguf> = parts.iter().map(|part| Gguf::open(part)).collect::<Result<_>>()?;
+    let (_, shape) = configure::config(&parts)?;
+    checkpoint(source, parts, &shape)
 }
 
-fn checkpoint(source: &Path, parts: Vec<Gguf>) -> Result<Checkpoint> {
-    let (_, shape) = names::config(&parts)?;
+fn checkpoint(source: &Path, mut parts: Vec<Gguf>, shape: &Shape) -> Result<Checkpoint> {
     let all = |part: usize| (0..parts[part].tensors().len()).map(move |ix| (part, ix));
     let tensors: Vec<(usize, usize)> = (0..parts.len()).flat_map(all).collect();
     let placed = |(part, ix): (usize, usize)| {
         let file: &Gguf = &parts[part];
         let wanted = file.tensors()[ix].name != FREQS;
-        wanted.then(|| place(file, (part as u32, ix as u32), &shape))
+        wanted.then(|| place(file, (part as u32, ix as u32), shape))
     };
     let places = tensors.into_par_iter().filter_map(placed).collect::<Result<Vec<_>>>()?;
+    parts.iter_mut().for_each(Gguf::forget_metadata);
     Checkpoint::of_gguf(source, parts, places)
 }
 
@@ -72,18 +82,20 @@ fn place(file: &Gguf, at: (u32, u32), shape: &Shape) -> Result<(String, Place)> 
     let tensor = &file.tensors()[at.1 as usize];
     let wrong = |what: &str| Error::tensor(file.path(), &*tensor.name, what);
     let (path, ending) =
-        names::module(&tensor.name, shape).ok_or_else(|| wrong("is not one that the architecture has"))?;
+        names::module(&tensor.name, shape.architecture).ok_or_else(|| wrong("is not one that the architecture has"))?;
     let n_heads = match &path {
         path if path.ends_with("q_proj") => shape.n_heads,
         path if path.ends_with("k_proj") => shape.n_kv_heads,
         _ => 0,
     };
     let (n_rows, n_cols) = match tensor.shape[..] {
+        // A layer's experts, one below the other.
+        [n_experts, n_rows, n_cols] => (n_experts.saturating_mul(n_rows), n_cols),
         [n_rows, n_cols] => (n_rows, n_cols),
         [n_rows] => (n_rows, 1),
-        _ => return Err(wrong("is neither a vector nor a matrix")),
+        _ => return Err(wrong("is neither a vector, nor a matrix, nor a stack of them")),
     };
-    let pairs = (shape.pairs_rows && n_heads > 0).then_some(shape.head_dim);
+    let pairs = (pairs_rows(shape.architecture) && n_heads > 0).then_some(shape.head_dim);
     if pairs.is_some() && (n_rows != n_heads * shape.head_dim || !shape.head_dim.is_multiple_of(2)) {
         return Err(wrong(&format!("has {n_rows} rows for {n_heads} heads of {}", shape.head_dim)));
     }
@@ -92,7 +104,7 @@ fn place(file: &Gguf, at: (u32, u32), shape: &Shape) -> Result<(String, Place)> 
         return Err(wrong("is a vector of blocks"));
     }
     let name = format!("{path}.{ending}");
-    if shape.whole_norms
+    if whole_norms(shape.architecture)
         && is_vector
         && path.ends_with("norm")
         && let Some(stored) = tensor.stored.float()

@@ -16,6 +16,7 @@ pub(crate) enum Setting {
     Texts(Vec<String>),
     F32s(Vec<f32>),
     I32s(Vec<i32>),
+    Bools(Vec<bool>),
 }
 
 /// A tensor to be written.
@@ -98,6 +99,10 @@ fn push_setting(setting: &Setting, out: &mut Vec<u8>) {
         Setting::I32s(numbers) => {
             list(5, numbers.len(), out);
             numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+        }
+        Setting::Bools(all) => {
+            list(7, all.len(), out);
+            out.extend(all.iter().map(|yes| u8::from(*yes)));
         }
     }
 }
