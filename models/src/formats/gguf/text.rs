@@ -2,8 +2,9 @@
 
 use super::Gguf;
 use crate::error::{Error, Result};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Kinds of tokens.
 const UNKNOWN: u64 = 2;
@@ -31,7 +32,8 @@ pub(super) fn files(file: &Gguf) -> Result<BTreeMap<String, Vec<u8>>> {
             return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
         }
     };
-    files.insert("tokenizer.json".into(), tokenizer.to_string().into_bytes());
+    let tokenizer = serde_json::to_vec(&tokenizer).expect("texts and numbers are written to memory");
+    files.insert("tokenizer.json".into(), tokenizer);
     let mut config = Map::new();
     let roles = [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")];
     for (role, name) in roles {
@@ -46,13 +48,66 @@ pub(super) fn files(file: &Gguf) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-struct Vocabulary {
-    tokens: Vec<String>,
+/// What `tokenizer.json` says. It is written of borrowed texts: values of their own would be many times the file.
+#[derive(Serialize)]
+struct Tokenizer<'a> {
+    version: &'static str,
+    truncation: (),
+    padding: (),
+    added_tokens: Vec<Added<'a>>,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: Value,
+    decoder: Value,
+    model: Bpe<'a>,
+}
+
+/// A token that is found in a text as it is.
+#[derive(Serialize)]
+struct Added<'a> {
+    id: usize,
+    content: &'a str,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+#[derive(Serialize)]
+struct Bpe<'a> {
+    r#type: &'static str,
+    dropout: (),
+    unk_token: Option<&'a str>,
+    continuing_subword_prefix: (),
+    end_of_word_suffix: (),
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    #[serde(serialize_with = "as_map")]
+    vocab: Vec<(&'a str, usize)>,
+    merges: Merges<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Merges<'a> {
+    /// As the file has them.
+    Stored(&'a Value),
+    Made(Vec<[&'a str; 2]>),
+}
+
+fn as_map<S: Serializer>(pairs: &[(&str, usize)], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_map(pairs.iter().copied())
+}
+
+struct Vocabulary<'a> {
+    tokens: Vec<&'a str>,
     kinds: Vec<u64>,
 }
 
-impl Vocabulary {
-    fn read(file: &Gguf) -> Result<Self> {
+impl<'a> Vocabulary<'a> {
+    fn read(file: &'a Gguf) -> Result<Self> {
         let get = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}")).and_then(Value::as_array);
         let wrong = |name: &str, allowed: &str| Error::Field {
             path: file.path().to_path_buf(),
@@ -61,8 +116,8 @@ impl Vocabulary {
             allowed: allowed.into(),
         };
         let tokens = get("tokens").ok_or_else(|| wrong("tokens", "a list of texts"))?;
-        let texts = tokens.iter().map(|token| token.as_str().map(str::to_owned));
-        let tokens: Vec<String> = texts.collect::<Option<_>>().ok_or_else(|| wrong("tokens", "a list of texts"))?;
+        let texts: Option<Vec<&str>> = tokens.iter().map(Value::as_str).collect();
+        let tokens = texts.ok_or_else(|| wrong("tokens", "a list of texts"))?;
         let kinds: Vec<u64> = match get("token_type") {
             None => vec![1; tokens.len()],
             Some(kinds) => kinds.iter().map(|kind| kind.as_u64().unwrap_or(1)).collect(),
@@ -73,37 +128,43 @@ impl Vocabulary {
         Ok(Self { tokens, kinds })
     }
 
-    fn role(&self, file: &Gguf, name: &str) -> Option<String> {
+    fn role(&self, file: &Gguf, name: &str) -> Option<&'a str> {
         let id = file.metadata().get(&format!("tokenizer.ggml.{name}_token_id"))?.as_u64()?;
-        self.tokens.get(usize::try_from(id).ok()?).cloned()
+        self.tokens.get(usize::try_from(id).ok()?).copied()
     }
 
     /// Tokens that are found in a text as they are.
-    fn added(&self) -> Vec<Value> {
+    fn added(&self) -> Vec<Added<'a>> {
         let whole = |(id, kind): (usize, &u64)| {
-            let special = matches!(*kind, CONTROL | UNKNOWN);
-            (special || *kind == USER_DEFINED).then(|| {
-                json!({
-                    "id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": special,
-                })
+            let (content, special) = (self.tokens[id], matches!(*kind, CONTROL | UNKNOWN));
+            let (single_word, lstrip, rstrip, normalized) = (false, false, false, false);
+            (special || *kind == USER_DEFINED).then_some(Added {
+                id,
+                content,
+                single_word,
+                lstrip,
+                rstrip,
+                normalized,
+                special,
             })
         };
         self.kinds.iter().enumerate().filter_map(whole).collect()
     }
 
-    fn ids(&self) -> Map<String, Value> {
-        // Of equal texts the first counts.
-        let mut ids = Map::new();
-        for (id, token) in self.tokens.iter().enumerate() {
-            ids.entry(token.clone()).or_insert_with(|| id.into());
-        }
-        ids
+    /// Tokens with their ids; of equal texts the first.
+    fn ids(&self) -> Vec<(&'a str, usize)> {
+        let mut seen = HashSet::new();
+        self.tokens
+            .iter()
+            .enumerate()
+            .filter(|(_, token)| seen.insert(**token))
+            .map(|(id, token)| (*token, id))
+            .collect()
     }
 }
 
 /// What is put before a text: the begin token, if the file says so or, where it is silent, `default`.
-fn post_processor(file: &Gguf, vocabulary: &Vocabulary, default: bool) -> Value {
+fn post_processor(file: &Gguf, vocabulary: &Vocabulary<'_>, default: bool) -> Value {
     let adds = |name: &str| file.metadata().get(&format!("tokenizer.ggml.add_{name}_token")).and_then(Value::as_bool);
     let id = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}_token_id")).cloned();
     let bos = vocabulary.role(file, "bos").zip(id("bos")).filter(|_| adds("bos").unwrap_or(default));
@@ -111,7 +172,7 @@ fn post_processor(file: &Gguf, vocabulary: &Vocabulary, default: bool) -> Value 
     if bos.is_none() && eos.is_none() {
         return Value::Null;
     }
-    let special = |token: &Option<(String, Value)>, type_id: u32| {
+    let special = |token: &Option<(&str, Value)>, type_id: u32| {
         token.as_ref().map(|(token, _)| json!({ "SpecialToken": { "id": token, "type_id": type_id } }))
     };
     let around = |sequence: &str, type_id: u32| -> Vec<Value> {
@@ -121,13 +182,13 @@ fn post_processor(file: &Gguf, vocabulary: &Vocabulary, default: bool) -> Value 
     let pair: Vec<Value> = around("A", 0).into_iter().chain(around("B", 1)).collect();
     let mut tokens = Map::new();
     for (token, id) in [&bos, &eos].into_iter().flatten() {
-        tokens.insert(token.clone(), json!({ "id": token, "ids": [id], "tokens": [token] }));
+        tokens.insert((*token).to_owned(), json!({ "id": token, "ids": [id], "tokens": [token] }));
     }
     json!({ "type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": tokens })
 }
 
 /// BPE of bytes.
-fn byte_level(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
+fn byte_level<'a>(file: &'a Gguf, vocabulary: &Vocabulary<'a>) -> Result<Tokenizer<'a>> {
     let text = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}")).and_then(Value::as_str);
     let pre = text("pre").unwrap_or("gpt-2");
     let bytes = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
@@ -151,22 +212,36 @@ fn byte_level(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
             return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
         }
     };
-    let merges = file.metadata().get("tokenizer.ggml.merges").cloned().unwrap_or_else(|| json!([]));
-    Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": vocabulary.added(),
-        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
-        "post_processor": post_processor(file, vocabulary, begins),
-        "decoder": bytes(true),
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": begins,
-            "vocab": vocabulary.ids(), "merges": merges,
+    let merges = match file.metadata().get("tokenizer.ggml.merges") {
+        Some(merges) => Merges::Stored(merges),
+        None => Merges::Made(Vec::new()),
+    };
+    Ok(Tokenizer {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens: vocabulary.added(),
+        normalizer,
+        pre_tokenizer,
+        post_processor: post_processor(file, vocabulary, begins),
+        decoder: bytes(true),
+        model: Bpe {
+            r#type: "BPE",
+            dropout: (),
+            unk_token: None,
+            continuing_subword_prefix: (),
+            end_of_word_suffix: (),
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: begins,
+            vocab: vocabulary.ids(),
+            merges,
         },
-    }))
+    })
 }
 
 /// BPE as SentencePiece does it: of all pairs that make a token, the one whose token has the greatest score.
-fn sentence_piece(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
+fn sentence_piece<'a>(file: &'a Gguf, vocabulary: &Vocabulary<'a>) -> Result<Tokenizer<'a>> {
     let scores = file.metadata().get("tokenizer.ggml.scores").and_then(Value::as_array);
     let scores: Vec<f64> = scores.into_iter().flatten().map(|score| score.as_f64().unwrap_or(f64::MIN)).collect();
     if scores.len() != vocabulary.tokens.len() {
@@ -187,23 +262,46 @@ fn sentence_piece(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
         .into_iter()
         .chain(prefix.then_some(strip))
         .collect();
-    let ids = vocabulary.ids();
-    let merges = merges(vocabulary, &ids, &scores);
-    Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": vocabulary.added(),
-        "normalizer": { "type": "Sequence", "normalizers": normalizers }, "pre_tokenizer": null,
-        "post_processor": post_processor(file, vocabulary, true),
-        "decoder": { "type": "Sequence", "decoders": decoders },
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": vocabulary.role(file, "unknown"),
-            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
-            "ignore_merges": false, "vocab": ids, "merges": merges,
+    let merges = merges(vocabulary, &scores).ok_or_else(|| Error::Field {
+        path: file.path().to_path_buf(),
+        field: "tokenizer.ggml.tokens".into(),
+        found: "tokens that are made of one another in far too many ways".into(),
+        allowed: "the vocabulary of a SentencePiece model; fetch the file again".into(),
+    })?;
+    Ok(Tokenizer {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens: vocabulary.added(),
+        normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
+        pre_tokenizer: Value::Null,
+        post_processor: post_processor(file, vocabulary, true),
+        decoder: json!({ "type": "Sequence", "decoders": decoders }),
+        model: Bpe {
+            r#type: "BPE",
+            dropout: (),
+            unk_token: vocabulary.role(file, "unknown"),
+            continuing_subword_prefix: (),
+            end_of_word_suffix: (),
+            fuse_unk: true,
+            byte_fallback: true,
+            ignore_merges: false,
+            vocab: vocabulary.ids(),
+            merges: Merges::Made(merges),
         },
-    }))
+    })
 }
 
-/// Every way to make a token of two others: those of greater scores first, then of longer parts.
-fn merges(vocabulary: &Vocabulary, ids: &Map<String, Value>, scores: &[f64]) -> Vec<[String; 2]> {
+/// Most bytes of texts of merges to a byte of a vocabulary. Those of large models have 2.
+const MERGE_BYTES: usize = 16;
+
+/// Every way to make a token of two others: those of greater scores first, then of longer parts. `None` if these are out of
+/// all proportion to the tokens.
+fn merges<'a>(vocabulary: &Vocabulary<'a>, scores: &[f64]) -> Option<Vec<[&'a str; 2]>> {
+    // What stands around a text is as much again for short ones.
+    let n_bytes = |token: &str| token.len() + 8;
+    let known: HashSet<&str> = vocabulary.tokens.iter().copied().collect();
+    let mut room = MERGE_BYTES * vocabulary.tokens.iter().map(|token| n_bytes(token)).sum::<usize>();
     let mut all: Vec<(f64, &str, &str)> = Vec::new();
     for ((token, kind), score) in vocabulary.tokens.iter().zip(&vocabulary.kinds).zip(scores) {
         // Tokens longer than any word would cost their length squared.
@@ -212,7 +310,8 @@ fn merges(vocabulary: &Vocabulary, ids: &Map<String, Value>, scores: &[f64]) -> 
         }
         for (at, _) in token.char_indices().skip(1) {
             let (left, right) = token.split_at(at);
-            if ids.contains_key(left) && ids.contains_key(right) {
+            if known.contains(left) && known.contains(right) {
+                room = room.checked_sub(n_bytes(token))?;
                 all.push((*score, left, right));
             }
         }
@@ -222,5 +321,5 @@ fn merges(vocabulary: &Vocabulary, ids: &Map<String, Value>, scores: &[f64]) -> 
         let order = b.0.total_cmp(&a.0);
         order.then_with(|| n_chars(b.1).cmp(&n_chars(a.1))).then_with(|| n_chars(b.2).cmp(&n_chars(a.2)))
     });
-    all.into_iter().map(|(_, left, right)| [left.to_owned(), right.to_owned()]).collect()
+    Some(all.into_iter().map(|(_, left, right)| [left, right]).collect())
 }
