@@ -33,12 +33,11 @@ pub fn push_numbers(stored: Stored, numbers: &[f32], out: &mut Vec<u8>) {
         }),
         Stored::Q4_0 => numbers.as_chunks::<BLOCK>().0.iter().for_each(|block| {
             // The first of the largest becomes the code 0, that is -8 scales.
-            let largest = largest(block);
-            let far = block.iter().find(|number| largest > 0.0 && number.abs() == largest);
-            let scale = far.unwrap_or(&0.0) / -8.0;
+            let far = |most: f32, number: &f32| if number.abs() > most.abs() { *number } else { most };
+            let scale = block.iter().fold(0.0, far) / -8.0;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
             out.extend(f16::from_f32(scale).to_le_bytes());
-            push_nibbles(&block.map(|number| (number * inverse + 8.5).max(0.0).min(15.0) as i32 as u8), out);
+            push_nibbles(&block.map(|number| ((number * inverse + 8.5) as u8).min(15)), out);
         }),
         other => panic!("{} is not made of numbers", other.name()),
     }
@@ -53,8 +52,10 @@ fn largest(block: &[f32; BLOCK]) -> f32 {
     most.into_iter().fold(0.0, f32::max)
 }
 
-/// The nearest whole number, of two the one farther from zero: what `f32::round` says, for numbers that fit.
+/// The nearest whole number from -128 to 127, of two the one farther from zero: what `f32::round` says, without a call of it.
 fn rounded(number: f32) -> i32 {
+    // Of numbers too small for the inverse of their scale come infinities.
+    let number = number.clamp(-128.0, 127.0);
     let whole = number as i32;
     let rest = number - whole as f32;
     whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)
@@ -198,5 +199,6 @@ mod tests {
         for number in near.into_iter().flatten().flat_map(|number| [number, -number]) {
             assert_eq!(rounded(number), number.round() as i32, "{number}");
         }
+        assert_eq!([f32::INFINITY, f32::NEG_INFINITY, f32::NAN].map(rounded), [127, -128, 0]);
     }
 }
