@@ -4,7 +4,7 @@ use crate::lower::Lowered;
 use crate::quality::{Window, Windows, cut, log_sum};
 use crate::weights::{ChangedWeights, Weights};
 use crate::{Error, LoadOptions, Model};
-use ingot_ir::weight::{Format, Source};
+use ingot_ir::weight::Format;
 use ingot_models::convert::search::{Candidate, Sensitivities};
 use ingot_models::formats::affine::QuantShape;
 use ingot_models::weights::WeightTable;
@@ -69,11 +69,7 @@ pub fn sensitivities(
         let mut graph = graph.clone();
         let scales = matrix.scale_type;
         let format = Format::Affine { bits: shape.bits as u8, group: shape.group as u16, scales };
-        for id in graph.weights.ids() {
-            if matches!(&graph.weights[id].source, Source::Tensor(name) if *name == candidate.path) {
-                graph.weights[id].format = format;
-            }
-        }
+        candidate.replace(&mut graph, format);
         let weights = Weights::Changed(ChangedWeights::new(Arc::clone(&weights), candidate.path.clone(), matrix));
         let changed = Lowered::new(graph, weights, eos_ids.clone(), max_positions);
         let mut model = Model::load_lowered(changed, load())?;

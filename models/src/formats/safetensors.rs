@@ -113,6 +113,35 @@ impl StoredType {
             other => unreachable!("{other} is no type of weights"),
         }
     }
+    /// Appends numbers rounded to F32, F16 or BF16, little endian.
+    ///
+    /// # Panics
+    /// If the type is another.
+    pub(crate) fn write_f32s(self, numbers: &[f32], out: &mut Vec<u8>) {
+        let first = out.len();
+        out.resize(first + numbers.len() * self.n_bytes(), 0);
+        let out = &mut out[first..];
+        match self {
+            Self::F16 => {
+                let mut block = [half::f16::ZERO; 64];
+                for (numbers, out) in numbers.chunks(64).zip(out.chunks_mut(128)) {
+                    let block = &mut block[..numbers.len()];
+                    block.convert_from_f32_slice(numbers);
+                    let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(block);
+                    pairs.for_each(|(out, number)| *out = number.to_le_bytes());
+                }
+            }
+            Self::Bf16 => {
+                let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(numbers);
+                pairs.for_each(|(out, number)| *out = half::bf16::from_f32(*number).to_le_bytes());
+            }
+            Self::F32 => {
+                let pairs = out.as_chunks_mut::<4>().0.iter_mut().zip(numbers);
+                pairs.for_each(|(out, number)| *out = number.to_le_bytes());
+            }
+            other => panic!("{other} is no type of weights"),
+        }
+    }
     /// Widens little-endian elements, aligned or not, to f32 (f64 is rounded). `None` if the type is not a float or
     /// the bytes are not whole elements.
     pub fn to_f32s(self, bytes: &[u8]) -> Option<Vec<f32>> {

@@ -81,7 +81,8 @@ impl Gguf {
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// Settings by key. Whole numbers that a double cannot hold keep their digits; numbers that are not finite are null.
+    /// Settings by key. Whole numbers that a double cannot hold keep their digits; numbers that are not finite are null, and
+    /// so are lists of bytes and truth values, which no model needs and which would take many times their place in the file.
     pub fn metadata(&self) -> &BTreeMap<String, Value> {
         &self.metadata
     }
@@ -241,6 +242,10 @@ impl<'a> Header<'a> {
                 self.check_count(n, least, "values")?;
                 if n > MAX_VALUES {
                     return Err(format!("a list has {n} values; at most {MAX_VALUES} are taken"));
+                }
+                if least == 1 {
+                    self.take(n as usize)?;
+                    return Ok(Value::Null);
                 }
                 let mut list = Vec::with_capacity(n as usize);
                 for _ in 0..n {
