@@ -39,6 +39,19 @@ impl GgufFile {
     pub fn f32(&mut self, key: &str, value: f32) {
         self.setting(key, 6, &value.to_le_bytes());
     }
+    /// Sets a list of texts.
+    pub fn texts(&mut self, key: &str, values: &[&str]) {
+        let mut bytes = Vec::new();
+        values.iter().for_each(|value| text(&mut bytes, value));
+        self.list(key, 8, values.len(), &bytes);
+    }
+    /// Sets a list of values of a type by its number, one after the other.
+    pub fn list(&mut self, key: &str, kind: u32, n: usize, values: &[u8]) {
+        let mut bytes = kind.to_le_bytes().to_vec();
+        bytes.extend((n as u64).to_le_bytes());
+        bytes.extend(values);
+        self.setting(key, 9, &bytes);
+    }
     /// Adds a tensor; sizes slowest first.
     pub fn tensor(&mut self, name: &str, shape: &[usize], numbers: Vec<f32>) {
         assert_eq!(shape.iter().product::<usize>(), numbers.len(), "{name}");
@@ -49,6 +62,10 @@ impl GgufFile {
     /// # Errors
     /// Those of the file system.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::write(path, self.bytes())
+    }
+    /// The file.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(3u32.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -68,6 +85,6 @@ impl GgufFile {
             out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         }
         out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
-        std::fs::write(path, out)
+        out
     }
 }
