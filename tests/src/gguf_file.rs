@@ -25,6 +25,13 @@ impl GgufFile {
         self.settings.extend(kind.to_le_bytes());
         self.settings.extend(value);
     }
+    /// Sets a list of values of a type by its number, one after the other.
+    pub fn list(&mut self, key: &str, kind: u32, n: usize, values: &[u8]) {
+        let mut bytes = kind.to_le_bytes().to_vec();
+        bytes.extend((n as u64).to_le_bytes());
+        bytes.extend(values);
+        self.setting(key, 9, &bytes);
+    }
     /// Sets a text.
     pub fn text(&mut self, key: &str, value: &str) {
         let mut bytes = Vec::new();
@@ -38,19 +45,6 @@ impl GgufFile {
     /// Sets a number.
     pub fn f32(&mut self, key: &str, value: f32) {
         self.setting(key, 6, &value.to_le_bytes());
-    }
-    /// Sets a list of texts.
-    pub fn texts(&mut self, key: &str, values: &[&str]) {
-        let mut bytes = Vec::new();
-        values.iter().for_each(|value| text(&mut bytes, value));
-        self.list(key, 8, values.len(), &bytes);
-    }
-    /// Sets a list of values of a type by its number, one after the other.
-    pub fn list(&mut self, key: &str, kind: u32, n: usize, values: &[u8]) {
-        let mut bytes = kind.to_le_bytes().to_vec();
-        bytes.extend((n as u64).to_le_bytes());
-        bytes.extend(values);
-        self.setting(key, 9, &bytes);
     }
     /// Adds a tensor; sizes slowest first.
     pub fn tensor(&mut self, name: &str, shape: &[usize], numbers: Vec<f32>) {

@@ -208,32 +208,11 @@ fn any_tokenizer() {
     fuzz_checkpoint("tokenizer", 2000);
 }
 
-/// Lists of a file whose values are small in it, and need not be in memory.
+/// A list whose values are small in the file, and would not be in memory.
 #[test]
-fn lists_of_a_gguf_file_take_memory_in_proportion() {
-    let with = |model: &str, tokens: &[&str], kind: i32| {
-        let mut file = GgufFile::default();
-        file.text("general.architecture", "llama");
-        for (key, number) in [
-            ("embedding_length", 32),
-            ("feed_forward_length", 32),
-            ("block_count", 1),
-            ("context_length", 64),
-            ("attention.head_count", 1),
-        ] {
-            file.u32(&format!("llama.{key}"), number);
-        }
-        file.text("tokenizer.ggml.model", model);
-        file.texts("tokenizer.ggml.tokens", tokens);
-        file.list("tokenizer.ggml.token_type", 5, tokens.len(), &kind.to_le_bytes().repeat(tokens.len()));
-        file.list("tokenizer.ggml.scores", 6, tokens.len(), &1f32.to_le_bytes().repeat(tokens.len()));
-        file
-    };
-    let runs: Vec<String> = (1..=512).map(|n| "a".repeat(n)).collect();
-    let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
-    let mut bytes = with("gpt2", &["a"], 1);
-    bytes.list("other", 0, 4 << 20, &vec![7; 4 << 20]);
-    for file in [with("gpt2", &["a"; 100_000], 3), with("llama", &runs, 1), bytes] {
-        any_bytes::bounded(&file.bytes(), any_bytes::checkpoints::gguf);
-    }
+fn a_list_of_bytes_in_a_gguf_file_takes_memory_in_proportion() {
+    let mut file = GgufFile::default();
+    file.text("general.architecture", "llama");
+    file.list("other", 0, 4 << 20, &vec![7; 4 << 20]);
+    any_bytes::bounded(&file.bytes(), any_bytes::checkpoints::gguf);
 }
