@@ -213,7 +213,7 @@ impl ModelSpec {
                 .wrong("head_dim", "even and at most 4096 (without it, hidden_size / num_attention_heads must be)"));
         }
         let max_position_embeddings = fields.u32_or("max_position_embeddings", 1..=1 << 27, 2048)?;
-        let (rope, local_rope) = rope::ropes(&fields, max_position_embeddings)?;
+        let (rope, local_rope) = rope::ropes(&fields, architecture, max_position_embeddings)?;
         let n_layers = fields.u32("num_hidden_layers", 1..=4096)?;
         let mut eos_ids = fields.ids("eos_token_id")?;
         eos_ids.sort_unstable();

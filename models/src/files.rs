@@ -89,7 +89,7 @@ impl Files {
     fn bytes(&self, name: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>> {
         let path = self.path(name);
         if let Some(vocabulary) = self.vocabulary().filter(|_| name == "tokenizer.json") {
-            return Ok(Some(vocabulary.json()));
+            return vocabulary.json().map(Some).map_err(|why| Error::malformed(&path, why));
         }
         let n_bytes = match &self.held {
             Some(files) => match files.get(name) {

@@ -1,5 +1,6 @@
 //! Rotary position embedding: `rope_theta` with `rope_scaling`, or `rope_parameters`.
 
+use super::Architecture;
 use super::fields::Fields;
 use crate::error::Result;
 
@@ -55,7 +56,14 @@ pub struct RopeSpec {
 const MAX_THETA: f64 = 1e12;
 
 /// The rotary embeddings of a configuration in either style: that of layers that see all, and that of layers with a window.
-pub(super) fn ropes(fields: &Fields<'_>, max_positions: u32) -> Result<(RopeSpec, RopeSpec)> {
+///
+/// # Errors
+/// Names the field that is wrong.
+pub(super) fn ropes(
+    fields: &Fields<'_>,
+    architecture: Architecture,
+    max_positions: u32,
+) -> Result<(RopeSpec, RopeSpec)> {
     let parameters = fields.child("rope_parameters")?;
     let of_kind = |kind: &str| parameters.as_ref().map_or(Ok(None), |parameters| parameters.child(kind));
     if let (Some(full), Some(local)) = (of_kind("full_attention")?, of_kind("sliding_attention")?) {
@@ -65,6 +73,8 @@ pub(super) fn ropes(fields: &Fields<'_>, max_positions: u32) -> Result<(RopeSpec
     // Its base alone is told, and it is not stretched.
     let local = match fields.get("rope_local_base_freq") {
         Some(_) => RopeSpec { theta: fields.positive("rope_local_base_freq", MAX_THETA)?, scaling: RopeScaling::None },
+        // The default of transformers and mlx-lm.
+        None if architecture == Architecture::Gemma3 => RopeSpec { theta: 10_000.0, scaling: RopeScaling::None },
         None => full,
     };
     Ok((full, local))

@@ -5,10 +5,11 @@
 //! vocabulary. Here the model is read straight and handed over; the rest, which is small, the crate reads.
 
 use rayon::prelude::*;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BPE, Vocab};
 
@@ -37,7 +38,36 @@ pub(crate) struct Bpe {
     /// Tokens and their ids, in the file's order.
     #[serde(serialize_with = "write_map", deserialize_with = "read_map")]
     pub vocab: Vec<(String, u32)>,
+    #[serde(deserialize_with = "read_merges")]
     pub merges: Vec<(String, String)>,
+}
+
+/// Merges as pairs, or as texts with a space between as in older files.
+fn read_merges<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
+    struct Parts;
+    impl<'de> Visitor<'de> for Parts {
+        type Value = Merged;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("two texts, or one with a space between them")
+        }
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Merged, E> {
+            let (left, right) = text.split_once(' ').ok_or_else(|| E::custom(format!("`{text}` is no merge")))?;
+            Ok(Merged(left.to_owned(), right.to_owned()))
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Merged, A::Error> {
+            let left = parts.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+            let right = parts.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+            Ok(Merged(left, right))
+        }
+    }
+    struct Merged(String, String);
+    impl<'de> Deserialize<'de> for Merged {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            from.deserialize_any(Parts)
+        }
+    }
+    let all = Vec::<Merged>::deserialize(from)?;
+    Ok(all.into_iter().map(|Merged(left, right)| (left, right)).collect())
 }
 
 /// The one kind.
@@ -133,7 +163,10 @@ pub(crate) enum Merges {
 
 impl Vocabulary {
     /// The parts.
-    pub(crate) fn file(&self) -> BpeFile {
+    ///
+    /// # Errors
+    /// If there are more ways to merge tokens than any vocabulary of a language has.
+    pub(crate) fn file(&self) -> Result<BpeFile, String> {
         let mut known = HashMap::with_capacity(self.tokens.len());
         self.tokens.iter().zip(0u32..).for_each(|(token, id)| {
             known.entry(token.as_str()).or_insert(id);
@@ -148,14 +181,17 @@ impl Vocabulary {
                 };
                 all.iter().map(pair).collect()
             }
-            Merges::Scored(scores) => merges(&self.tokens, scores, &known),
+            Merges::Scored(scores) => merges(&self.tokens, scores, &known)?,
         };
-        BpeFile { rest: self.rest.clone(), model: Bpe { vocab, merges, ..self.model.clone() } }
+        Ok(BpeFile { rest: self.rest.clone(), model: Bpe { vocab, merges, ..self.model.clone() } })
     }
 
     /// The parts as `tokenizer.json`.
-    pub(crate) fn json(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.file()).expect("texts and numbers are written to memory")
+    ///
+    /// # Errors
+    /// As [`Vocabulary::file`].
+    pub(crate) fn json(&self) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(&self.file()?).map_err(|error| error.to_string())
     }
 }
 
@@ -167,8 +203,17 @@ struct Merge<'a> {
     pair: [&'a str; 2],
 }
 
+/// Ways to make a token of two others, on average over a vocabulary, at most: Gemma's has two.
+const MAX_MERGES: usize = 16;
+
 /// Every way to make a token of two others: those of greater scores first, then of longer parts.
-fn merges(tokens: &[String], scores: &[Option<f64>], known: &HashMap<&str, u32>) -> Vec<(String, String)> {
+fn merges(
+    tokens: &[String],
+    scores: &[Option<f64>],
+    known: &HashMap<&str, u32>,
+) -> Result<Vec<(String, String)>, String> {
+    let (counter, most) = (AtomicUsize::new(0), MAX_MERGES * tokens.len());
+    let n_made = &counter;
     let of_token = |id: usize| {
         let token = tokens[id].as_str();
         // Tokens longer than any word would cost their length squared.
@@ -177,11 +222,33 @@ fn merges(tokens: &[String], scores: &[Option<f64>], known: &HashMap<&str, u32>)
         token.char_indices().enumerate().take(n_chars).skip(1).filter_map(move |(n_left, (at, _))| {
             let (left, right) = token.split_at(at);
             let score = score.filter(|_| known.contains_key(left) && known.contains_key(right))?;
-            Some(Merge { score, lengths: [n_left, n_chars - n_left], pair: [left, right] })
+            let has_room = n_made.fetch_add(1, Ordering::Relaxed) < most;
+            has_room.then_some(Merge { score, lengths: [n_left, n_chars - n_left], pair: [left, right] })
         })
     };
     let mut all: Vec<Merge<'_>> = (0..tokens.len()).into_par_iter().flat_map_iter(of_token).collect();
+    if counter.load(Ordering::Relaxed) > most {
+        return Err(format!("its {} tokens are made of each other in more than {most} ways", tokens.len()));
+    }
     // Equals stay in the order of their tokens.
     all.par_sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| b.lengths.cmp(&a.lengths)));
-    all.into_iter().map(|Merge { pair: [left, right], .. }| (left.to_owned(), right.to_owned())).collect()
+    Ok(all.into_iter().map(|Merge { pair: [left, right], .. }| (left.to_owned(), right.to_owned())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens of one letter, each made of all shorter ones: memory would grow with the square of their number.
+    #[test]
+    fn tokens_made_of_each_other_in_too_many_ways_are_refused() {
+        let vocabulary = |n: usize| Vocabulary {
+            rest: Map::new(),
+            model: Bpe::default(),
+            tokens: (1..=n).map(|length| "a".repeat(length)).collect(),
+            merges: Merges::Scored((0..n).map(|id| Some(-(id as f64))).collect()),
+        };
+        assert_eq!(vocabulary(20).file().map(|file| file.model.merges.len()), Ok(190), "1 + 2 + ... + 19");
+        assert!(vocabulary(200).file().is_err_and(|why| why.contains("200 tokens") && why.contains("3200 ways")));
+    }
 }

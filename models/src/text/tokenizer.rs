@@ -30,7 +30,7 @@ impl Tokenizer {
         let path = files.path("tokenizer.json");
         let again = |error: String| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
         let made = match files.vocabulary() {
-            Some(vocabulary) => guarded(|| vocabulary.file().build()),
+            Some(vocabulary) => guarded(|| vocabulary.file()?.build()),
             None => match files.text("tokenizer.json", LIMIT_BYTES)? {
                 Some(text) => guarded(|| read(&text)),
                 None => {

@@ -202,6 +202,36 @@ fn files_are_the_folders_model() {
     }
 }
 
+/// Windows in no regular order, the default of a rotation of their own, and a token that has no row in the embedding.
+#[test]
+fn gemmas_windows_and_rotations_are_those_of_the_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(source) = whole(&folder.path().join("gemma3"), "gemma3_text") else { return };
+    let mut config = read_json(&source.join("config.json"));
+    let config_of = config.as_object_mut().expect("an object");
+    let kinds = [false, true, true, false].map(|slides| if slides { "sliding_attention" } else { "full_attention" });
+    config_of.extend([("layer_types".into(), json!(kinds)), ("rope_theta".into(), json!(50_000.0))]);
+    config_of.remove("rope_local_base_freq");
+    std::fs::write(source.join("config.json"), config.to_string()).expect("a file");
+    let mut tokenizer = read_json(&source.join("tokenizer.json"));
+    let added = tokenizer["added_tokens"].as_array_mut().expect("a list");
+    let mut beyond = added.first().expect("a special token").clone();
+    (beyond["id"], beyond["content"]) = (config["vocab_size"].clone(), "<image_soft_token>".into());
+    added.push(beyond);
+    std::fs::write(source.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+
+    let out = folder.path().join("gemma3.gguf");
+    to_gguf(&source, &out, GgufType::parse("f32").expect("a type"));
+    let (file, source) = (Model::open(&out).expect("opens"), Model::open(&source).expect("opens"));
+    assert_eq!(file.spec.windows, source.spec.windows);
+    assert_eq!(
+        source.spec.windows.iter().map(|window| window.window > 0).collect::<Vec<_>>(),
+        [false, true, true, false]
+    );
+    assert_eq!((file.spec.rope, file.spec.local_rope), (source.spec.rope, source.spec.local_rope));
+    assert_eq!((source.spec.rope.theta, source.spec.local_rope.theta), (50_000.0, 10_000.0));
+}
+
 /// What a file has no place for is refused, by what it is.
 #[test]
 fn what_llama_cpp_has_no_word_for_is_refused() {
@@ -210,7 +240,11 @@ fn what_llama_cpp_has_no_word_for_is_refused() {
         ("qwen3_moe", json!({ "norm_topk_prob": false }), &["shares of experts"][..]),
         ("gemma2", json!({ "attn_logit_softcapping": null }), &["bounds scores"]),
         ("gemma3_text", json!({ "attn_logit_softcapping": 30.0 }), &["does not bound scores"]),
-        ("qwen2_rope_yarn", json!({ "rope_scaling": { "type": "yarn", "factor": 4.0, "beta_fast": 16.0 } }), &["yarn"]),
+        (
+            "qwen2_rope_yarn",
+            json!({ "rope_scaling": { "type": "yarn", "factor": 4.0, "beta_fast": 16.0 } }),
+            &["settings of its own"],
+        ),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let Some(source) = whole(&folder.path().join(name), name) else { return };

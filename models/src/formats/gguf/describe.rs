@@ -63,11 +63,14 @@ pub(crate) fn settings(spec: &ModelSpec, name: &str, file_type: u32) -> Result<V
 
 fn rotation(spec: &ModelSpec) -> Result<Vec<Own>, String> {
     let mut all = vec![("rope.freq_base", Setting::F32(spec.rope.theta as f32))];
-    if spec.local_rope != spec.rope && spec.windows.iter().any(|window| window.window > 0) {
-        if spec.architecture != Architecture::Gemma3 || spec.local_rope.scaling != RopeScaling::None {
+    if spec.windows.iter().any(|window| window.window > 0) {
+        let is_own = spec.architecture == Architecture::Gemma3;
+        if if is_own { spec.local_rope.scaling != RopeScaling::None } else { spec.local_rope != spec.rope } {
             return Err("a stretched rotation of layers with a window has no place in a GGUF file".into());
         }
-        all.push(("rope.freq_base_swa", Setting::F32(spec.local_rope.theta as f32)));
+        if is_own {
+            all.push(("rope.freq_base_swa", Setting::F32(spec.local_rope.theta as f32)));
+        }
     }
     let (kind, factor) = match spec.rope.scaling {
         RopeScaling::None | RopeScaling::Llama3 { .. } => return Ok(all),

@@ -26,6 +26,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Bytes or truth values of a list that are kept: one a layer.
+const MAX_FLAGS: u64 = 4096;
+
 /// The first bytes.
 const MAGIC: [u8; 4] = *b"GGUF";
 /// Values of a list of settings: the largest known vocabularies have some 2^18.
@@ -82,7 +85,8 @@ impl Gguf {
         &self.path
     }
     /// Settings by key. Whole numbers that a double cannot hold keep their digits; numbers that are not finite are null, and
-    /// so are lists of bytes and truth values, which no model needs and which would take many times their place in the file.
+    /// so are long lists of bytes and truth values, which no model needs and which would take many times their place in the
+    /// file.
     pub fn metadata(&self) -> &BTreeMap<String, Value> {
         &self.metadata
     }
@@ -243,7 +247,7 @@ impl<'a> Header<'a> {
                 if n > MAX_VALUES {
                     return Err(format!("a list has {n} values; at most {MAX_VALUES} are taken"));
                 }
-                if least == 1 {
+                if least == 1 && n > MAX_FLAGS {
                     self.take(n as usize)?;
                     return Ok(Value::Null);
                 }

@@ -116,7 +116,9 @@ impl Vocabulary {
             };
             (token["id"].as_u64(), content, kind)
         });
-        for (id, token, kind) in own.chain(added) {
+        // An added token without a row has no meaning to the model: Gemma 3's placeholder of images in models without any.
+        let has_row = |id: Option<u64>| id.is_none_or(|id| id < n_vocab as u64);
+        for (id, token, kind) in own.chain(added.filter(|(id, ..)| has_row(*id))) {
             let id = id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < n_vocab);
             let id =
                 id.ok_or_else(|| format!("token `{token}` has no id below {n_vocab}, the rows of the embedding"))?;
