@@ -48,6 +48,27 @@ fn a_model_is_dequantized_quantized_and_compared() {
 }
 
 #[test]
+fn models_that_give_no_numbers_are_not_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, data) = (folder.path().join("plain"), folder.path().join("text.txt"));
+    convert("ingot-tales-1m", &plain, &["-d", "--dtype", "float32"]);
+    std::fs::write(&data, TEXT).unwrap();
+    let file = plain.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let n_header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..n_header]).unwrap();
+    let at = n_header + header["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+    let (plain, data) = (plain.to_str().unwrap(), data.to_str().unwrap());
+    let on_text = |args: &[&str]| on_cpu(&[args, &["--data", data, "--sequence-length", "16"]].concat());
+    let told = ["plain", "token 1 of the text", "not all numbers"];
+    fail(on_text(&["perplexity", "--model", plain]), 1, &told);
+    fail(on_text(&["compare", "ingot-tales-1m", plain]), 1, &told);
+    fail(on_text(&["compare", plain, plain]), 1, &told);
+}
+
+#[test]
 fn wrong_conversions_say_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().to_str().unwrap();
