@@ -220,6 +220,10 @@ impl Checkpoint {
             ),
         })
     }
+    /// An error of the model, with the names that its file has for tensors and settings if that is a GGUF file.
+    pub(crate) fn in_own_words(&self, error: Error) -> Error {
+        if self.gguf.is_empty() { error } else { gguf::words::in_own_words(error, &self.folder, &self.gguf) }
+    }
     /// The file that holds a tensor, else the folder; for messages.
     pub(crate) fn place_of(&self, name: &str) -> &Path {
         match self.table.get(name) {
