@@ -1,10 +1,15 @@
 //! How good a model is: perplexity of a text, and how far the predictions of two models are apart.
 
 use crate::{Error, Model};
+use ingot_models::text::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
 /// How a text is cut: windows of tokens that are read together, one after the other. Each token but a window's first is
-/// predicted from those before it. A last window that is not full is left out, unless it is the only one.
+/// predicted from those before it, within its window. A last window that is not full is left out, unless it is the only one.
+///
+/// Figures of other programs are of other cuts. `llama-perplexity` of llama.cpp scores the second half of each window alone, whose
+/// tokens have many before them, so its perplexities are lower; `mlx_lm.perplexity` scores whole windows as here, of many texts laid
+/// end to end, with nothing put before a window.
 ///
 /// ```
 /// use ingot::{DeviceChoice, LoadOptions, Model, Windows, compare};
@@ -220,7 +225,7 @@ impl Window {
 }
 
 pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Window>, Error> {
-    let prefix = model.text_prompt("")?;
+    let prefix = prefix(model.tokenizer()?)?;
     let ids = model.tokenizer()?.encode(text, false)?;
     let n_prefix = prefix.len();
     let n_own = windows.n_tokens.saturating_sub(n_prefix).max(2);
@@ -233,6 +238,15 @@ pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Win
         Some(first) if first.ids.len() >= 2 => Ok(all),
         _ => Err(Error::ShortText { n_tokens: ids.len() }),
     }
+}
+
+/// What the tokenizer puts before a text: the begin token as a rule. What it may put behind one is left out, since an end token
+/// before a window would be read as another text's end.
+fn prefix(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+    let (own, mut ids) = (tokenizer.encode("a", false)?, tokenizer.encode("a", true)?);
+    let before = (0..ids.len()).find(|at| ids[*at..].starts_with(&own)).unwrap_or(0);
+    ids.truncate(before);
+    Ok(ids)
 }
 
 /// Fails unless a negative log-probability is one.

@@ -69,6 +69,39 @@ fn models_that_give_no_numbers_are_not_measured() {
 }
 
 #[test]
+fn windows_begin_as_a_text_does_and_not_with_its_end() {
+    let folder = super::copy();
+    let data = folder.path().join("text.txt");
+    std::fs::write(&data, TEXT).unwrap();
+    let file = folder.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let [first, second] = [0, 1].map(|ix| tokenizer["added_tokens"][ix].clone());
+    let pair = tokenizer["post_processor"]["pair"].clone();
+    let mut perplexity = |around: &[&serde_json::Value], before: usize| {
+        let piece = |token: &&serde_json::Value| serde_json::json!({ "SpecialToken": { "id": token["content"], "type_id": 0 } });
+        let mut single: Vec<serde_json::Value> = around.iter().map(piece).collect();
+        single.insert(before, serde_json::json!({ "Sequence": { "id": "A", "type_id": 0 } }));
+        let token = |token: &serde_json::Value| {
+            let of = &token["content"];
+            (of.as_str().unwrap().to_owned(), serde_json::json!({ "id": of, "ids": [token["id"]], "tokens": [of] }))
+        };
+        let tokens: serde_json::Map<_, _> = [&first, &second].map(token).into_iter().collect();
+        tokenizer["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens,
+        });
+        std::fs::write(&file, tokenizer.to_string()).unwrap();
+        let mut command = on_cpu(&["perplexity", "--json", "--sequence-length", "16", "--data"]);
+        command.arg(&data).arg("--model").arg(folder.path());
+        json(command)
+    };
+    let begun = perplexity(&[&first], 1);
+    assert_eq!(perplexity(&[&first, &second], 1), begun);
+    let bare = perplexity(&[], 0);
+    assert!(bare["perplexity"] != begun["perplexity"]);
+    assert_eq!(perplexity(&[&second], 0), bare);
+}
+
+#[test]
 fn wrong_conversions_say_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().to_str().unwrap();
@@ -79,6 +112,7 @@ fn wrong_conversions_say_what_is_wrong() {
         |flags: &[&str]| ingot(&[&["convert", "--hf-path", "ingot-tales-1m", "--mlx-path", new], flags].concat());
     fail(with(&["-q", "-d"]), 2, &["--dequantize"]);
     fail(with(&["--q-bits", "4"]), 2, &["required arguments"]);
+    fail(with(&["--q-mode", "mxfp4"]), 2, &["required arguments", "--quantize"]);
     fail(with(&["-q", "--q-mode", "mxfp4", "--q-bits", "8"]), 1, &["mxfp4", "4 bits"]);
     fail(with(&["-q", "--q-mode", "nvfp4", "--quant-predicate", "mixed_2_6"]), 1, &["affine"]);
     assert!(!Path::new(new).exists());
