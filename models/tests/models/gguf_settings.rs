@@ -64,7 +64,7 @@ fn scalings_of_the_rotation_are_those_of_llama_cpp() {
     let (linear, yarn) = (json!("linear"), (".rope.scaling.type", json!("yarn")));
     let factor = (".rope.scaling.factor", json!(4.5));
     assert_eq!(scaling(&[]), RopeScaling::None);
-    assert_eq!(scaling(&[factor.clone()]), RopeScaling::Linear { factor: 4.5 });
+    assert_eq!(scaling(std::slice::from_ref(&factor)), RopeScaling::Linear { factor: 4.5 });
     assert_eq!(scaling(&[(".rope.scale_linear", json!(2.5))]), RopeScaling::Linear { factor: 2.5 });
     assert_eq!(scaling(&[(".rope.scale_linear", json!(2.5)), factor.clone()]), RopeScaling::Linear { factor: 4.5 });
     assert_eq!(scaling(&[(".rope.scaling.type", linear.clone())]), RopeScaling::None);
