@@ -21,7 +21,7 @@ fn compilation(c: &mut Criterion) {
     let mut group = c.benchmark_group("compile");
     group.sample_size(10);
     for name in ["llama-1b", "llama-8b", "llama-70b"] {
-        let graph = RandomShape::named(name).expect("a known shape").graph();
+        let graph = RandomShape::named(name).expect("a known shape").graph().expect("its graph");
         for target in [TargetProfile::cpu(), TargetProfile::vulkan()] {
             group.bench_function(format!("{name} for {}", target.name), |b| {
                 b.iter(|| compile(black_box(&graph), &target, Options::new(8192)).expect("a plan"));
@@ -33,7 +33,7 @@ fn compilation(c: &mut Criterion) {
 
 /// Each pass on the graph that the one before it leaves.
 fn passes(c: &mut Criterion) {
-    let graph = RandomShape::named("llama-8b").expect("a known shape").graph();
+    let graph = RandomShape::named("llama-8b").expect("a known shape").graph().expect("its graph");
     let target = TargetProfile::vulkan();
     let mut group = c.benchmark_group("pass, llama-8b for vulkan");
     group.sample_size(10);

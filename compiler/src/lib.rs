@@ -56,9 +56,9 @@ pub enum CompileError {
     },
     /// A plan that takes more memory than it may.
     #[error(
-        "needs {} ({} weights, {} KV pages for {} sequences of {} tokens), but the budget is {budget}; \
+        "needs {} ({} weights, {} KV pages for {}), but the budget is {budget}; \
          lower --context or --max-batch, or raise --memory-budget",
-        Bytes(table.total()), Bytes(table.weights), Bytes(table.kv), table.max_batch, table.context
+        Bytes(table.total()), Bytes(table.weights), Bytes(table.kv), table.sequences()
     )]
     OverBudget {
         /// Where the bytes would go.

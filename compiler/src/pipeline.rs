@@ -9,7 +9,7 @@ use ingot_ir::IrError;
 use ingot_ir::graph::Graph;
 use ingot_ir::handle::Arena;
 use ingot_ir::kernel::{KernelGraph, KernelSpec, Place};
-use ingot_ir::memory::{Bytes, MemoryTable};
+use ingot_ir::memory::{Bytes, MemoryTable, counted};
 use ingot_ir::plan::{
     ArenaId, Binding, BlobId, Bound, Dispatch, PLAN_VERSION, PipelineId, Plan, PlanKernel, PlanWeight, Segment, Variant,
 };
@@ -144,7 +144,8 @@ pub fn explain(graph: &Graph, target: &TargetProfile, options: Options, stage: S
             for bucket in pass::bucket::run(target, options.max_batch, options.max_context) {
                 let rows = bucket_graph(&graph, target, &bucket)?;
                 if matches!(stage, Stage::Graph(_)) {
-                    let _ = writeln!(text, "# steps of up to {} tokens\n{rows}", bucket.bounds.tokens);
+                    let tokens = counted(bucket.bounds.tokens.into(), "token");
+                    let _ = writeln!(text, "# steps of up to {tokens}\n{rows}");
                     continue;
                 }
                 let kernels = bucket_kernels(&rows, target, &bucket, options)?;

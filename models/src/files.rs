@@ -1,9 +1,11 @@
 //! A checkpoint's small files (configuration, tokenizer, chat template): in a folder, or held by name.
 
 use crate::error::{Error, Result};
+use crate::text::bpe::Vocabulary;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The files that [`Files::read_all`] takes along: everything that this crate reads of a checkpoint but its weights.
 const NAMES: [&str; 7] = [
@@ -26,16 +28,26 @@ pub struct Files {
     place: PathBuf,
     /// `None`: they are read from the folder.
     held: Option<BTreeMap<String, Vec<u8>>>,
+    /// What `tokenizer.json` is made of when it is asked for.
+    vocabulary: Option<Arc<Vocabulary>>,
 }
 
 impl Files {
     /// Those of a folder.
     pub fn folder(folder: &Path) -> Self {
-        Self { place: folder.to_path_buf(), held: None }
+        Self { place: folder.to_path_buf(), held: None, vocabulary: None }
     }
     /// Those of a table; `place` is named in messages.
     pub fn held(place: &Path, files: BTreeMap<String, Vec<u8>>) -> Self {
-        Self { place: place.to_path_buf(), held: Some(files) }
+        Self { place: place.to_path_buf(), held: Some(files), vocabulary: None }
+    }
+    /// The same with a `tokenizer.json`.
+    pub(crate) fn with_vocabulary(self, vocabulary: Vocabulary) -> Self {
+        Self { vocabulary: Some(Arc::new(vocabulary)), ..self }
+    }
+    /// What `tokenizer.json` is made of, if it is not a file.
+    pub(crate) fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.vocabulary.as_deref()
     }
     /// All small files of the model that are there, by name.
     pub fn read_all(&self) -> Result<Vec<(String, Vec<u8>)>> {
@@ -76,6 +88,9 @@ impl Files {
 
     fn bytes(&self, name: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>> {
         let path = self.path(name);
+        if let Some(vocabulary) = self.vocabulary().filter(|_| name == "tokenizer.json") {
+            return Ok(Some(vocabulary.json()));
+        }
         let n_bytes = match &self.held {
             Some(files) => match files.get(name) {
                 Some(bytes) => bytes.len() as u64,

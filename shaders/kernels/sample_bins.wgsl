@@ -5,7 +5,7 @@
 
 import package::lib::grid::linear_id;
 import package::lib::choice::{FILTERS, choice_flags};
-import package::lib::bins::{BINS, add_to_bin, bin_counts, bin_highs, bin_lows, bin_of, empty_bins};
+import package::lib::bins::{BINS, FORBIDDEN, add_to_bin, bin_counts, bin_highs, bin_lows, bin_of, empty_bins};
 import package::slot::rows::n_rows;
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -30,7 +30,7 @@ fn main(
     let top = top_of(row, thread);
     for (var column = first + thread; column < min(first + BLOCK, N); column += WG) {
         let distance = top - x[row * N + column];
-        add_to_bin(bin_of(distance), distance);
+        if distance < FORBIDDEN { add_to_bin(bin_of(distance), distance); }
     }
     workgroupBarrier();
     for (var bin = thread; bin < BINS; bin += WG) {

@@ -10,14 +10,14 @@
 
 import package::lib::grid::linear_id;
 import package::lib::step::{SAMPLED_WORDS, step_choice};
-import package::lib::choice::{FARTHEST, FILTERS, LEAST_KEPT, NOISE, N_BEST, N_BIASES, N_EXEMPT};
+import package::lib::choice::{FARTHEST, FILTERS, LEAST_KEPT, LEAST_LOGIT, NOISE, N_BEST, N_BIASES, N_EXEMPT};
 import package::lib::choice::{SEQUENCE, TOP_K, TOP_P, XTC_THRESHOLD};
 import package::lib::choice::{choice_flags, choice_inverse_temperature, choice_number};
 import package::lib::columns::lists_at;
 import package::lib::chosen::{chosen, columns, sampled};
 import package::lib::noise::gumbel;
 import package::lib::part::{Part, part_from, part_none, part_of, workgroup_part};
-import package::lib::bins::{BINS, BINS_EACH, add_to_bin, bin_counts, bin_highs, bin_lows, empty_bins, mass_of};
+import package::lib::bins::{BINS, BINS_EACH, FORBIDDEN, add_to_bin, bin_counts, bin_highs, bin_lows, empty_bins, mass_of};
 import package::slot::rows::n_rows;
 import package::slot::logits::{logit_of, logits_of};
 
@@ -214,20 +214,24 @@ fn drawn(row: u32, thread: u32, top: f32, kept: Kept) -> u32 {
     return workgroup_part(own, thread).id;
 }
 
-// Writes the `n_best` ids up to a place and their log-probabilities.
+// Writes the `n_best` ids up to a place and their log-probabilities; where there are fewer, id 0 as one that may not come.
 fn tell_best(row: u32, thread: u32, whole: Part, last: Place, n_best: u32) {
     empty_list(thread);
     look_at_row(row, thread, whole.top, Look(TO_LIST, PLACES, 0u, last.gap, last.id, 0u, 0.0));
-    rank(thread, n_best);
+    workgroupBarrier();
+    let n = min(n_best, atomicLoad(&n_listed));
+    rank(thread, n);
     if thread < n_best {
         let at = row * SAMPLED_WORDS + 2u + 2u * thread;
-        sampled[at] = ranked[thread].y;
-        sampled[at + 1u] = bitcast<u32>(-bitcast<f32>(ranked[thread].x) - log(whole.sum));
+        let is_one = thread < n;
+        sampled[at] = select(0u, ranked[thread].y, is_one);
+        let logprob = select(LEAST_LOGIT, -bitcast<f32>(ranked[thread].x) - log(whole.sum), is_one);
+        sampled[at + 1u] = bitcast<u32>(logprob);
     }
 }
 
 // The place up to which tokens have a share `wanted` of all mass, or are `wanted` in number: its bin, then finer bins, as fine
-// as 256 can be, then the place in a bin of few.
+// as 256 can be, then the place in a bin of few. Where there are not so many it is the last of those that may come.
 fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Place {
     let at = row * 3u * BINS + thread;
     let count = bins[at];
@@ -235,7 +239,7 @@ fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Plac
     add_up(thread, amount);
     let goal = select(wanted, wanted * sums[BINS - 1u], by_mass);
     var bin = reach(thread, amount, count, goal);
-    let high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), 0x7f800001u, bin.x == BINS - 1u);
+    let high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), bitcast<u32>(FORBIDDEN), bin.x == BINS - 1u);
     var look = Look(TO_BINS, GAPS, bitcast<u32>(f32(bin.x) / BINS_EACH), high, 0u, 0u, 0.0);
     // Amount of all that is nearer.
     var nearer = bitcast<f32>(bin.z);

@@ -1,10 +1,12 @@
 // Bins over how far logits lie below their row's greatest: how many are in each, and their mass, the sum of exp(-distance),
 // in units of 2^-40 of 64 bits, since sums of integers do not depend on their order. A row's bins are three tables:
-// counts, low words and high words of the masses. 12 bytes of workgroup memory a bin.
+// counts, low words and high words of the masses. 12 bytes of workgroup memory a bin. No bin holds tokens that may not come.
 
 const BINS = 256u;
 // Bins of one natural logarithm; the last bin holds all that is farther.
 const BINS_EACH = 8.0;
+// A distance that only logits have which stand for what may not come (choice::LEAST_LOGIT).
+const FORBIDDEN = 9e37;
 
 var<workgroup> bin_counts: array<atomic<u32>, BINS>;
 var<workgroup> bin_lows: array<atomic<u32>, BINS>;

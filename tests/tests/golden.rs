@@ -5,10 +5,14 @@
 mod fixtures;
 #[path = "golden/gguf.rs"]
 mod gguf;
+#[path = "golden/packed.rs"]
+mod packed;
 #[path = "golden/sampler.rs"]
 mod sampler;
 #[path = "golden/sampler_cpu.rs"]
 mod sampler_cpu;
+#[path = "golden/search.rs"]
+mod search;
 #[path = "golden/smollm2.rs"]
 mod smollm2;
 #[path = "golden/support.rs"]

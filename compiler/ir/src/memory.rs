@@ -21,6 +21,11 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// So many of something, for messages: `counted(1, "token")` is `1 token`, of two it is `2 tokens`.
+pub fn counted(n: u64, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A plan's memory for a number of sequences, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct MemoryTable {
@@ -69,6 +74,11 @@ impl MemoryTable {
         }
     }
 
+    /// What the pages hold at one time: `1 sequence of 8192 tokens`.
+    pub fn sequences(&self) -> String {
+        format!("{} of {}", counted(self.max_batch.into(), "sequence"), counted(self.context.into(), "token"))
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
         self.rows().iter().map(|(_, bytes)| bytes).sum()
@@ -91,7 +101,7 @@ impl fmt::Display for MemoryTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, bytes) in self.rows() {
             let note = match name {
-                "KV pages" => format!("  {} sequences of {} tokens", self.max_batch, self.context),
+                "KV pages" => format!("  {}", self.sequences()),
                 _ => String::new(),
             };
             writeln!(f, "{name:<12}{:>10}{note}", Bytes(bytes))?;

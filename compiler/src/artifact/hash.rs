@@ -71,7 +71,8 @@ pub(super) fn first_damaged(file: &[u8], ranges: &[Range<u64>], hashes: &[u8], n
     };
     std::thread::scope(|scope| {
         for _ in 1..n_threads.clamp(1, ranges.len().max(1)) {
-            scope.spawn(work);
+            // Where the system gives no more threads, those that there are do the work.
+            drop(std::thread::Builder::new().spawn_scoped(scope, work));
         }
         work();
     });

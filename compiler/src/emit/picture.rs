@@ -4,6 +4,7 @@ use super::svg::{Look, Shown, draw};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::{Access, KernelGraph, KernelId, Place, Role, Template};
+use ingot_ir::memory::counted;
 use ingot_ir::weight::{Source, WeightId};
 
 /// Names of a weight's tensors that a box has room for.
@@ -135,7 +136,7 @@ pub fn kernels(graph: &Graph, kernels: &KernelGraph, layer: Option<u32>) -> Stri
         at[id] = Some(shown.len() - 1);
         join(&mut edges, sources.iter().filter_map(|source| at[*source]), shown.len() - 1);
     }
-    let name = format!("{}, steps of up to {} tokens", graph.name, kernels.bucket.tokens);
+    let name = format!("{}, steps of up to {}", graph.name, counted(kernels.bucket.tokens.into(), "token"));
     draw(&title(&name, layer), &shown, &edges)
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct DeviceArgs {
     /// Longest sequence in tokens [default: the model's, at most 8192; with --max-kv-size 131072]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// Sequences at one time [default: 1, or the artifact's]
+    /// Sequences at one time [default: 1, or the compiled file's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH))]
     pub max_batch: Option<u32>,
     /// Memory that may be used, e.g. 8G, 512M or 1.5GiB [default: what the device says]
@@ -36,13 +36,13 @@ pub(crate) struct DeviceArgs {
     pub activations: Activations,
     #[command(flatten)]
     pub kv: KvArgs,
-    /// Tokens of a prompt that are read in one step [default: the device's, or the artifact's]
+    /// Tokens of a prompt that are read in one step [default: the device's, or the compiled file's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub prefill_step_size: Option<u32>,
     /// Tiles of matrix products: stored (what `ingot tune` kept), builtin, or a file that it wrote
     #[arg(long, value_name = "TILES", default_value = "stored")]
     pub tiles: Tiles,
-    /// Do not compare an artifact's weights with their hashes
+    /// Do not compare a compiled file's weights with their hashes
     #[arg(long)]
     pub no_verify: bool,
     /// Keep nothing for the next start, and use nothing that was kept (see `ingot cache`)
@@ -118,8 +118,8 @@ pub(crate) struct HubArgs {
 /// A checkpoint.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, a GGUF file, an artifact (.ingot), a model of the hub as owner/name[@revision], or the name of
-    /// a shipped model [default: ingot-tales-14m]
+    /// Folder of a checkpoint, a GGUF file, a compiled file (.ingot), a model of the hub as owner/name[@revision], or the
+    /// name of a shipped model [default: ingot-tales-14m]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -129,8 +129,8 @@ pub(crate) struct ModelArgs {
 /// A checkpoint, named without a flag.
 #[derive(Args)]
 pub(crate) struct PathArgs {
-    /// Folder of a checkpoint, a model of the hub as owner/name[@revision], or the name of a shipped model
-    /// [default: ingot-tales-14m]; bench and profile take an artifact (.ingot) too
+    /// Folder of a checkpoint, a GGUF file, a model of the hub as owner/name[@revision], or the name of a shipped model
+    /// [default: ingot-tales-14m]; bench and profile take a compiled file (.ingot) too
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
     #[command(flatten)]

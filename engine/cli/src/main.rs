@@ -27,7 +27,7 @@ struct Cli {
 enum Command {
     /// Generate text from a prompt
     Generate(commands::generate::GenerateArgs),
-    /// Read a prompt once, for generate --prompt-cache-file to go on from
+    /// Read a prompt once, for `ingot generate --prompt-cache-file` to go on from
     CachePrompt(commands::cache_prompt::CachePromptArgs),
     /// Talk with a model
     Chat(commands::chat::ChatArgs),
@@ -55,9 +55,9 @@ enum Command {
     Convert(commands::convert::ConvertArgs),
     /// Quantize matrix by matrix, with as many bits for each as serves the model best
     Quantize(commands::quantize::QuantizeArgs),
-    /// How well a model predicts a text
+    /// Measure how well a model predicts a text
     Perplexity(commands::perplexity::PerplexityArgs),
-    /// How far the predictions of two models of one vocabulary are apart
+    /// Measure how far the predictions of two models of one vocabulary are apart
     Compare(commands::compare::CompareArgs),
     /// Measure prefill and decode speed
     Bench(commands::bench::BenchArgs),

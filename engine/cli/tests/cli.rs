@@ -169,7 +169,7 @@ fn the_cache_is_listed_and_cleared() {
     assert!(succeed(at_home(&["cache", "list"])).starts_with("0 files"));
     succeed(at_home(&run));
     let listed = succeed(at_home(&["cache", "list"]));
-    assert!(listed.contains("plan of llama") && listed.contains("for cpu") && listed.contains("1 files"), "{listed}");
+    assert!(listed.contains("plan of llama") && listed.contains("for cpu") && listed.contains("1 file, "), "{listed}");
     let object = json(at_home(&["cache", "list", "--json"]));
     let n_bytes = object["files"][0]["bytes"].as_u64().unwrap();
     assert!(object["files"].as_array().unwrap().len() == 1 && n_bytes > 1000, "{object}");
@@ -559,7 +559,7 @@ fn requests_that_the_model_cannot_take() {
     fail(
         on_cpu(&budget),
         1,
-        &["needs", "weights", "KV pages for 1 sequences of 1024 tokens", "budget is 1.0 MB", "--memory-budget"],
+        &["needs", "weights", "KV pages for 1 sequence of 1024 tokens", "budget is 1.0 MB", "--memory-budget"],
     );
 }
 

@@ -6,7 +6,7 @@ use crate::{Error, Model};
 use ingot_models::text::detokenizer::Detokenizer;
 use ingot_models::text::stop::StopStrings;
 use ingot_models::text::tokenizer::Tokenizer;
-use ingot_runtime::sample::Sampling;
+use ingot_runtime::sample::{Grammar, Sampling};
 use ingot_runtime::world::{Event, FinishReason, Request, RequestId, World};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,12 +27,24 @@ pub(crate) struct Answering {
     finish: Option<FinishReason>,
     n_prompt: usize,
     n_cached: usize,
+    n_prefilled: usize,
     clock: Clock,
 }
 
 impl Answering {
     /// Puts a request in line.
     pub(crate) fn begin(model: &mut Model, prompt: &[u32], options: &GenerateOptions) -> Result<Self, Error> {
+        let form = options.grammar.as_ref().map(|grammar| model.form(grammar)).transpose()?;
+        Self::begin_formed(model, prompt, options, form)
+    }
+
+    /// The same with the form of the options begun already.
+    pub(crate) fn begin_formed(
+        model: &mut Model,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        grammar: Option<Box<dyn Grammar>>,
+    ) -> Result<Self, Error> {
         let language = Arc::clone(&model.language);
         let mut stop_ids = options.stop_ids.clone();
         if !options.ignore_eos {
@@ -42,7 +54,7 @@ impl Answering {
         let request = Request {
             prompt: prompt.to_vec(),
             sampling: exempting(&language, &options.sampling, &stop_ids)?,
-            grammar: options.grammar.as_ref().map(|grammar| model.form(grammar)).transpose()?,
+            grammar,
             stop_ids: stop_ids.clone(),
             max_tokens: options.max_tokens,
             prompt_logits: false,
@@ -62,6 +74,7 @@ impl Answering {
             finish: None,
             n_prompt: prompt.len(),
             n_cached: 0,
+            n_prefilled: 0,
             clock,
         })
     }
@@ -81,12 +94,22 @@ impl Answering {
     /// Takes an event of the request. Its last piece tells why it ended.
     pub(crate) fn hear(&mut self, event: Event, world: &mut World) -> Result<Option<Piece>, Error> {
         match event {
-            Event::Matched { n_tokens, .. } => self.n_cached = n_tokens as usize,
+            Event::Matched { n_tokens, .. } => {
+                self.n_cached = n_tokens as usize;
+                self.n_prefilled = self.n_cached;
+            }
             Event::Logprobs { logprob, best, .. } => self.next_logprobs = Some(Logprobs { chosen: logprob, best }),
             Event::Token { id, .. } if !self.is_cut => return self.token(id, world).map(Some),
             Event::Unfit { why, .. } => return Err(ingot_models::Error::Grammar(why).into()),
             Event::Finished { reason, .. } => return self.end(reason, world).map(Some),
-            Event::Token { .. } | Event::Prefilled { .. } | Event::Logits { .. } => {}
+            Event::Prefilled { n_tokens, .. } => {
+                self.n_prefilled = n_tokens as usize;
+                // With the prompt's end comes the first token.
+                if self.n_prefilled < self.n_prompt && !self.is_cut {
+                    return Ok(Some(self.piece(None, String::new(), world)));
+                }
+            }
+            Event::Token { .. } | Event::Logits { .. } => {}
         }
         Ok(None)
     }
@@ -105,7 +128,11 @@ impl Answering {
         if self.writer.stopped {
             self.stop(world);
         }
-        Ok(Piece { id: Some(id), text, logprobs, from_draft: false, finish: None, stats: self.stats(world) })
+        Ok(Piece { logprobs, ..self.piece(Some(id), text, world) })
+    }
+
+    fn piece(&self, id: Option<u32>, text: String, world: &World) -> Piece {
+        Piece { id, text, logprobs: None, from_draft: false, finish: None, stats: self.stats(world) }
     }
 
     fn end(&mut self, reason: FinishReason, world: &World) -> Result<Piece, Error> {
@@ -116,18 +143,17 @@ impl Answering {
         self.text.push_str(&rest);
         let finish = if self.writer.stopped { FinishReason::Stop } else { reason };
         self.finish = Some(finish);
-        Ok(Piece {
-            id: None,
-            text: rest,
-            logprobs: None,
-            from_draft: false,
-            finish: Some(finish),
-            stats: self.stats(world),
-        })
+        Ok(Piece { finish: Some(finish), ..self.piece(None, rest, world) })
     }
 
     fn stats(&self, world: &World) -> Stats {
-        self.clock.stats(world, self.n_prompt, self.n_cached, self.ids.len())
+        Stats {
+            n_prompt: self.n_prompt,
+            n_cached: self.n_cached,
+            n_prefilled: self.n_prefilled,
+            n_generated: self.ids.len(),
+            ..self.clock.stats(world)
+        }
     }
 
     /// The whole answer, as far as it came.
@@ -181,14 +207,16 @@ impl Clock {
         }
     }
 
-    fn stats(&self, world: &World, n_prompt: usize, n_cached: usize, n_generated: usize) -> Stats {
+    /// Times and memory; all counts are 0.
+    fn stats(&self, world: &World) -> Stats {
         let first_at = self.first_at.unwrap_or(self.last_at);
         let device_ns = self.first_at.map_or(0, |_| world.device_ns - self.device_ns_at_first);
         let n_steps = (world.n_steps - self.n_steps_before).max(1);
         Stats {
-            n_prompt,
-            n_cached,
-            n_generated,
+            n_prompt: 0,
+            n_cached: 0,
+            n_prefilled: 0,
+            n_generated: 0,
             first_token: first_at - self.started,
             generation: self.last_at - first_at,
             device: (device_ns > 0).then(|| Duration::from_nanos(device_ns)),

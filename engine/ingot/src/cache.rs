@@ -9,7 +9,7 @@ use ingot_ir::plan::Plan;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Where a load looks for what earlier loads left.
+/// Where a load looks for what earlier loads left, and leaves what it made.
 ///
 /// ```
 /// use ingot::{Cache, DeviceChoice, LoadOptions, Model};
@@ -18,11 +18,7 @@ use std::time::SystemTime;
 /// let cache = Cache::Folder(folder.path().to_owned());
 /// let options = LoadOptions { device: DeviceChoice::Cpu, cache: cache.clone(), ..LoadOptions::default() };
 /// Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
-/// for entry in cache.entries()? {
-///     println!("{}: {}, {} bytes", entry.path.display(), entry.what, entry.n_bytes);
-/// }
-/// assert!(cache.clear()? > 0);
-/// assert_eq!(Cache::Off.folder(), None);
+/// assert_eq!(cache.entries()?.len(), 1);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -40,6 +36,20 @@ pub enum Cache {
 const MAX_BYTES: u64 = 256 << 20;
 
 /// A file of the cache.
+///
+/// ```
+/// use ingot::{Cache, CacheEntry};
+///
+/// # use ingot::{DeviceChoice, LoadOptions, Model};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let cache = Cache::Folder(folder.path().to_owned());
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, cache: cache.clone(), ..LoadOptions::default() };
+/// # Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// let CacheEntry { path, n_bytes, what, .. } = cache.entries()?.remove(0);
+/// assert!(what.contains("for cpu, 1024 tokens"));
+/// assert_eq!(n_bytes, std::fs::metadata(path).unwrap().len());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CacheEntry {
     /// The file.
@@ -53,7 +63,14 @@ pub struct CacheEntry {
 }
 
 impl Cache {
-    /// The folder; `None` if there is none.
+    /// The folder, whether it exists or not; `None` for [`Cache::Off`], and for [`Cache::User`] where no variable tells of a home.
+    ///
+    /// ```
+    /// use ingot::Cache;
+    ///
+    /// assert_eq!(Cache::Folder("kept".into()).folder(), Some("kept".into()));
+    /// assert_eq!(Cache::Off.folder(), None);
+    /// ```
     pub fn folder(&self) -> Option<PathBuf> {
         match self {
             Self::Off => None,
@@ -62,7 +79,21 @@ impl Cache {
         }
     }
 
-    /// Everything in it, in order of paths.
+    /// Everything in it, in order of paths; nothing where there is no folder.
+    ///
+    /// ```
+    /// # use ingot::{Cache, DeviceChoice, LoadOptions, Model};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let cache = Cache::Folder(folder.path().to_owned());
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, cache: cache.clone(), ..LoadOptions::default() };
+    /// # Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+    /// for entry in cache.entries()? {
+    ///     println!("{}: {}, {} bytes", entry.path.display(), entry.what, entry.n_bytes);
+    /// }
+    /// # assert_eq!(cache.entries()?.len(), 1);
+    /// assert!(Cache::Folder("no/such/folder".into()).entries()?.is_empty());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
@@ -88,6 +119,18 @@ impl Cache {
     }
 
     /// Removes everything in it and gives the number of bytes.
+    ///
+    /// ```
+    /// # use ingot::{Cache, DeviceChoice, LoadOptions, Model};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let cache = Cache::Folder(folder.path().to_owned());
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, cache: cache.clone(), ..LoadOptions::default() };
+    /// # Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+    /// let n_bytes: u64 = cache.entries()?.iter().map(|entry| entry.n_bytes).sum();
+    /// assert_eq!(cache.clear()?, n_bytes);
+    /// assert!(cache.entries()?.is_empty());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`] with the file that cannot be removed.

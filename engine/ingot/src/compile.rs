@@ -8,7 +8,22 @@ use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::plan::Plan;
 use std::path::Path;
 
-/// How a model is compiled.
+/// How a model is compiled: [`CompileOptions::new`] with what is to be otherwise.
+///
+/// ```
+/// use ingot::{CompileOptions, compiler::TargetProfile};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let file = folder.path().join("tales.ingot");
+/// let options = CompileOptions {
+///     context: Some(256), // tokens of the longest sequence
+///     plan_only: true,    // the weights stay where they are
+///     ..CompileOptions::new(TargetProfile::vulkan())
+/// };
+/// let plan = ingot::compile("../../models/ingot-tales-1m".as_ref(), &file, options)?;
+/// assert_eq!((&*plan.target, plan.max_context), ("vulkan", 256));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct CompileOptions<'a> {
     /// What for.
     pub target: TargetProfile,
@@ -25,29 +40,45 @@ pub struct CompileOptions<'a> {
     /// Threads that repack; `None` takes all.
     pub n_threads: Option<usize>,
     /// Told the weight bytes written, and all.
-    pub progress: &'a mut dyn FnMut(u64, u64),
+    pub progress: Option<&'a mut dyn FnMut(u64, u64)>,
 }
 
-/// Compiles the checkpoint in a folder to an artifact and gives its plan.
+impl CompileOptions<'_> {
+    /// All weights inside, one sequence at a time, and for the rest the model's own limits.
+    ///
+    /// ```
+    /// use ingot::{CompileOptions, DeviceChoice};
+    ///
+    /// let options = CompileOptions::new(ingot::target(&DeviceChoice::Cpu)?);
+    /// assert_eq!((&*options.target.name, options.max_batch, options.context), ("cpu", 1, None));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    pub fn new(target: TargetProfile) -> Self {
+        Self {
+            target,
+            context: None,
+            max_batch: 1,
+            max_kv_size: None,
+            memory_budget: None,
+            plan_only: false,
+            n_threads: None,
+            progress: None,
+        }
+    }
+}
+
+/// Compiles a checkpoint (a folder, or a GGUF file) to the artifact `out` and gives its plan. A file that is there is
+/// replaced once the new one is whole.
 ///
 /// ```
 /// use ingot::{CompileOptions, LoadOptions, Model, compiler::TargetProfile};
 ///
-/// let folder = tempfile::tempdir().unwrap();
-/// let file = folder.path().join("tales.ingot");
-/// let options = CompileOptions {
-///     target: TargetProfile::cpu(),
-///     context: Some(256),
-///     max_batch: 1,
-///     max_kv_size: None,
-///     memory_budget: None,
-///     plan_only: false,
-///     n_threads: None,
-///     progress: &mut |_, _| {},
-/// };
-/// ingot::compile("../../models/ingot-tales-1m".as_ref(), &file, options)?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let file = folder.path().join("tales.ingot");
+/// let options = CompileOptions::new(TargetProfile::cpu());
+/// let plan = ingot::compile("../../models/ingot-tales-1m".as_ref(), &file, options)?;
 /// let model = Model::load(&file, LoadOptions::default())?;
-/// assert_eq!(model.facts().max_context, 256);
+/// assert_eq!(model.facts().n_kernels, plan.kernels.len());
 /// # Ok::<(), ingot::Error>(())
 /// ```
 ///
@@ -59,20 +90,21 @@ pub fn compile(folder: &Path, out: &Path, options: CompileOptions<'_>) -> Result
 
 /// Compiles a model of a known shape with random weights.
 ///
-/// ```no_run
-/// # use ingot::{CompileOptions, RandomShape, compiler::TargetProfile};
-/// # let mut progress = |_, _| {};
-/// # let options = CompileOptions { target: TargetProfile::vulkan(), context: None, max_batch: 1, max_kv_size: None,
-/// #     memory_budget: None, plan_only: false, n_threads: None, progress: &mut progress };
-/// let plan = ingot::compile_random(&RandomShape::named("llama-1b")?, "llama-1b.ingot".as_ref(), options)?;
-/// println!("{} kernels", plan.kernels.len());
+/// ```
+/// use ingot::{CompileOptions, RandomShape, compiler::TargetProfile};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let file = folder.path().join("made-up.ingot");
+/// let shape = RandomShape { n_layers: 1, n_vocab: 1024, ..RandomShape::named("smollm2-135m")? };
+/// let plan = ingot::compile_random(&shape, &file, CompileOptions::new(TargetProfile::cpu()))?;
+/// assert_eq!(plan.n_vocab, 1024);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 ///
 /// # Errors
-/// As [`compile`].
+/// As [`compile`], and those of [`RandomShape::graph`].
 pub fn compile_random(shape: &RandomShape, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
-    compile_lowered(&Lowered::random(shape).limited(options.max_kv_size)?, out, options)
+    compile_lowered(&Lowered::random(shape)?.limited(options.max_kv_size)?, out, options)
 }
 
 fn compile_lowered(model: &Lowered, out: &Path, options: CompileOptions<'_>) -> Result<Plan, Error> {
@@ -87,6 +119,8 @@ fn compile_lowered(model: &Lowered, out: &Path, options: CompileOptions<'_>) -> 
     let tensors = |name: &str| model.weights.known(name);
     let weights = if options.plan_only { WeightsOf::Sources(model.sources()?) } else { WeightsOf::Tensors(&tensors) };
     let n_threads = options.n_threads.unwrap_or_else(device::n_threads);
-    artifact::write(out, &plan, &model.eos_ids, &files, weights, n_threads, options.progress)?;
+    let mut none = |_, _| {};
+    let progress = options.progress.unwrap_or(&mut none);
+    artifact::write(out, &plan, &model.eos_ids, &files, weights, n_threads, progress)?;
     Ok(plan)
 }

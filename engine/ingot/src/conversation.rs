@@ -8,7 +8,15 @@ use ingot_runtime::world::FinishReason;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// One message.
+/// One message, in JSON as chat APIs have it.
+///
+/// ```
+/// use ingot::Message;
+///
+/// let message: Message = serde_json::from_str(r#"{ "role": "user", "content": "Hello" }"#)?;
+/// assert_eq!(message, Message { role: "user".into(), content: "Hello".into() });
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Message {
     /// `user` or `assistant`.
@@ -23,20 +31,16 @@ pub struct Message {
 /// generated as, even if its text would be cut into others.
 ///
 /// ```
-/// # use ingot::{Conversation, DeviceChoice, GenerateOptions, LoadOptions, Model};
-/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
-/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// use ingot::{Conversation, GenerateOptions};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let mut talk = Conversation::default();
 /// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
 /// talk.say(&mut model, "Tell me a story.", &options, |_| true)?;
 /// let second = talk.say(&mut model, "And then?", &options, |_| true)?;
 /// assert!(second.stats.n_cached > 0);
-/// assert_eq!((talk.messages.len(), &*talk.messages[0].role), (4, "user"));
-/// assert!(talk.forget_oldest());
-///
-/// let mut talk = Conversation::with_system("Be brief.");
-/// talk.push("user", "Hello");
-/// assert_eq!(talk.rendered()[1]["content"], "Hello");
+/// assert_eq!((talk.messages.len(), &*talk.messages[3].content), (4, &*second.text));
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -60,16 +64,40 @@ struct Told {
 
 impl Conversation {
     /// An empty conversation after a system message.
+    ///
+    /// ```
+    /// let talk = ingot::Conversation::with_system("Be brief.");
+    /// assert_eq!(talk.rendered()[0]["role"], "system");
+    /// assert!(talk.messages.is_empty());
+    /// ```
     pub fn with_system(text: impl Into<String>) -> Self {
         Self { system: Some(text.into()), ..Self::default() }
     }
 
-    /// Adds a message.
+    /// Adds a message, e.g. of a conversation that was held elsewhere.
+    ///
+    /// ```
+    /// let mut talk = ingot::Conversation::default();
+    /// talk.push("user", "My name is Ada.");
+    /// talk.push("assistant", "Hello Ada!");
+    /// assert_eq!(talk.messages[1].content, "Hello Ada!");
+    /// ```
     pub fn push(&mut self, role: &str, content: impl Into<String>) {
         self.messages.push(Message { role: role.to_owned(), content: content.into() });
     }
 
-    /// All messages as a chat template takes them.
+    /// All messages as a chat template takes them: a list of objects with `role` and `content`, the system message first.
+    ///
+    /// ```
+    /// use ingot::{ChatOptions, Conversation};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let mut talk = Conversation::default();
+    /// talk.push("user", "Hello");
+    /// assert_eq!(model.messages_prompt(&talk.rendered(), &ChatOptions::default())?, model.chat_prompt("Hello")?);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn rendered(&self) -> Value {
         let system = self.system.iter().map(|text| json!({ "role": "system", "content": text }));
         let messages = self.messages.iter().map(|message| json!({ "role": message.role, "content": message.content }));
@@ -77,6 +105,16 @@ impl Conversation {
     }
 
     /// Drops the oldest message and its answer; the newest message stays. False if there is nothing to drop.
+    ///
+    /// ```
+    /// let mut talk = ingot::Conversation::default();
+    /// for (role, text) in [("user", "a"), ("assistant", "b"), ("user", "c")] {
+    ///     talk.push(role, text);
+    /// }
+    /// assert!(talk.forget_oldest());
+    /// assert_eq!(talk.messages[0].content, "c");
+    /// assert!(!talk.forget_oldest());
+    /// ```
     pub fn forget_oldest(&mut self) -> bool {
         if self.messages.len() < 3 {
             return false;
@@ -86,7 +124,21 @@ impl Conversation {
     }
 
     /// The conversation as token ids. While it has more than `most` of them, the oldest exchanges are dropped; also gives
-    /// how many were.
+    /// how many were. For programs that generate otherwise than by [`Conversation::say`].
+    ///
+    /// ```
+    /// use ingot::{ChatOptions, Conversation};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let mut talk = Conversation::default();
+    /// for (role, text) in [("user", "Hello"), ("assistant", "Hello!"), ("user", "Who are you?")] {
+    ///     talk.push(role, text);
+    /// }
+    /// let (prompt, n_dropped) = talk.prompt(model.language(), 20, &ChatOptions::default())?;
+    /// assert_eq!((prompt, n_dropped), (model.chat_prompt("Who are you?")?, 1));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Those of the template and the tokenizer.
@@ -113,6 +165,20 @@ impl Conversation {
     }
 
     /// Adds the answer to the newest [`Conversation::prompt`].
+    ///
+    /// ```
+    /// use ingot::{ChatOptions, Conversation, GenerateOptions};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let mut talk = Conversation::default();
+    /// talk.push("user", "Tell me a story.");
+    /// let (prompt, _) = talk.prompt(model.language(), model.room_beside(8), &ChatOptions::default())?;
+    /// let answer = model.generate(&prompt, &GenerateOptions { max_tokens: 8, ..Default::default() }, |_| true)?;
+    /// talk.answered(model.language(), &answer);
+    /// assert_eq!(talk.messages[1].content, answer.text);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn answered(&mut self, language: &Language, answer: &Answer) {
         self.push("assistant", answer.text.clone());
         // The end token, if there is one, is the template's affair; and what a stop string has cut is no part of the text.
@@ -146,6 +212,22 @@ impl Conversation {
 
     /// Adds a message and its answer. If there is none, the conversation is as before. `on_piece` sees every piece as it
     /// comes and ends the answer by returning false. What does not fit the context is dropped, the oldest first.
+    ///
+    /// ```
+    /// use ingot::{Conversation, GenerateOptions};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let mut talk = Conversation::default();
+    /// let mut shown = String::new();
+    /// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+    /// let answer = talk.say(&mut model, "Tell me a story.", &options, |piece| {
+    ///     shown += &piece.text;
+    ///     true
+    /// })?;
+    /// assert_eq!(answer.text, shown);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Model::stream`], and those of the template.

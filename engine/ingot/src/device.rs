@@ -5,6 +5,7 @@ use ingot_compiler::TargetProfile;
 use ingot_compiler::target::{CoopScalar, CoopShape, Limits};
 use ingot_ir::plan::Plan;
 use ingot_runtime::gpu::{self, Adapter, AdapterInfo, CooperativeShape, DeviceKind, Gpu, OpenOptions};
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -41,7 +42,14 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// A device that a model can be loaded on.
+/// A device that a model can be loaded on. It prints as its name with what an adapter tells of itself.
+///
+/// ```
+/// use ingot::DeviceInfo;
+///
+/// let cpu = DeviceInfo::Cpu { n_threads: 4 };
+/// assert_eq!(cpu.to_string(), "CPU");
+/// ```
 #[derive(Clone, Debug)]
 pub enum DeviceInfo {
     /// The processor, with its threads.
@@ -53,17 +61,39 @@ pub enum DeviceInfo {
     Gpu(AdapterInfo),
 }
 
-/// The processor and every adapter.
+impl DeviceInfo {
+    /// `CPU`, or the driver's name for the adapter, a part of which chooses it ([`DeviceChoice::Named`]).
+    ///
+    /// ```
+    /// assert_eq!(ingot::devices()[0].name(), "CPU");
+    /// ```
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Cpu { .. } => "CPU",
+            Self::Gpu(info) => &info.name,
+        }
+    }
+}
+
+impl fmt::Display for DeviceInfo {
+    /// The name, and of an adapter also API, kind and driver.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::Cpu { .. } => Ok(()),
+            Self::Gpu(info) => write!(f, " ({}, {}, {})", info.backend, info.kind.name(), info.driver),
+        }
+    }
+}
+
+/// The processor, then every adapter in the drivers' order.
 ///
 /// ```
-/// use ingot::DeviceInfo;
-///
-/// for device in ingot::devices() {
-///     match device {
-///         DeviceInfo::Cpu { n_threads } => println!("{n_threads} threads"),
-///         DeviceInfo::Gpu(adapter) => println!("{}: {}", adapter.name, ingot::target_of(&adapter).name),
-///     }
+/// let devices = ingot::devices();
+/// for device in &devices {
+///     println!("{device}");
 /// }
+/// assert!(matches!(devices[0], ingot::DeviceInfo::Cpu { n_threads } if n_threads > 0));
 /// ```
 pub fn devices() -> Vec<DeviceInfo> {
     let cpu = DeviceInfo::Cpu { n_threads: n_threads() };
@@ -185,6 +215,18 @@ fn runs(device: &str, plan: &str) -> bool {
 }
 
 /// What the compiler is told of an adapter: the preset of its platform, with the adapter's own limits.
+///
+/// ```
+/// use ingot::DeviceInfo;
+///
+/// for device in ingot::devices() {
+///     if let DeviceInfo::Gpu(adapter) = device {
+///         let target = ingot::target_of(&adapter);
+///         println!("{}: {}", adapter.name, target.name);
+///         assert!(!target.is_cpu && target.max_binding_bytes <= adapter.max_binding_bytes);
+///     }
+/// }
+/// ```
 pub fn target_of(info: &AdapterInfo) -> TargetProfile {
     let is_nvidia = [&info.name, &info.driver].iter().any(|text| text.to_ascii_lowercase().contains("nvidia"));
     let preset = if info.kind == DeviceKind::Cpu {

@@ -35,15 +35,19 @@ const CONTEXT: u32 = 64;
 
 /// What is checked.
 ///
-/// ```no_run
-/// use ingot::{DeviceChoice, DoctorOptions, Tiles, doctor};
+/// ```
+/// use ingot::{DeviceChoice, DoctorOptions, Tiles};
 ///
-/// let progress = &mut |check: &ingot::Check| println!("{}: {:.1e}", check.name, check.error);
-/// let options = DoctorOptions { device: DeviceChoice::Gpu, quick: true, tiles: Tiles::Stored, progress };
-/// let diagnosis = doctor(options)?;
-/// println!("{} of {} checks failed, {} kernels ran", diagnosis.n_failed(), diagnosis.checks.len(), diagnosis.n_kernels());
+/// let options = DoctorOptions {
+///     device: DeviceChoice::Cpu,
+///     quick: true,
+///     tiles: Tiles::BuiltIn,
+///     progress: Some(&mut |check| println!("{}: {:.1e}", check.name, check.error)),
+/// };
+/// assert_eq!(ingot::doctor(options)?.n_failed(), 0);
 /// # Ok::<(), ingot::Error>(())
 /// ```
+#[derive(Default)]
 pub struct DoctorOptions<'a> {
     /// The device.
     pub device: DeviceChoice,
@@ -52,10 +56,21 @@ pub struct DoctorOptions<'a> {
     /// Tiles that kernels are compiled with.
     pub tiles: Tiles,
     /// Told each check as it ends.
-    pub progress: &'a mut dyn FnMut(&Check),
+    pub progress: Option<&'a mut dyn FnMut(&Check)>,
 }
 
 /// One model on the device.
+///
+/// ```
+/// use ingot::{Check, DeviceChoice, DoctorOptions};
+///
+/// let show = &mut |check: &Check| {
+///     println!("{}: {} kernels in {:?}", check.name, check.kernels.len(), check.time);
+///     assert!(check.failure.is_none() && check.error < 0.01);
+/// };
+/// ingot::doctor(DoctorOptions { device: DeviceChoice::Cpu, quick: true, progress: Some(show), ..Default::default() })?;
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Check {
     /// What is special about the model.
@@ -71,6 +86,16 @@ pub struct Check {
 }
 
 /// What was found.
+///
+/// ```
+/// use ingot::{DeviceChoice, Diagnosis, DoctorOptions};
+///
+/// let options = DoctorOptions { device: DeviceChoice::Cpu, quick: true, ..DoctorOptions::default() };
+/// let Diagnosis { device, target, checks } = ingot::doctor(options)?;
+/// assert_eq!((device.name(), &*target), ("CPU", "cpu"));
+/// assert!(checks.len() > 10);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Diagnosis {
     /// The device that was checked.
@@ -82,12 +107,28 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// Checks that failed.
+    /// How many of the checks failed.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, DoctorOptions};
+    /// # let options = DoctorOptions { device: DeviceChoice::Cpu, quick: true, ..DoctorOptions::default() };
+    /// let diagnosis = ingot::doctor(options)?;
+    /// assert_eq!(diagnosis.n_failed(), 0, "{:?}", diagnosis.checks);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn n_failed(&self) -> usize {
         self.checks.iter().filter(|check| check.failure.is_some()).count()
     }
 
-    /// Distinct kernels that ran.
+    /// How many distinct kernels ran in all checks together.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, DoctorOptions};
+    /// # let options = DoctorOptions { device: DeviceChoice::Cpu, quick: true, ..DoctorOptions::default() };
+    /// let diagnosis = ingot::doctor(options)?;
+    /// assert!(diagnosis.n_kernels() > diagnosis.checks[0].kernels.len());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn n_kernels(&self) -> usize {
         self.checks.iter().flat_map(|check| &check.kernels).collect::<BTreeSet<_>>().len()
     }
@@ -101,9 +142,18 @@ enum Place {
 
 /// Runs every check on a device. The processor is checked against itself: all its threads against one.
 ///
+/// ```
+/// use ingot::{DeviceChoice, DoctorOptions, doctor};
+///
+/// let options = DoctorOptions { device: DeviceChoice::Cpu, quick: true, ..DoctorOptions::default() };
+/// let failed: Vec<_> = doctor(options)?.checks.into_iter().filter(|check| check.failure.is_some()).collect();
+/// assert_eq!(failed, []);
+/// # Ok::<(), ingot::Error>(())
+/// ```
+///
 /// # Errors
 /// If the device is not there or does not open. What it does wrong afterwards is a check that failed.
-pub fn doctor(options: DoctorOptions<'_>) -> Result<Diagnosis, Error> {
+pub fn doctor(mut options: DoctorOptions<'_>) -> Result<Diagnosis, Error> {
     let adapter = device::resolve(&options.device)?;
     let n_threads = device::n_threads();
     let (info, mut target, place) = match &adapter {
@@ -123,7 +173,9 @@ pub fn doctor(options: DoctorOptions<'_>) -> Result<Diagnosis, Error> {
             check.failure = Some(error.to_string());
         }
         check.time = started.elapsed();
-        (options.progress)(&check);
+        if let Some(progress) = &mut options.progress {
+            progress(&check);
+        }
         checks.push(check);
     }
     Ok(Diagnosis { device: info, target: target.name, checks })
@@ -247,7 +299,7 @@ impl Runner {
         tables.write(words);
         backend.poison(true);
         let dims = tables.dims();
-        backend.submit(&StepInput { variant, dims, words, want_logits: true })?;
+        backend.submit(&StepInput { variant, dims, words, want_logits: true, chooses_later: false })?;
         backend.wait()?;
         while !backend.poll(output)? {}
         let ran = plan.dispatches_of(variant).iter().filter(|dispatch| plan.exprs.eval(dispatch.grid, &dims) > 0);
@@ -308,10 +360,10 @@ mod tests {
             device: DeviceChoice::Cpu,
             quick: true,
             tiles: Tiles::BuiltIn,
-            progress: &mut |check| {
+            progress: Some(&mut |check| {
                 told += 1;
                 assert_eq!(check.failure, None, "{}", check.name);
-            },
+            }),
         };
         let found = doctor(options).unwrap();
         assert_eq!((found.n_failed(), found.checks.len()), (0, told));

@@ -7,6 +7,7 @@ use crate::model::PlanFacts;
 use crate::{Error, Model};
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
+use ingot_runtime::sample::Grammar;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,7 +26,7 @@ use std::task::{Context, Poll};
 /// });
 /// for pieces in answers {
 ///     let text: String = pieces.into_iter().map(|piece| Ok(piece?.text)).collect::<Result<_, ingot::Error>>()?;
-///     println!("{text}");
+///     assert!(!text.is_empty());
 /// }
 /// # Ok::<(), ingot::Error>(())
 /// ```
@@ -37,52 +38,146 @@ pub struct Engine {
     facts: PlanFacts,
 }
 
-/// A request of a client.
+/// Requests that wait at most, besides those that have a place among the model's sequences or stand before one.
+///
+/// ```
+/// use ingot::{Error, MAX_WAITING};
+///
+/// let refused = Error::Busy { n_waiting: MAX_WAITING };
+/// assert_eq!(refused.to_string(), "1024 requests wait already; try again later");
+/// ```
+pub const MAX_WAITING: usize = 1024;
+
+/// A request of a client, its form begun.
 struct Command {
     prompt: Vec<u32>,
     options: GenerateOptions,
+    form: Option<Box<dyn Grammar>>,
     pieces: Sender<Result<Piece, Error>>,
 }
 
 impl Engine {
     /// Puts a model on a thread.
     ///
+    /// ```
+    /// use ingot::{Engine, GenerateOptions};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let engine = Engine::start(model)?;
+    /// let client = engine.clone();
+    /// let answer = std::thread::spawn(move || client.stream(vec![1, 2, 3], GenerateOptions::default()).into_iter().last());
+    /// let last = answer.join().unwrap().unwrap()?;
+    /// assert!(last.finish.is_some());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Thread`] if the system gives none.
     pub fn start(model: Model) -> Result<Self, Error> {
-        let (commands, receiver) = async_channel::unbounded();
+        let (commands, receiver) = async_channel::bounded(MAX_WAITING);
         let (language, device, facts) = (Arc::clone(&model.language), model.device().into(), model.facts());
         let builder = std::thread::Builder::new().name("ingot engine".into());
         builder.spawn(move || serve(model, &receiver)).map_err(Error::Thread)?;
         Ok(Self { commands, language, device, facts })
     }
 
-    /// Tokenizer and chat template.
+    /// Tokenizer and chat template, as the model had them when the engine was started.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// let prompt = engine.language().chat_prompt("Tell me a story.")?;
+    /// assert!(!prompt.is_empty());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn language(&self) -> &Language {
         &self.language
     }
 
     /// Name of the device that runs the model.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// assert!(engine.device().starts_with("CPU"));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn device(&self) -> &str {
         &self.device
     }
 
     /// What the model's plan does.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// assert_eq!(engine.facts().max_context, 1024);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn facts(&self) -> PlanFacts {
         self.facts
     }
 
-    /// Begins an answer. What is wrong with the request is the first thing that comes.
+    /// Begins an answer. What is wrong with the request is the first thing that comes; [`Error::Busy`] if
+    /// [`MAX_WAITING`] wait already. The form of an answer is parsed here, on the caller's thread.
+    ///
+    /// ```
+    /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
+    /// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+    /// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+    /// let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+    /// let pieces = engine.stream(engine.language().chat_prompt("Hi")?, options.clone());
+    /// assert_eq!(pieces.into_iter().filter(|piece| piece.as_ref().is_ok_and(|piece| piece.id.is_some())).count(), 4);
+    ///
+    /// let mut pieces = engine.stream(Vec::new(), options).into_iter();
+    /// assert!(pieces.next().is_some_and(|first| first.is_err()), "an empty prompt");
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn stream(&self, prompt: Vec<u32>, options: GenerateOptions) -> Pieces {
         let (pieces, receiver) = async_channel::unbounded();
-        // If the thread is gone so is its end of the channel, and the first thing that comes is an error.
-        let _ = self.commands.try_send(Command { prompt, options, pieces });
+        let form = options.grammar.as_ref().map(|grammar| self.language.form(grammar, self.facts.n_vocab));
+        let refused = match form.transpose() {
+            Ok(form) => match self.commands.try_send(Command { prompt, options, form, pieces: pieces.clone() }) {
+                Err(error) if error.is_full() => Some(Error::Busy { n_waiting: MAX_WAITING }),
+                // If the thread is gone so is its end of the channel, and the first thing that comes is an error.
+                _ => None,
+            },
+            Err(error) => Some(error),
+        };
+        if let Some(error) = refused {
+            let _ = pieces.try_send(Err(error));
+        }
         Pieces { pieces: Box::pin(receiver), is_over: false }
     }
 }
 
 /// An answer of an [`Engine`]: an asynchronous stream, or in a `for` loop an iterator that waits for each piece. Its last
 /// piece tells why it ended. Dropping it ends the answer.
+///
+/// ```
+/// use futures_util::TryStreamExt;
+/// use ingot::{GenerateOptions, Pieces};
+///
+/// # use ingot::{DeviceChoice, Engine, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+/// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+/// # pollster::block_on(async {
+/// let prompt = engine.language().chat_prompt("Tell me a story.")?;
+/// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+/// let mut pieces: Pieces = engine.stream(prompt, options);
+/// let mut text = String::new();
+/// while let Some(piece) = pieces.try_next().await? {
+///     text += &piece.text;
+/// }
+/// assert!(!text.is_empty());
+/// # Ok::<(), ingot::Error>(())
+/// # })?;
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct Pieces {
     pieces: Pin<Box<Receiver<Result<Piece, Error>>>>,
     is_over: bool,
@@ -107,6 +202,20 @@ impl IntoIterator for Pieces {
 }
 
 /// Pieces of an [`Engine`], waited for. Not for asynchronous code, whose thread it blocks.
+///
+/// ```
+/// use ingot::{GenerateOptions, WaitingPieces};
+///
+/// # use ingot::{DeviceChoice, Engine, LoadOptions, Model};
+/// # let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, ..LoadOptions::default() };
+/// # let engine = Engine::start(Model::load("../../models/ingot-tales-1m".as_ref(), options)?)?;
+/// let prompt = engine.language().chat_prompt("Tell me a story.")?;
+/// let pieces: WaitingPieces = engine.stream(prompt, GenerateOptions::default()).into_iter();
+/// for piece in pieces {
+///     print!("{}", piece?.text);
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 pub struct WaitingPieces(Pieces);
 
 impl Iterator for WaitingPieces {
@@ -142,13 +251,17 @@ struct Client {
 /// The thread.
 fn serve(mut model: Model, commands: &Receiver<Command>) {
     let mut clients: Vec<Client> = Vec::new();
+    let max_sequences = model.world.sequences.state.len();
     loop {
         if clients.is_empty() {
             // Nothing to do until somebody asks; when nobody can any more, the end.
             let Ok(command) = commands.recv_blocking() else { return };
             clients.extend(begin(&mut model, command));
         }
-        while let Ok(command) = commands.try_recv() {
+        // As many as can run, and as many that are told at once when a place is free; others wait in line.
+        while clients.len() < 2 * max_sequences
+            && let Ok(command) = commands.try_recv()
+        {
             clients.extend(begin(&mut model, command));
         }
         for client in clients.iter_mut().filter(|client| client.pieces.is_closed()) {
@@ -166,8 +279,11 @@ fn serve(mut model: Model, commands: &Receiver<Command>) {
 }
 
 fn begin(model: &mut Model, command: Command) -> Option<Client> {
-    let Command { prompt, options, pieces } = command;
-    match Answering::begin(model, &prompt, &options) {
+    let Command { prompt, options, form, pieces } = command;
+    if pieces.is_closed() {
+        return None;
+    }
+    match Answering::begin_formed(model, &prompt, &options, form) {
         Ok(answering) => Some(Client { answering, pieces, is_over: false }),
         Err(error) => {
             let _ = pieces.try_send(Err(error));

@@ -2,22 +2,20 @@
 
 use ingot_compiler::CompileError;
 use ingot_ir::kv::KvType;
-use ingot_ir::memory::MemoryTable;
+use ingot_ir::memory::{MemoryTable, counted};
 use ingot_runtime::RuntimeError;
 use thiserror::Error;
 
-/// What can go wrong between a checkpoint and its text. Each says what to do.
+/// What can go wrong between a checkpoint and its text. Each prints as one line that says what to do.
 ///
 /// ```
 /// use ingot::{DeviceChoice, Error, LoadOptions, Model};
 ///
-/// let load = |folder: &str, memory_budget| {
-///     let options = LoadOptions { device: DeviceChoice::Cpu, memory_budget, ..LoadOptions::default() };
-///     Model::load(folder.as_ref(), options).map(drop)
-/// };
-/// assert!(matches!(load("no/such/folder/here", None), Err(Error::Model(_))));
-/// let error = load("../../models/ingot-tales-1m", Some(1000)).unwrap_err();
-/// println!("{error}\n{}", error.memory_table().unwrap());
+/// let options = LoadOptions { device: DeviceChoice::Cpu, context: Some(5000), ..LoadOptions::default() };
+/// match Model::load("../../models/ingot-tales-1m".as_ref(), options).map(drop) {
+///     Err(Error::BadContext { found: 5000, allowed }) => assert_eq!(allowed, "this model takes 1 to 1024 tokens"),
+///     other => panic!("{other:?}"),
+/// }
 /// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -35,7 +33,7 @@ pub enum Error {
     #[error(transparent)]
     Tiles(#[from] ingot_compiler::TileError),
     /// A text that is too short to be scored.
-    #[error("the text has {n_tokens} tokens; at least 2 are needed to predict one")]
+    #[error("the text has {}; at least 2 are needed to predict one", counted(*n_tokens as u64, "token"))]
     ShortText {
         /// Its tokens.
         n_tokens: usize,
@@ -128,6 +126,12 @@ pub enum Error {
     /// No thread for an engine.
     #[error("the system gives no thread for the engine: {0}")]
     Thread(std::io::Error),
+    /// More requests than an engine keeps in line.
+    #[error("{n_waiting} requests wait already; try again later")]
+    Busy {
+        /// Requests that wait.
+        n_waiting: usize,
+    },
     /// The engine's thread has ended.
     #[error("the engine has ended; start it again")]
     EngineGone,
@@ -219,7 +223,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// Where the bytes would go, if too many are needed.
+    /// Where the bytes would go, if more are needed than there may be.
+    ///
+    /// ```
+    /// use ingot::{DeviceChoice, LoadOptions, Model};
+    ///
+    /// let options = LoadOptions { device: DeviceChoice::Cpu, memory_budget: Some(1000), ..LoadOptions::default() };
+    /// let error = Model::load("../../models/ingot-tales-1m".as_ref(), options).map(drop).unwrap_err();
+    /// println!("{error}\n{}", error.memory_table().unwrap());
+    /// assert!(error.memory_table().unwrap().total() > 1000);
+    /// ```
     pub fn memory_table(&self) -> Option<&MemoryTable> {
         match self {
             Self::Compile(CompileError::OverBudget { table, .. }) => Some(table),

@@ -1,5 +1,6 @@
 //! Answers of a form: the models' grammars as the runtime takes them.
 
+use crate::language::Language;
 use crate::{Error, Model};
 use ingot_models::text::grammar::{Grammar, GrammarState};
 use ingot_runtime::sample::Grammar as RuntimeGrammar;
@@ -34,6 +35,13 @@ impl Model {
     /// # Errors
     /// If the form is malformed, or the model's tokens cannot be held to one.
     pub fn form(&self, grammar: &Grammar) -> Result<Box<dyn RuntimeGrammar>, Error> {
-        Ok(Box::new(Form(self.tokenizer()?.begin(grammar, self.world.plan.n_vocab)?)))
+        self.language.form(grammar, self.world.plan.n_vocab)
+    }
+}
+
+impl Language {
+    /// The beginning of an answer of a form, for a model with so many ids.
+    pub(crate) fn form(&self, grammar: &Grammar, n_vocab: u32) -> Result<Box<dyn RuntimeGrammar>, Error> {
+        Ok(Box::new(Form(self.tokenizer()?.begin(grammar, n_vocab)?)))
     }
 }

@@ -12,10 +12,14 @@ use std::time::Duration;
 /// ```
 /// use ingot::{GenerateOptions, Sampling};
 ///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let sampling = Sampling { temperature: 0.7, top_p: 0.9, seed: 1, ..Sampling::default() };
-/// let stop = vec!["\n\n".to_owned()];
+/// let stop = vec![".".to_owned()];
 /// let options = GenerateOptions { max_tokens: 50, sampling, stop, ..GenerateOptions::default() };
-/// # assert_eq!(options.stop.len(), 1);
+/// let answer = model.generate(&model.chat_prompt("Tell me a story.")?, &options, |_| true)?;
+/// assert!(answer.ids.len() <= 50 && !answer.text.contains('.'));
+/// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct GenerateOptions {
@@ -47,16 +51,16 @@ impl Default for GenerateOptions {
 /// Natural logarithms of probabilities, after penalties and before filters and temperature.
 ///
 /// ```
-/// # use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model, Sampling};
-/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
-/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
-/// let prompt = model.chat_prompt("Tell me a story.")?;
+/// use ingot::{GenerateOptions, Logprobs, Sampling};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let sampling = Sampling { n_logprobs: Some(2), ..Sampling::default() };
 /// let options = GenerateOptions { max_tokens: 4, sampling, ..GenerateOptions::default() };
-/// let answer = model.generate(&prompt, &options, |_| true)?;
-/// for (id, of) in answer.ids.iter().zip(&answer.logprobs) {
-///     assert_eq!((of.best[0].0, of.best.len()), (*id, 2));
-///     println!("{:.2}", of.chosen.exp());
+/// let answer = model.generate(&model.chat_prompt("Tell me a story.")?, &options, |_| true)?;
+/// for (id, Logprobs { chosen, best }) in answer.ids.iter().zip(&answer.logprobs) {
+///     println!("{id} with probability {:.2}", chosen.exp());
+///     assert_eq!((best[0], best.len()), ((*id, *chosen), 2));
 /// }
 /// # Ok::<(), ingot::Error>(())
 /// ```
@@ -68,10 +72,25 @@ pub struct Logprobs {
     pub best: Vec<(u32, f32)>,
 }
 
-/// A token of the answer with the text that it completes, or the answer's end.
+/// A token of the answer with the text that it completes; before the first one, that another part of a long prompt has been
+/// read; or the answer's end.
+///
+/// ```
+/// use ingot::{FinishReason, GenerateOptions, Piece};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let prompt = model.chat_prompt("Tell me a story.")?;
+/// let options = GenerateOptions { max_tokens: 2, ignore_eos: true, ..GenerateOptions::default() };
+/// let pieces: Vec<Piece> = model.stream(&prompt, &options)?.collect::<Result<_, _>>()?;
+/// assert_eq!(pieces.len(), 3);
+/// assert!(pieces[0].id.is_some() && pieces[0].finish.is_none());
+/// assert_eq!((pieces[2].id, pieces[2].finish), (None, Some(FinishReason::Length)));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Piece {
-    /// The id; `None` in the last piece, which has the text that was held back until the end.
+    /// The id; `None` while the prompt is read, and in the last piece, which has the text that was held back until the end.
     pub id: Option<u32>,
     /// Text, perhaps empty: half characters, and what may become a stop string, are held back.
     pub text: String,
@@ -86,12 +105,27 @@ pub struct Piece {
 }
 
 /// Counts and times of one answer.
+///
+/// ```
+/// use ingot::{GenerateOptions, Stats};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// # let prompt = model.chat_prompt("Tell me a story.")?;
+/// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+/// let stats: Stats = model.generate(&prompt, &options, |_| true)?.stats;
+/// println!("{:?} to the first token, {:?} from there on", stats.first_token, stats.generation);
+/// assert_eq!((stats.n_prompt, stats.n_generated), (prompt.len(), 4));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Stats {
     /// Tokens of the prompt.
     pub n_prompt: usize,
     /// Those of its beginning that were in the cache already.
     pub n_cached: usize,
+    /// Tokens of the prompt that are in the cache so far.
+    pub n_prefilled: usize,
     /// Tokens of the answer.
     pub n_generated: usize,
     /// From the request to the first token.
@@ -108,20 +142,68 @@ pub struct Stats {
 
 impl Stats {
     /// Prompt tokens that had to be read.
+    ///
+    /// ```
+    /// # use ingot::GenerateOptions;
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let prompt = model.chat_prompt("Tell me a story.")?;
+    /// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+    /// assert_eq!(model.generate(&prompt, &options, |_| true)?.stats.n_read(), prompt.len());
+    /// // The same again is in the cache, but for the token that the first of the answer follows.
+    /// assert!(model.generate(&prompt, &options, |_| true)?.stats.n_read() < prompt.len());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn n_read(&self) -> usize {
         self.n_prompt - self.n_cached
     }
-    /// Prompt tokens read a second.
+    /// Prompt tokens read a second, until the first token of the answer.
+    ///
+    /// ```
+    /// # use ingot::GenerateOptions;
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let prompt = model.chat_prompt("Tell me a story.")?;
+    /// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+    /// let stats = model.generate(&prompt, &options, |_| true)?.stats;
+    /// assert_eq!(stats.prompt_tps(), stats.n_read() as f64 / stats.first_token.as_secs_f64());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn prompt_tps(&self) -> f64 {
         self.n_read() as f64 / self.first_token.as_secs_f64().max(1e-9)
     }
-    /// Tokens a second after the first.
+    /// Tokens of the answer a second, after the first; 0 if there is no second.
+    ///
+    /// ```
+    /// # use ingot::GenerateOptions;
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let prompt = model.chat_prompt("Tell me a story.")?;
+    /// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+    /// let stats = model.generate(&prompt, &options, |_| true)?.stats;
+    /// println!("{:.0} tokens/s", stats.generation_tps());
+    /// assert_eq!(stats.generation_tps(), 3.0 / stats.generation.as_secs_f64());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn generation_tps(&self) -> f64 {
         self.n_generated.saturating_sub(1) as f64 / self.generation.as_secs_f64().max(1e-9)
     }
 }
 
 /// A finished answer.
+///
+/// ```
+/// use ingot::{Answer, GenerateOptions};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// # let prompt = model.chat_prompt("Tell me a story.")?;
+/// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
+/// let answer: Answer = model.generate(&prompt, &options, |_| true)?;
+/// assert_eq!(answer.text, model.tokenizer()?.decode(&answer.ids, true)?);
+/// assert_eq!((answer.ids.len(), answer.finish.to_string()), (4, "length".to_owned()));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Answer {
     /// The text, without special tokens.
@@ -137,21 +219,23 @@ pub struct Answer {
 }
 
 impl Model {
-    /// Generates an answer to a prompt. `on_piece` sees every piece as it comes and ends the answer by returning false.
+    /// Generates an answer to a prompt. `on_piece` sees every piece as it comes and ends the answer by returning false, also
+    /// while a long prompt is being read.
     /// Without a tokenizer the text stays empty.
     ///
     /// ```
-    /// # use ingot::{DeviceChoice, FinishReason, GenerateOptions, LoadOptions, Model};
-    /// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
-    /// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+    /// use ingot::GenerateOptions;
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
     /// let prompt = model.chat_prompt("Tell me a story.")?;
-    /// let options = GenerateOptions { max_tokens: 8, ignore_eos: true, ..GenerateOptions::default() };
+    /// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+    /// let mut shown = String::new();
     /// let answer = model.generate(&prompt, &options, |piece| {
-    ///     print!("{}", piece.text);
+    ///     shown += &piece.text;
     ///     true
     /// })?;
-    /// assert_eq!((answer.ids.len(), answer.finish), (8, FinishReason::Length));
-    /// println!("{:.0} tokens/s, {} bytes", answer.stats.generation_tps(), answer.stats.memory.peak);
+    /// assert_eq!(answer.text, shown);
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///

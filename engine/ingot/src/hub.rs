@@ -21,9 +21,129 @@ use ingot_ir::weight::Format;
 use ingot_models::formats::checkpoint::Checkpoint;
 use std::path::{Path, PathBuf};
 
-pub use ingot_models::hub::*;
+/// ```
+/// use ingot::hub::{CachedModel, HubSettings, list};
+///
+#[doc = include_str!("../examples/hub_cache.txt")]
+/// let CachedModel { id, n_bytes, snapshots, .. } = list(&settings)?.remove(0);
+/// println!("{id}: {n_bytes} bytes");
+/// assert_eq!((id.repo(), snapshots.len()), ("someone/tales", 1));
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::CachedModel;
+/// ```
+/// use ingot::hub::{CachedSnapshot, HubSettings, list};
+///
+#[doc = include_str!("../examples/hub_cache.txt")]
+/// let snapshot: CachedSnapshot = list(&settings)?.remove(0).snapshots.remove(0);
+/// assert_eq!(snapshot.names, ["main"]);
+/// assert!(snapshot.files.iter().any(|(name, n_bytes)| name == "model.safetensors" && *n_bytes > 1_000_000));
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::CachedSnapshot;
+/// ```no_run
+/// use ingot::hub::{FetchProgress, HubSettings, fetch};
+///
+/// let show = &mut |FetchProgress { file, done_bytes, total_bytes }: FetchProgress<'_>| {
+///     println!("{file}: {done_bytes} of {total_bytes} bytes of all files");
+///     true
+/// };
+/// fetch(&"HuggingFaceTB/SmolLM2-135M-Instruct".parse()?, &HubSettings::from_env()?, show)?;
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::FetchProgress;
+/// ```
+/// use ingot::hub::{Fetched, HubSettings, fetch};
+///
+#[doc = include_str!("../examples/hub_cache.txt")]
+/// let Fetched { folder, commit, stale } = fetch(&"someone/tales".parse()?, &settings, &mut |_| true)?;
+/// assert!(folder.ends_with(&commit) && stale.is_none());
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::Fetched;
+/// ```
+/// use ingot::hub::{HubError, ModelId};
+///
+/// let error: HubError = "not a name".parse::<ModelId>().unwrap_err();
+/// assert!(error.to_string().contains("owner/name") && !error.is_passing());
+/// ```
+pub use ingot_models::hub::HubError;
+/// ```
+/// use ingot::hub::HubSettings;
+///
+/// let variables = |name: &str| match name {
+///     "HF_HOME" => Some("/srv/hub".to_owned()),
+///     "HF_HUB_OFFLINE" => Some("1".to_owned()),
+///     _ => None,
+/// };
+/// let settings = HubSettings::from_variables(&variables)?;
+/// assert!(settings.offline && settings.cache.ends_with("srv/hub/hub"));
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::HubSettings;
+/// ```
+/// use ingot::hub::ModelId;
+///
+/// let id: ModelId = "mlx-community/Llama-3.2-1B-Instruct-4bit@v1".parse()?;
+/// assert_eq!((id.repo(), id.revision()), ("mlx-community/Llama-3.2-1B-Instruct-4bit", "v1"));
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::ModelId;
+/// ```
+/// use ingot::hub::Token;
+///
+/// let token = Token::new("hf_secret", "the vault");
+/// assert_eq!(format!("{token:?}"), "Token(from the vault)");
+/// ```
+pub use ingot_models::hub::Token;
+/// ```
+/// use ingot::hub::{HubError, HubSettings, ModelId, fetch};
+///
+/// let id: ModelId = "someone/unknown".parse()?;
+/// let nothing = HubSettings { cache: "no/such/folder".into(), offline: true, ..HubSettings::from_env()? };
+/// assert!(matches!(fetch(&id, &nothing, &mut |_| true), Err(HubError::NotCached { .. })));
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::fetch;
+/// ```
+/// use ingot::hub::{HubSettings, find};
+///
+#[doc = include_str!("../examples/hub_cache.txt")]
+/// assert_eq!(find(&"someone/tales".parse()?, &settings)?.snapshots[0].names, ["main"]);
+/// assert!(find(&"someone/else".parse()?, &settings).is_err());
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::find;
+/// ```
+/// use ingot::hub::{HubSettings, judge, list};
+///
+#[doc = include_str!("../examples/hub_cache.txt")]
+/// for model in list(&settings)? {
+///     println!("{}: {:?}", model.id, judge(&model.snapshots[0].folder).runs);
+///     # assert!(judge(&model.snapshots[0].folder).runs.is_ok());
+/// }
+/// # assert_eq!(list(&settings)?.len(), 1);
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::list;
+/// ```
+/// use ingot::hub::{HubSettings, list, remove};
+///
+#[doc = include_str!("../examples/hub_cache.txt")]
+/// let n_bytes = remove(&"someone/tales".parse()?, &settings)?;
+/// assert!(n_bytes > 1_000_000 && list(&settings)?.is_empty());
+/// # Ok::<(), ingot::hub::HubError>(())
+/// ```
+pub use ingot_models::hub::remove;
 
 /// The name on the hub that a path stands for: `owner/name` or `owner/name@revision`, where nothing of that path exists.
+///
+/// ```
+/// use ingot::hub::id_of;
+///
+/// assert_eq!(id_of("HuggingFaceTB/SmolLM2-135M".as_ref()).unwrap().revision(), "main");
+/// assert_eq!(id_of("../../models/ingot-tales-1m".as_ref()), None);
+/// ```
 pub fn id_of(path: &Path) -> Option<ModelId> {
     let is_file = path.extension().is_some_and(|end| end == "ingot" || end == "gguf");
     if is_file || path.exists() { None } else { path.to_str()?.parse().ok() }
@@ -54,6 +174,13 @@ pub(crate) fn locate(
 }
 
 /// What a checkpoint folder is to Ingot.
+///
+/// ```
+/// use ingot::hub::Verdict;
+///
+/// let verdict: Verdict = ingot::hub::judge("../../models/ingot-tales-14m".as_ref());
+/// assert_eq!(verdict, Verdict { format: "4-bit MLX".into(), runs: Ok("llama".into()) });
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
     /// How its weights are stored, e.g. `BF16`, or `4-bit MLX`; `unknown` if there are none that can be read.
@@ -65,10 +192,10 @@ pub struct Verdict {
 /// Judges a checkpoint folder by its headers; weights are not read.
 ///
 /// ```
-/// let folder = std::path::Path::new("../../models/ingot-tales-1m");
-/// assert_eq!(ingot::hub::id_of(folder), None, "it exists");
-/// let verdict = ingot::hub::judge(folder);
-/// println!("{}, {}", verdict.format, verdict.runs.unwrap());
+/// use ingot::hub::judge;
+///
+/// assert_eq!(judge("../../models/ingot-tales-1m".as_ref()).format, "8-bit MLX");
+/// assert!(judge("../../models".as_ref()).runs.is_err());
 /// ```
 pub fn judge(folder: &Path) -> Verdict {
     let opened = ingot_models::Model::open(folder).and_then(|model| Ok((model.graph()?, model)));

@@ -13,6 +13,7 @@ use crate::weights::Weights;
 use ingot_compiler::artifact::{Artifact, WeightsAt};
 use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::kv::KvType;
+use ingot_ir::memory::counted;
 use ingot_ir::plan::{BlobId, Plan, PlanWeight};
 use ingot_models::Files;
 use ingot_models::formats::gguf::is_gguf;
@@ -28,11 +29,31 @@ use ingot_runtime::world::{Limits, World};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Told while weights are loaded: bytes done, bytes in all.
-pub type Progress = Box<dyn FnMut(u64, u64)>;
+/// Told how far loading is: bytes done, bytes in all. That is while a model is fetched from a hub, and while weights are
+/// uploaded to a GPU; the processor reads them where they lie.
+///
+/// ```
+/// use ingot::{LoadOptions, Progress};
+///
+/// let show: Progress = Box::new(|done, total| eprint!("\r{} %", 100 * done / total.max(1)));
+/// let options = LoadOptions { progress: Some(show), ..LoadOptions::default() };
+/// # assert!(options.progress.is_some());
+/// ```
+pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 
 /// Changes a target before compilation.
-pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
+///
+/// ```
+/// use ingot::{AdjustTarget, DeviceChoice, LoadOptions, Model};
+///
+/// let small_steps: AdjustTarget = Box::new(|target| target.prefill_tokens = 64);
+/// # let (device, adjust_target) = (DeviceChoice::Cpu, Some(small_steps));
+/// # let options = LoadOptions { device, adjust_target, ..LoadOptions::default() };
+/// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// assert_eq!(model.facts().max_step_tokens, 64);
+/// # Ok::<(), ingot::Error>(())
+/// ```
+pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile) + Send>;
 
 /// How a model is loaded.
 ///
@@ -44,8 +65,6 @@ pub type AdjustTarget = Box<dyn FnOnce(&mut TargetProfile)>;
 ///     context: Some(512),      // tokens of the longest sequence
 ///     max_batch: 2,            // sequences at one time
 ///     max_kv_size: Some(128),  // of which the cache holds 128
-///     progress: Some(Box::new(|done, total| println!("{done} of {total} bytes"))),
-///     adjust_target: Some(Box::new(|target| target.prefill_tokens = 64)),
 ///     ..LoadOptions::default()
 /// };
 /// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
@@ -114,6 +133,15 @@ impl Model {
     /// Loads a checkpoint folder (Hugging Face or MLX layout), a GGUF file, an artifact (`.ingot`), or a model of a hub
     /// (`owner/name[@revision]`), which is fetched into the hub's cache first.
     ///
+    /// ```
+    /// use ingot::{DeviceChoice, LoadOptions, Model};
+    ///
+    /// let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    /// let model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+    /// assert!(model.device().starts_with("CPU"));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of the hub, the checkpoint or artifact, of the compiler, and of the device.
     pub fn load(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
@@ -128,16 +156,21 @@ impl Model {
 
     /// Loads a model of a known shape with random weights, for measurements. It has no tokenizer.
     ///
-    /// ```no_run
-    /// # use ingot::{LoadOptions, Model, RandomShape};
-    /// let model = Model::load_random(&RandomShape::named("llama-1b")?, LoadOptions::default())?;
+    /// ```
+    /// use ingot::{DeviceChoice, LoadOptions, Model, RandomShape};
+    ///
+    /// let shape = RandomShape { n_layers: 1, n_vocab: 1024, ..RandomShape::named("smollm2-135m")? };
+    /// let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+    /// let mut model = Model::load_random(&shape, options)?;
+    /// let (logits, n_vocab) = model.logits(&[1, 2])?;
+    /// assert_eq!((logits.len(), n_vocab), (2048, 1024));
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// As [`Model::load`], and those of [`RandomShape::graph`].
     pub fn load_random(shape: &RandomShape, options: LoadOptions) -> Result<Self, Error> {
-        Self::load_lowered(Lowered::random(shape), options)
+        Self::load_lowered(Lowered::random(shape)?, options)
     }
 
     pub(crate) fn load_lowered(model: Lowered, mut options: LoadOptions) -> Result<Self, Error> {
@@ -223,20 +256,37 @@ impl Model {
         let verify = !options.skip_verification;
         // Hashing waits for memory, uploading for the bus: side by side they cost as much as the longer one.
         let (checked, started) = std::thread::scope(|scope| {
-            let check = verify.then(|| scope.spawn(|| artifact.verify_weights(n_threads)));
+            let check = || artifact.verify_weights(n_threads);
+            let thread = verify.then(|| std::thread::Builder::new().spawn_scoped(scope, check));
             let started = start(prepared, place, options);
-            let checked = check.map_or(Ok(Ok(())), |thread| thread.join());
-            (checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), started)
+            let checked = match thread {
+                None => Ok(()),
+                Some(Ok(thread)) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // The system gives no thread.
+                Some(Err(_)) => check(),
+            };
+            (checked, started)
         });
         checked?;
         Ok(text.join(started?, eos_ids, source))
     }
 }
 
-/// Has products of a target round activations, if that is asked for.
+/// Has the kernels that are compiled for a target round what they read; for [`CompileOptions`](crate::CompileOptions), as
+/// loading does it by [`LoadOptions::activations`]. Plans of the processor are the same either way.
+///
+/// ```
+/// use ingot::{Activations, compiler::TargetProfile, round_activations};
+///
+/// let mut target = TargetProfile::nvidia();
+/// round_activations(&mut target, Activations::Int8)?;
+/// assert!(target.int8_activations);
+/// assert!(round_activations(&mut TargetProfile::lavapipe(), Activations::Int8).is_err());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 ///
 /// # Errors
-/// The target's name, if it cannot.
+/// [`Error::NoInt8`] if the target lacks instructions that this needs.
 pub fn round_activations(target: &mut TargetProfile, activations: Activations) -> Result<(), Error> {
     target.int8_activations = activations == Activations::Int8 && !target.is_cpu;
     let limits = &target.limits;
@@ -249,25 +299,37 @@ pub fn round_activations(target: &mut TargetProfile, activations: Activations) -
 }
 
 /// Tokenizer and chat template, read beside the weights: a large vocabulary takes as long as an upload.
-struct Text(Option<std::thread::JoinHandle<ReadText>>);
+enum Text {
+    /// Of a model without files.
+    None,
+    UnderWay(std::thread::JoinHandle<ReadText>),
+    Read(Box<ReadText>),
+}
 
 type ReadText = (Result<Tokenizer, Error>, Result<Option<ChatTemplate>, Error>);
 
 impl Text {
     fn read(files: Option<Files>, eos_ids: &[u32]) -> Self {
-        let eos_ids = eos_ids.to_vec();
-        Self(files.map(|files| {
-            std::thread::spawn(move || {
-                // A checkpoint without a tokenizer still runs on token ids.
-                let tokenizer = Tokenizer::load(&files, &eos_ids).map_err(Into::into);
-                (tokenizer, ChatTemplate::load(&files).map_err(Into::into))
-            })
-        }))
+        let Some(files) = files else { return Self::None };
+        let read = |files: &Files, eos_ids: &[u32]| {
+            // A checkpoint without a tokenizer still runs on token ids.
+            (Tokenizer::load(files, eos_ids).map_err(Into::into), ChatTemplate::load(files).map_err(Into::into))
+        };
+        let (own_files, own_ids) = (files.clone(), eos_ids.to_vec());
+        match std::thread::Builder::new().spawn(move || read(&own_files, &own_ids)) {
+            Ok(thread) => Self::UnderWay(thread),
+            // The system gives no thread.
+            Err(_) => Self::Read(Box::new(read(&files, eos_ids))),
+        }
     }
 
     fn join(self, (world, device): (World, String), eos_ids: Vec<u32>, source: Option<Arc<Weights>>) -> Model {
         let none = || (Err(Error::NoTokenizer), Ok(None));
-        let read = self.0.map_or_else(|| Ok(none()), |thread| thread.join());
+        let read = match self {
+            Self::None => Ok(none()),
+            Self::UnderWay(thread) => thread.join(),
+            Self::Read(text) => Ok(*text),
+        };
         // A file that the reader panics on is as bad as one that it refuses: the model still runs on ids.
         let unusable =
             || Error::Unusable("the tokenizer's files are damaged; fetch them again, or pass token ids".into());
@@ -288,12 +350,14 @@ fn start(prepared: Prepared, place: Option<Place>, options: LoadOptions) -> Resu
         None => {
             let (budget_bytes, account) = (options.memory_budget, options.memory);
             let cpu = CpuOptions { n_threads, budget_bytes, account, activations: options.activations };
-            let backend = CpuBackend::load(&plan, weights, limits.clone(), cpu)?;
+            let source = Arc::clone(&weights);
+            let backend = CpuBackend::load(&plan, source, limits.clone(), cpu)?;
+            weights.release_made();
             let rounded = match options.activations {
                 Activations::F32 => String::new(),
                 Activations::Int8 => format!(", int8 activations with {}", Int8Level::detect().name()),
             };
-            (Backend::Cpu(Box::new(backend)), format!("CPU ({n_threads} threads{rounded})"))
+            (Backend::Cpu(Box::new(backend)), format!("CPU ({}{rounded})", counted(n_threads as u64, "thread")))
         }
         Some(place) => {
             let name = place.info().name.clone();

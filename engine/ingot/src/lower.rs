@@ -65,10 +65,10 @@ impl Lowered {
     }
 
     /// A model of a known shape with random weights.
-    pub(crate) fn random(shape: &RandomShape) -> Self {
-        let graph = shape.graph();
+    pub(crate) fn random(shape: &RandomShape) -> Result<Self, Error> {
+        let graph = shape.graph()?;
         let weights = Weights::Random(RandomWeights::new(&graph));
-        Self::new(graph, weights, Vec::new(), shape.max_context)
+        Ok(Self::new(graph, weights, Vec::new(), shape.max_context))
     }
 
     /// The same with a cache of so many positions.

@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 /// let context = Some(workload.context());
 /// let options = LoadOptions { device: DeviceChoice::Cpu, max_batch: 2, context, ..LoadOptions::default() };
 /// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
-/// let measured = model.measure(workload, &Sampling::default())?;
-/// assert!(measured.n_decoded >= 2 * 4);
-/// println!("{:.0} tokens/s", measured.n_decoded as f64 / measured.decode.as_secs_f64());
+/// assert!(model.measure(workload, &Sampling::default())?.n_decoded >= 2 * 4);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,8 +30,15 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Tokens that a sequence needs room for. One that has its first token while others still read their prompts is
-    /// ahead of them by a token a step.
+    /// Tokens that a sequence needs room for: prompt and answer, and where there are several what one is ahead of others by. It
+    /// has its first token while they still read their prompts, and takes one a step.
+    ///
+    /// ```
+    /// use ingot::Workload;
+    ///
+    /// assert_eq!(Workload { n_sequences: 1, n_prompt: 1000, n_gen: 10 }.context(), 1011);
+    /// assert!(Workload { n_sequences: 4, n_prompt: 1000, n_gen: 10 }.context() > 1011);
+    /// ```
     pub fn context(&self) -> u32 {
         let ahead = if self.n_sequences > 1 {
             u64::from(self.n_sequences) * u64::from(self.n_prompt).div_ceil(LEAST_CHUNK)
@@ -49,6 +54,18 @@ impl Workload {
 const LEAST_CHUNK: u64 = 256;
 
 /// What a workload took.
+///
+/// ```
+/// use ingot::{Measured, Sampling, Workload};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let workload = Workload { n_sequences: 1, n_prompt: 16, n_gen: 4 };
+/// let Measured { first_token, decode, n_decoded, gaps, .. } = model.measure(workload, &Sampling::default())?;
+/// println!("{first_token:?} to the first token, then {:.0} tokens/s", n_decoded as f64 / decode.as_secs_f64());
+/// assert_eq!((n_decoded, gaps.len()), (4, 4));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Measured {
     /// From the requests to the moment when every sequence has its first token.
@@ -77,6 +94,17 @@ struct Sequence {
 
 impl Model {
     /// Runs a workload, whose tokens are chosen as `sampling` says, and times it.
+    ///
+    /// ```
+    /// use ingot::{Sampling, Workload};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+    /// let measured = model.measure(Workload { n_sequences: 1, n_prompt: 16, n_gen: 4 }, &sampling)?;
+    /// assert!(measured.decode > measured.gaps[0]);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Those of the runtime, e.g. a prompt that the context does not hold.

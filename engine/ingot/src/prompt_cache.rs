@@ -23,21 +23,13 @@ impl Model {
     /// Reads a prompt and writes its keys and values to a file.
     ///
     /// ```
-    /// # use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model};
-    /// # let load = || Model::load("../../models/ingot-tales-1m".as_ref(), LoadOptions {
-    /// #     device: DeviceChoice::Cpu, ..LoadOptions::default()
-    /// # });
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
     /// # let folder = tempfile::tempdir().unwrap();
     /// # let path = folder.path().join("prompt.safetensors");
-    /// let mut model = load()?;
     /// let beginning = model.text_prompt("Once upon a time there was a dragon")?;
     /// model.save_prompt(&beginning, &path)?;
-    /// // Later, perhaps in another program:
-    /// let mut model = load()?;
-    /// let mut prompt = model.load_prompt(&path)?;
-    /// prompt.extend(model.tokenizer()?.encode(" who loved pizza.", false)?);
-    /// let answer = model.generate(&prompt, &GenerateOptions::default(), |_| true)?;
-    /// assert_eq!(answer.stats.n_cached, beginning.len());
+    /// assert_eq!(model.load_prompt(&path)?, beginning);
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///
@@ -83,6 +75,24 @@ impl Model {
     }
 
     /// Brings the keys and values of a file into the cache, for prompts that begin as the file's does. Gives its tokens.
+    ///
+    /// ```
+    /// use ingot::GenerateOptions;
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("prompt.safetensors");
+    /// # model.save_prompt(&model.text_prompt("Once upon a time there was a dragon")?, &path)?;
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let mut prompt = model.load_prompt(&path)?;
+    /// let n_kept = prompt.len();
+    /// prompt.extend(model.tokenizer()?.encode(" who loved pizza.", false)?);
+    /// let answer = model.generate(&prompt, &GenerateOptions::default(), |_| true)?;
+    /// assert_eq!(answer.stats.n_cached, n_kept);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::OtherPromptCache`] for a file of another model or cache, or no such file; [`Error::PromptGone`] if the cache

@@ -12,18 +12,14 @@ use rayon::prelude::*;
 /// end to end, with nothing put before a window.
 ///
 /// ```
-/// use ingot::{DeviceChoice, LoadOptions, Model, Windows, compare};
+/// use ingot::Windows;
 ///
-/// let load = |name: &str| {
-///     let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
-///     Model::load(format!("../../models/{name}").as_ref(), options)
-/// };
-/// let (mut large, mut small) = (load("ingot-tales-14m")?, load("ingot-tales-1m")?);
-/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
-/// let (perplexity, error) = small.perplexity(text, windows, &mut |_, _| {})?.exp();
-/// println!("{perplexity:.1} ± {error:.1}");
-/// let apart = compare(&mut large, &mut small, text, windows, &mut |_, _| {})?;
-/// assert!(apart.kl().mean() > 0.0 && apart.positions.iter().all(|at| at.kl >= 0.0));
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let text = "Once upon a time there was a little boy who had a dog.";
+/// let windows = Windows { n_tokens: 4, most: Some(2) };
+/// let nll = model.perplexity(text, windows, &mut |_, _| {})?;
+/// assert_eq!(nll.n(), 2 * 3);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +31,12 @@ pub struct Windows {
 }
 
 /// A mean of many numbers, and how sure it is.
+///
+/// ```
+/// let mean = ingot::Mean::of([1.0, 2.0, 6.0].into_iter());
+/// println!("{:.1} ± {:.1}", mean.mean(), mean.standard_error());
+/// assert_eq!((mean.n(), mean.mean()), (3, 3.0));
+/// ```
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Mean {
     n: usize,
@@ -44,7 +46,12 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// Of numbers.
+    /// The mean of numbers; of none it is 0.
+    ///
+    /// ```
+    /// let seconds = [0.5, 0.7, 0.6].map(|time| time * 2.0);
+    /// assert!((ingot::Mean::of(seconds.into_iter()).mean() - 1.2).abs() < 1e-9);
+    /// ```
     pub fn of(numbers: impl Iterator<Item = f64>) -> Self {
         // Welford's recurrence, which does not cancel.
         numbers.fold(Self::default(), |Self { n, mean, squares }, x| {
@@ -52,26 +59,64 @@ impl Mean {
             Self { n: n + 1, mean: new, squares: squares + (x - mean) * (x - new) }
         })
     }
-    /// Count of numbers.
+    /// How many numbers there were.
+    ///
+    /// ```
+    /// assert_eq!(ingot::Mean::of((0..10).map(f64::from)).n(), 10);
+    /// ```
     pub fn n(&self) -> usize {
         self.n
     }
-    /// The mean.
+    /// Their sum by their count.
+    ///
+    /// ```
+    /// assert_eq!(ingot::Mean::of((0..10).map(f64::from)).mean(), 4.5);
+    /// ```
     pub fn mean(&self) -> f64 {
         self.mean
     }
-    /// Standard error of the mean: the sample's standard deviation by the root of its size.
+    /// Standard error of the mean: the sample's standard deviation by the root of its size; 0 for less than two numbers.
+    ///
+    /// ```
+    /// // A sample of four with variance 4.
+    /// let mean = ingot::Mean::of([1.0, 1.0, 1.0, 5.0].into_iter());
+    /// assert_eq!(mean.standard_error(), 1.0);
+    /// ```
     pub fn standard_error(&self) -> f64 {
         let n = self.n as f64;
         if self.n < 2 { 0.0 } else { (self.squares / (n - 1.0) / n).sqrt() }
     }
     /// The mean's exponential and its standard error: a perplexity, if the numbers are negative log-probabilities.
+    ///
+    /// ```
+    /// // Tokens of which each had one chance in eight.
+    /// let (perplexity, error) = ingot::Mean::of([8f64.ln(); 5].into_iter()).exp();
+    /// assert!((perplexity - 8.0).abs() < 1e-9 && error < 1e-9);
+    /// ```
     pub fn exp(&self) -> (f64, f64) {
         (self.mean.exp(), self.mean.exp() * self.standard_error())
     }
 }
 
 /// What two models say of one token.
+///
+/// ```
+/// use ingot::{Position, compare};
+///
+/// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows};
+/// # let load = |activations| {
+/// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
+/// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
+/// # };
+/// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
+/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
+/// for Position { token, nll_a, nll_b, kl, .. } in found.positions {
+///     println!("{:>8}: {nll_a:.3} {nll_b:.3}", a.tokenizer()?.decode(&[token], true)?);
+///     assert!((nll_a - nll_b).abs() < 0.5 && kl < 0.1);
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Position {
     /// Its place among the text's tokens.
@@ -89,6 +134,24 @@ pub struct Position {
 }
 
 /// How far two models' predictions are apart.
+///
+/// ```
+/// use ingot::{Comparison, compare};
+///
+/// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows};
+/// # let load = |activations| {
+/// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
+/// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
+/// # };
+/// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
+/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// // The same model in f32, and with activations rounded to 8 bits.
+/// let found: Comparison = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
+/// println!("KL divergence {:.4}, same top token {:.0} %", found.kl().mean(), 100.0 * found.same_top().mean());
+/// assert_eq!(found.positions.len(), 7);
+/// # assert!(found.kl().mean() > 0.0);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Comparison {
     /// Every predicted token, in order.
@@ -96,23 +159,91 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Negative log-probability in A.
+    /// Negative log-probability in A, in nats.
+    ///
+    /// ```
+    /// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows, compare};
+    /// # let load = |activations| {
+    /// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
+    /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
+    /// # };
+    /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
+    /// let alone = a.perplexity(text, windows, &mut |_, _| {})?;
+    /// assert!((found.nll_a().mean() - alone.mean()).abs() < 1e-6);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn nll_a(&self) -> Mean {
         Mean::of(self.positions.iter().map(|at| at.nll_a))
     }
-    /// Negative log-probability in B.
+    /// Negative log-probability in B, in nats.
+    ///
+    /// ```
+    /// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows, compare};
+    /// # let load = |activations| {
+    /// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
+    /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
+    /// # };
+    /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
+    /// let ratio = found.nll_b().exp().0 / found.nll_a().exp().0;
+    /// assert!(ratio != 1.0 && (0.9..1.1).contains(&ratio), "perplexities by one another");
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn nll_b(&self) -> Mean {
         Mean::of(self.positions.iter().map(|at| at.nll_b))
     }
-    /// KL divergence.
+    /// Kullback-Leibler divergence of B's distributions from A's, in nats.
+    ///
+    /// ```
+    /// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows, compare};
+    /// # let load = |activations| {
+    /// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
+    /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
+    /// # };
+    /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// let apart = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?.kl().mean();
+    /// assert!(apart > 0.0 && apart < 0.1);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn kl(&self) -> Mean {
         Mean::of(self.positions.iter().map(|at| at.kl))
     }
-    /// Share of tokens at which both find the same token most probable.
+    /// Share of tokens at which both find the same token most probable, 0 to 1.
+    ///
+    /// ```
+    /// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows, compare};
+    /// # let load = |activations| {
+    /// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
+    /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
+    /// # };
+    /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// let same = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?.same_top();
+    /// assert!(same.n() == 7 && same.mean() > 0.5);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn same_top(&self) -> Mean {
         Mean::of(self.positions.iter().map(|at| f64::from(u8::from(at.same_top))))
     }
-    /// The KL divergence that this share of tokens does not exceed.
+    /// The KL divergence, in nats, that a share (0 to 1) of the tokens does not exceed.
+    ///
+    /// ```
+    /// # use ingot::{Activations, DeviceChoice, LoadOptions, Model, Windows, compare};
+    /// # let load = |activations| {
+    /// #     let options = LoadOptions { device: DeviceChoice::Cpu, activations, ..LoadOptions::default() };
+    /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
+    /// # };
+    /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
+    /// let [least, median, most] = [0.0, 0.5, 1.0].map(|share| found.kl_quantile(share));
+    /// assert!(least <= median && median <= most && most > found.kl().mean());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn kl_quantile(&self, share: f64) -> f64 {
         let mut all: Vec<f64> = self.positions.iter().map(|at| at.kl).collect();
         all.sort_unstable_by(f64::total_cmp);
@@ -124,6 +255,17 @@ impl Comparison {
 impl Model {
     /// Negative log-probabilities of a text's tokens, in nats; [`Mean::exp`] is the perplexity. `progress` is told windows
     /// done and windows in all.
+    ///
+    /// ```
+    /// use ingot::Windows;
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let windows = Windows { n_tokens: 512, most: None };
+    /// let mut score = |text: &str| model.perplexity(text, windows, &mut |_, _| {}).map(|nll| nll.exp().0);
+    /// assert!(score("Once upon a time there was a little boy.")? < score("A boy little was there time a upon once.")?);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::ShortText`]; [`Error::NoPrediction`] at the first token whose logits are not numbers; those of the tokenizer and
@@ -158,6 +300,20 @@ impl Model {
 }
 
 /// Compares B's predictions of a text with A's. `progress` is told windows done and windows in all.
+///
+/// ```
+/// use ingot::{DeviceChoice, LoadOptions, Model, Windows, compare};
+///
+/// let load = |name: &str| {
+///     let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
+///     Model::load(format!("../../models/{name}").as_ref(), options)
+/// };
+/// let (mut large, mut small) = (load("ingot-tales-14m")?, load("ingot-tales-1m")?);
+/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// let apart = compare(&mut large, &mut small, text, windows, &mut |_, _| {})?;
+/// assert!(apart.kl().mean() > 0.0 && apart.positions.iter().all(|at| at.kl >= 0.0));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::NotComparable`] if tokens or vocabulary differ; [`Error::NoPrediction`] also where B gives no chance at all to a

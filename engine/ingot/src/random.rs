@@ -9,6 +9,15 @@ use ingot_ir::weight::{Format, KFormat, Layout, ScaleType, Source, Weight, Weigh
 use std::collections::BTreeMap;
 
 /// The shape of a Llama.
+///
+/// ```
+/// use ingot::RandomShape;
+///
+/// // Llama 3.2 1B with half as many layers.
+/// let shape = RandomShape { n_layers: 8, ..RandomShape::named("llama-1b")? };
+/// assert_eq!((shape.hidden, shape.n_heads * shape.head_dim), (2048, 2048));
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct RandomShape {
     /// Name, e.g. `llama-8b`.
@@ -95,7 +104,18 @@ const SHAPES: &[RandomShape] = &[
 
 impl RandomShape {
     /// A known shape, 4-bit affine with group 64 unless a format follows its name: `llama-8b`, `llama-8b:mxfp4`,
-    /// `llama-8b:affine8g64_f16`.
+    /// `llama-8b:affine8g64_f16`. Known are `smollm2-135m`, `llama-1b`, `llama-8b` and `llama-70b`.
+    ///
+    /// ```
+    /// use ingot::{RandomShape, ir::weight::Format};
+    ///
+    /// assert_eq!(RandomShape::named("llama-8b:mxfp4")?.format, Format::Mxfp4);
+    /// assert!(RandomShape::named("llama-9b").is_err_and(|error| error.to_string().contains("llama-8b")));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownShape`] and [`Error::UnknownFormat`], with what is known.
     pub fn named(name: &str) -> Result<Self, Error> {
         let known = || SHAPES.iter().map(|shape| shape.name).collect::<Vec<_>>().join(", ");
         let (shape, format) = name.split_once(':').map_or((name, None), |(shape, format)| (shape, Some(format)));
@@ -109,13 +129,26 @@ impl RandomShape {
     }
 
     /// The op graph, as `ingot-models` would build it from a checkpoint of this shape.
-    pub fn graph(&self) -> Graph {
-        let mut graph = Graph::new(format!("{} with random weights", self.name));
-        match self.build(&mut graph) {
-            Ok(outputs) => graph.outputs = outputs,
-            Err(error) => unreachable!("a known shape is right: {error}"),
+    ///
+    /// ```
+    /// use ingot::RandomShape;
+    ///
+    /// let graph = RandomShape::named("llama-70b")?.graph()?;
+    /// assert_eq!(graph.kv.layers.ids().len(), 80);
+    /// assert!(RandomShape { hidden: 100, ..RandomShape::named("llama-70b")? }.graph().is_err(), "no whole groups of 64");
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownFormat`] if the format's groups do not divide a matrix' rows; the representation's, for a shape that is none.
+    pub fn graph(&self) -> Result<Graph, Error> {
+        let widths = [self.hidden, self.intermediate, self.n_heads.saturating_mul(self.head_dim)];
+        if !widths.into_iter().all(|n| n > 0 && self.format.takes_cols(n)) {
+            return Err(Error::UnknownFormat { found: self.format.to_string(), shape: self.name.into() });
         }
-        graph
+        let mut graph = Graph::new(format!("{} with random weights", self.name));
+        graph.outputs = self.build(&mut graph).map_err(ingot_models::Error::from)?;
+        Ok(graph)
     }
 
     fn build(&self, graph: &mut Graph) -> Result<Vec<ValueId>, ingot_ir::IrError> {
@@ -342,7 +375,7 @@ mod tests {
     #[test]
     fn spread_tensors_hold_what_they_held_and_share_nothing() {
         let shape = RandomShape { n_layers: 2, n_vocab: 128, ..SHAPES[0].clone() };
-        let graph = shape.graph();
+        let graph = shape.graph().unwrap();
         let (before, mut after) = (RandomWeights::new(&graph), RandomWeights::new(&graph));
         after.spread();
         let mut spans = Vec::new();

@@ -4,7 +4,7 @@ use crate::lower::Lowered;
 use crate::quality::{Window, Windows, cut, log_sum, no_prediction};
 use crate::weights::{ChangedWeights, Weights};
 use crate::{Error, LoadOptions, Model};
-use ingot_ir::weight::{Format, Source};
+use ingot_ir::weight::Format;
 use ingot_models::convert::search::{Candidate, Sensitivities};
 use ingot_models::formats::affine::QuantShape;
 use ingot_models::weights::WeightTable;
@@ -18,6 +18,25 @@ use std::sync::Arc;
 ///
 /// Of a distribution the most probable tokens are compared one by one, and the others as one, so that what is kept of
 /// the model as it is does not grow with the vocabulary.
+///
+/// ```
+/// use ingot::{Cache, Candidates, DeviceChoice, LoadOptions, Target, Widths, Windows};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let floats = folder.path().join("f32");
+/// # let from = "../../models/ingot-tales-1m".as_ref();
+/// # let options = ingot::ConvertOptions { dequantize: true, ..Default::default() };
+/// # ingot::convert(from, &floats, &options, &mut |_, _| true)?;
+/// let candidates = Candidates::measure(&floats, Widths::new(3, 6, 64)?, &mut |_, _| {})?;
+/// let shape = candidates.equal(Target::BitsPerWeight(5.0))?;
+/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: None });
+/// let mut load = || LoadOptions { device: DeviceChoice::Cpu, cache: Cache::Off, ..LoadOptions::default() };
+/// let some = &candidates.matrices[..2];
+/// let found = ingot::sensitivities(&floats, some, shape, text, windows, &mut load, &mut |_, _| {})?;
+/// assert_eq!(found[0].0, some[0].path);
+/// assert!(found.iter().all(|(_, damage)| *damage > 0.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// Those of loading and running, and of [`Model::perplexity`].
@@ -55,11 +74,7 @@ pub fn sensitivities(
         let mut graph = graph.clone();
         let scales = matrix.scale_type;
         let format = Format::Affine { bits: shape.bits as u8, group: shape.group as u16, scales };
-        for id in graph.weights.ids() {
-            if matches!(&graph.weights[id].source, Source::Tensor(name) if *name == candidate.path) {
-                graph.weights[id].format = format;
-            }
-        }
+        candidate.replace(&mut graph, format);
         let weights = Weights::Changed(ChangedWeights::new(Arc::clone(&weights), candidate.path.clone(), matrix));
         let changed = Lowered::new(graph, weights, eos_ids.clone(), max_positions);
         let mut model = Model::load_lowered(changed, load())?;

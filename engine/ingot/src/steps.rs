@@ -14,18 +14,13 @@ use ingot_runtime::world::World;
 /// A step: sequences that are alike.
 ///
 /// ```
-/// use ingot::{DeviceChoice, LoadOptions, Model, Sampling, StepShape};
+/// use ingot::StepShape;
 ///
-/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
-/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
-/// let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
-/// let facts = model.step_facts(shape)?;
-/// println!("{} launches, {} bytes, {} operations", facts.n_dispatches, facts.cost.bytes(), facts.cost.flops);
-/// let profile = model.profile(shape, &Sampling::default(), 1)?;
-/// assert_eq!(profile.launches.len(), facts.n_dispatches);
-/// for kernel in profile.by_kernel() {
-///     println!("{} x {}: {} s", kernel.n, kernel.name, kernel.time_s);
-/// }
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let chunk = model.step_facts(StepShape { n_sequences: 1, n_tokens: 16, depth: 0 })?;
+/// let decode = model.step_facts(StepShape { n_sequences: 1, n_tokens: 1, depth: 16 })?;
+/// assert!(chunk.cost.flops > 4 * decode.cost.flops);
 /// # Ok::<(), ingot::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +34,17 @@ pub struct StepShape {
 }
 
 /// What a step does.
+///
+/// ```
+/// use ingot::{StepFacts, StepShape};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// let StepFacts { n_dispatches, cost, bounds } = model.step_facts(StepShape { n_sequences: 1, n_tokens: 5, depth: 0 })?;
+/// println!("{n_dispatches} launches, {} bytes, {} operations", cost.bytes(), cost.flops);
+/// assert!(n_dispatches > 0 && bounds.tokens >= 5);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StepFacts {
     /// Kernel launches.
@@ -50,6 +56,19 @@ pub struct StepFacts {
 }
 
 /// One kernel launch of a profiled step.
+///
+/// ```
+/// use ingot::{ProfiledLaunch, Sampling, StepShape};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// # let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
+/// for ProfiledLaunch { name, start_s, time_s, cost, .. } in model.profile(shape, &Sampling::default(), 1)?.launches {
+///     println!("at {start_s} s for {time_s} s, {} bytes: {name}", cost.bytes());
+///     # assert!(start_s >= 0.0 && time_s >= 0.0 && !name.is_empty());
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct ProfiledLaunch {
     /// Its kernel's number in the plan.
@@ -65,6 +84,19 @@ pub struct ProfiledLaunch {
 }
 
 /// All launches of one kernel.
+///
+/// ```
+/// use ingot::{ProfiledKernel, Sampling, StepShape};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// # let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
+/// for ProfiledKernel { name, n, time_s, .. } in model.profile(shape, &Sampling::default(), 1)?.by_kernel() {
+///     println!("{n} x {name}: {time_s} s");
+///     # assert!(n > 0);
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct ProfiledKernel {
     /// Its number in the plan.
@@ -80,6 +112,18 @@ pub struct ProfiledKernel {
 }
 
 /// A step, kernel by kernel.
+///
+/// ```
+/// use ingot::{Profile, Sampling, StepShape};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// # let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
+/// let profile: Profile = model.profile(shape, &Sampling::default(), 1)?;
+/// println!("{:.0} us, its kernels one by one {:.0}", 1e6 * profile.step_s, 1e6 * profile.kernels_s());
+/// assert_eq!(profile.launches.len(), profile.facts.n_dispatches);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Profile {
     /// The step.
@@ -94,6 +138,19 @@ pub struct Profile {
 
 impl Profile {
     /// Launches by kernel, the longest first.
+    ///
+    /// ```
+    /// # use ingot::{Sampling, StepShape};
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
+    /// let kernels = model.profile(shape, &Sampling::default(), 1)?.by_kernel();
+    /// for kernel in &kernels {
+    ///     println!("{} x {}: {:.6} s", kernel.n, kernel.name, kernel.time_s);
+    /// }
+    /// assert!(kernels.is_sorted_by(|a, b| a.time_s >= b.time_s));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn by_kernel(&self) -> Vec<ProfiledKernel> {
         let mut kernels: Vec<ProfiledKernel> = Vec::new();
         for launch in &self.launches {
@@ -112,6 +169,17 @@ impl Profile {
     }
 
     /// Seconds of all kernels, one after the other.
+    ///
+    /// ```
+    /// # use ingot::{Sampling, StepShape};
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
+    /// let profile = model.profile(shape, &Sampling::default(), 1)?;
+    /// let by_kernel: f64 = profile.by_kernel().iter().map(|kernel| kernel.time_s).sum();
+    /// assert!((profile.kernels_s() - by_kernel).abs() < 1e-9);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn kernels_s(&self) -> f64 {
         self.launches.iter().map(|launch| launch.time_s).sum()
     }
@@ -120,6 +188,17 @@ impl Profile {
 /// Measures what a device can do at most, before a model is loaded: beside 40 GB of weights an H100 read other memory at 59 %
 /// of the speed that it reads it at alone. Gives the device's name too; `None` for the processor, whose limits a model
 /// measures with its own threads.
+///
+/// ```
+/// use ingot::{DeviceChoice, ceilings};
+///
+/// # let choice = DeviceChoice::Cpu;
+/// if let Some((name, ceilings)) = ceilings(&choice)? {
+///     println!("{name}: {:.0} GB/s", ceilings.read_gb_s);
+/// }
+/// assert!(ceilings(&DeviceChoice::Cpu)?.is_none());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 ///
 /// # Errors
 /// As opening the device, or if it has no room for the buffer that is read.
@@ -132,11 +211,14 @@ pub fn ceilings(choice: &DeviceChoice) -> Result<Option<(String, Ceilings)>, Err
 impl Model {
     /// Measures what the device can do at most, beside the loaded model; see [`ceilings`].
     ///
-    /// ```no_run
-    /// # use ingot::{LoadOptions, Model, StepShape};
-    /// # let model = Model::load("models/ingot-tales-14m".as_ref(), LoadOptions::default())?;
+    /// ```
+    /// use ingot::StepShape;
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
     /// let cost = model.step_facts(StepShape { n_sequences: 1, n_tokens: 1, depth: 0 })?.cost;
-    /// println!("a token takes at least {} s", model.ceilings()?.least_s(cost.bytes(), cost.flops));
+    /// let least_s = model.ceilings()?.least_s(cost.bytes(), cost.flops);
+    /// assert!(least_s > 1e-7, "a token takes at least {least_s} s");
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///
@@ -146,7 +228,20 @@ impl Model {
         Ok(self.world.backend.ceilings()?)
     }
 
-    /// What a step does.
+    /// What a step does, without running it.
+    ///
+    /// ```
+    /// use ingot::{Error, StepShape};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let shape = StepShape { n_sequences: 1, n_tokens: 1, depth: 16 };
+    /// assert!(model.step_facts(shape)?.cost.weight_bytes > 0);
+    /// // The model is loaded for one sequence at a time.
+    /// let four = StepShape { n_sequences: 4, ..shape };
+    /// assert!(matches!(model.step_facts(four), Err(Error::BadStep(_))));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::BadStep`] if no step of the plan is like that.
@@ -159,6 +254,17 @@ impl Model {
     /// Runs a step `repeats` times, and as often with its kernels timed one by one. A GPU chooses each sequence's token as
     /// `sampling` says; what only the processor can choose is left out. The cache holds whatever it held: times do not
     /// depend on it. The model must be idle.
+    ///
+    /// ```
+    /// use ingot::{Sampling, StepShape};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let shape = StepShape { n_sequences: 1, n_tokens: 16, depth: 0 };
+    /// let profile = model.profile(shape, &Sampling::default(), 3)?;
+    /// assert!(profile.step_s > 0.0 && profile.kernels_s() > 0.0);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::BadStep`] if no step of the plan is like that; those of the device.
@@ -186,7 +292,7 @@ impl Model {
         }
         let mut words = Vec::new();
         tables.write(&mut words);
-        let input = StepInput { variant, dims: tables.dims(), words: &words, want_logits: false };
+        let input = StepInput { variant, dims: tables.dims(), words: &words, want_logits: false, chooses_later: false };
         let (mut whole_s, mut runs) = (Vec::new(), Vec::new());
         let mut output = StepOutput::default();
         // The first round warms up.

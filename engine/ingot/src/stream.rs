@@ -9,16 +9,19 @@ use ingot_runtime::world::Event;
 /// An answer under way, piece by piece. Its last piece tells why it ended. Dropping it ends the answer.
 ///
 /// ```
-/// # use ingot::{DeviceChoice, GenerateOptions, LoadOptions, Model};
-/// # let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
-/// let mut model = Model::load("../../models/ingot-tales-1m".as_ref(), options)?;
+/// use ingot::{GenerateOptions, Stream};
+///
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let prompt = model.chat_prompt("Tell me a story.")?;
-/// let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
-/// for piece in model.stream(&prompt, &options)? {
+/// let options = GenerateOptions { max_tokens: 8, ignore_eos: true, ..GenerateOptions::default() };
+/// let pieces: Stream<'_> = model.stream(&prompt, &options)?;
+/// for piece in pieces {
 ///     let piece = piece?;
 ///     print!("{}", piece.text);
 ///     if let Some(finish) = piece.finish {
-///         println!("\n{finish:?} after {} tokens", piece.stats.n_generated);
+///         println!("\n{finish} after {} tokens", piece.stats.n_generated);
+///         # assert_eq!(piece.stats.n_generated, 8);
 ///     }
 /// }
 /// # Ok::<(), ingot::Error>(())
@@ -35,8 +38,22 @@ pub struct Stream<'a> {
 impl Model {
     /// Begins an answer to a prompt.
     ///
+    /// ```
+    /// use ingot::GenerateOptions;
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let prompt = model.text_prompt("Once upon a time")?;
+    /// let mut pieces = model.stream(&prompt, &GenerateOptions::default())?;
+    /// let first = pieces.next().unwrap()?;
+    /// assert_eq!((first.stats.n_prompt, first.stats.n_generated), (prompt.len(), 1));
+    /// drop(pieces); // ends the answer
+    /// assert!(model.stream(&[], &GenerateOptions::default()).is_err(), "an empty prompt");
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// A prompt that is empty, too long or holds an unknown token; sampling parameters out of range.
+    /// A prompt that is empty, too long or holds an unknown token; sampling parameters out of range; a form that is none.
     pub fn stream(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Stream<'_>, Error> {
         let answering = Some(Answering::begin(self, prompt, options)?);
         Ok(Stream { model: self, answering, events: Vec::new(), is_over: false })
@@ -51,6 +68,19 @@ impl Model {
 
 impl Stream<'_> {
     /// Ends the answer. Its last piece still comes.
+    ///
+    /// ```
+    /// # use ingot::{FinishReason, GenerateOptions};
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let prompt = model.chat_prompt("Tell me a story.")?;
+    /// # let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+    /// let mut pieces = model.stream(&prompt, &options)?;
+    /// pieces.next();
+    /// pieces.stop();
+    /// assert_eq!(pieces.last().unwrap()?.finish, Some(FinishReason::Cancelled));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     pub fn stop(&mut self) {
         if let Some(answering) = &mut self.answering {
             answering.stop(&mut self.model.world);
@@ -58,6 +88,19 @@ impl Stream<'_> {
     }
 
     /// Runs to the end and gives the whole answer, pieces that were taken included.
+    ///
+    /// ```
+    /// # use ingot::{FinishReason, GenerateOptions};
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// # let prompt = model.chat_prompt("Tell me a story.")?;
+    /// # let options = GenerateOptions { max_tokens: 8, ..GenerateOptions::default() };
+    /// let mut pieces = model.stream(&prompt, &options)?;
+    /// let first = pieces.next().unwrap()?;
+    /// let answer = pieces.answer()?;
+    /// assert_eq!(Some(answer.ids[0]), first.id);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Those of the device and the tokenizer.

@@ -12,13 +12,10 @@ use std::sync::Arc;
 /// Which tiles a compilation takes.
 ///
 /// ```
-/// use ingot::{DeviceChoice, Tiles, stored_path, tuned_target};
+/// use ingot::Tiles;
 ///
-/// let tiles: Tiles = "builtin".parse().unwrap();
-/// assert_eq!(tuned_target(&DeviceChoice::Cpu, &tiles)?.name, "cpu");
-/// // Where `ingot tune` keeps what it has found for an adapter.
-/// println!("{:?}", stored_path("NVIDIA H100"));
-/// # Ok::<(), ingot::Error>(())
+/// assert_eq!("builtin".parse(), Ok(Tiles::BuiltIn));
+/// assert_eq!("tiles.json".parse(), Ok(Tiles::File("tiles.json".into())));
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Tiles {
@@ -46,6 +43,19 @@ impl Tiles {
     /// Gives a target the tiles; `adapter` names the device that the plan is for, if it is here. Plans of the processor
     /// have no tiles.
     ///
+    /// ```
+    /// use ingot::{Tiles, compiler::{TargetProfile, TileTable}};
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("tiles.json");
+    /// TileTable::new("NVIDIA H100", "nvidia").write(&path)?;
+    /// let mut target = TargetProfile::nvidia();
+    /// Tiles::File(path.clone()).set(&mut target, None)?;
+    /// assert_eq!(target.tiles.device, "NVIDIA H100");
+    /// assert!(Tiles::File(path).set(&mut TargetProfile::apple(), None).is_err(), "measured for another target");
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Tiles`] if the table cannot be read, is none, or was measured for another target.
     pub fn set(&self, target: &mut TargetProfile, adapter: Option<&str>) -> Result<(), Error> {
@@ -68,6 +78,13 @@ impl Tiles {
 
 /// What the compiler is told of the device that a choice means, tiles included.
 ///
+/// ```
+/// use ingot::{DeviceChoice, Tiles, tuned_target};
+///
+/// assert_eq!(tuned_target(&DeviceChoice::Cpu, &Tiles::Stored)?.name, "cpu");
+/// # Ok::<(), ingot::Error>(())
+/// ```
+///
 /// # Errors
 /// As opening the device and reading the table.
 pub fn tuned_target(choice: &DeviceChoice, tiles: &Tiles) -> Result<TargetProfile, Error> {
@@ -78,6 +95,11 @@ pub fn tuned_target(choice: &DeviceChoice, tiles: &Tiles) -> Result<TargetProfil
 }
 
 /// The file of an adapter's tiles in the data folder; `None` if there is no such folder.
+///
+/// ```
+/// let path = ingot::stored_path("NVIDIA H100");
+/// assert!(path.is_none_or(|path| path.ends_with("tiles/nvidia-h100.json")));
+/// ```
 pub fn stored_path(adapter: &str) -> Option<PathBuf> {
     Some(data_folder()?.join("tiles").join(format!("{}.json", slug(adapter))))
 }

@@ -43,18 +43,19 @@ const WORTH: f64 = 0.98;
 /// How tiles are chosen.
 ///
 /// ```no_run
-/// use ingot::{DeviceChoice, RandomShape, TuneOptions, TuneProgress, tune, tune_random};
+/// use ingot::{DeviceChoice, TuneOptions};
 ///
-/// let progress = &mut |now: &TuneProgress| println!("shape {} of {}", now.ix + 1, now.n_shapes);
-/// let options = TuneOptions { device: DeviceChoice::Gpu, quick: true, max_candidates: None, output: None, progress };
-/// let tuned = tune("models/ingot-tales-14m".as_ref(), options)?;
-/// println!("{} shapes", tuned.shapes.len());
-///
-/// let output = Some("tiles.json".into());
-/// let options = TuneOptions { device: DeviceChoice::Gpu, quick: false, max_candidates: None, output, progress: &mut |_| {} };
-/// tune_random(&RandomShape::named("llama-1b")?, options)?;
+/// let options = TuneOptions {
+///     device: DeviceChoice::Gpu,
+///     quick: true,
+///     output: Some("tiles.json".into()),
+///     ..TuneOptions::default()
+/// };
+/// let tuned = ingot::tune("models/ingot-tales-14m".as_ref(), options)?;
+/// assert_eq!(tuned.shapes.len(), 5);
 /// # Ok::<(), ingot::Error>(())
 /// ```
+#[derive(Default)]
 pub struct TuneOptions<'a> {
     /// The device; it must be a GPU.
     pub device: DeviceChoice,
@@ -65,10 +66,20 @@ pub struct TuneOptions<'a> {
     /// The file to write the table to, alone; `None` adds its rows to the table that is kept for the adapter.
     pub output: Option<PathBuf>,
     /// Told before each candidate is measured.
-    pub progress: &'a mut dyn FnMut(&TuneProgress),
+    pub progress: Option<&'a mut dyn FnMut(&TuneProgress)>,
 }
 
 /// How far tuning is.
+///
+/// ```no_run
+/// use ingot::{TuneOptions, TuneProgress};
+///
+/// let show = &mut |now: &TuneProgress| {
+///     println!("shape {} of {}: {} of {}", now.ix + 1, now.n_shapes, now.candidate + 1, now.n_candidates);
+/// };
+/// ingot::tune("models/ingot-tales-14m".as_ref(), TuneOptions { progress: Some(show), ..TuneOptions::default() })?;
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct TuneProgress {
     /// The shape that is being measured.
@@ -84,6 +95,16 @@ pub struct TuneProgress {
 }
 
 /// What was found for a shape.
+///
+/// ```no_run
+/// use ingot::{TuneOptions, TunedShape};
+///
+/// let tuned = ingot::tune("models/ingot-tales-14m".as_ref(), TuneOptions::default())?;
+/// for TunedShape { row, n_measured, .. } in tuned.shapes {
+///     println!("{} x {}: {:.2} times as fast, of {n_measured}", row.shape.n, row.shape.k, row.default_us / row.us);
+/// }
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct TunedShape {
     /// The table's row.
@@ -97,6 +118,14 @@ pub struct TunedShape {
 }
 
 /// What tuning gave.
+///
+/// ```no_run
+/// use ingot::{TuneOptions, Tuned};
+///
+/// let Tuned { shapes, table, path } = ingot::tune("models/ingot-tales-14m".as_ref(), TuneOptions::default())?;
+/// println!("{}: {} shapes on {}", path.display(), shapes.len(), table.device);
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tuned {
     /// What was found, in the order of the plan.
@@ -107,7 +136,17 @@ pub struct Tuned {
     pub path: PathBuf,
 }
 
-/// Measures the products of the checkpoint in a folder and keeps the best tiles.
+/// Measures the products of a checkpoint (a folder, or a GGUF file) on a GPU, for minutes, and keeps the best tiles.
+///
+/// ```
+/// use ingot::{DeviceChoice, Error, TuneOptions, tune};
+///
+/// # let choice = DeviceChoice::Cpu;
+/// match tune("../../models/ingot-tales-1m".as_ref(), TuneOptions { device: choice, ..TuneOptions::default() }) {
+///     Ok(tuned) => println!("{}", tuned.path.display()),
+///     Err(error) => assert!(matches!(error, Error::NotTunable), "the processor has no tiles"),
+/// }
+/// ```
 ///
 /// # Errors
 /// [`Error::NotTunable`] for the processor; those of the checkpoint, the compiler and the device.
@@ -117,13 +156,21 @@ pub fn tune(folder: &Path, options: TuneOptions<'_>) -> Result<Tuned, Error> {
 
 /// Measures the products of a known shape.
 ///
+/// ```no_run
+/// use ingot::{RandomShape, TuneOptions};
+///
+/// let tuned = ingot::tune_random(&RandomShape::named("llama-1b")?, TuneOptions::default())?;
+/// assert!(tuned.table.rows.iter().all(|row| row.us <= row.default_us));
+/// # Ok::<(), ingot::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`tune`].
 pub fn tune_random(shape: &RandomShape, options: TuneOptions<'_>) -> Result<Tuned, Error> {
-    tune_lowered(&Lowered::random(shape), options)
+    tune_lowered(&Lowered::random(shape)?, options)
 }
 
-fn tune_lowered(model: &Lowered, options: TuneOptions<'_>) -> Result<Tuned, Error> {
+fn tune_lowered(model: &Lowered, mut options: TuneOptions<'_>) -> Result<Tuned, Error> {
     let Some(adapter) = device::resolve(&options.device)? else { return Err(Error::NotTunable) };
     let name = &adapter.info().name;
     let path = options.output.clone().or_else(|| tiles::stored_path(name)).ok_or(Error::NoDataFolder)?;
@@ -141,8 +188,10 @@ fn tune_lowered(model: &Lowered, options: TuneOptions<'_>) -> Result<Tuned, Erro
     for (ix, product) in found.iter().enumerate() {
         let bench = Bench { gpu: &gpu, target: &target, plan: &plan, weights: &model.weights };
         let mut told = |candidate, n_candidates| {
-            let shape = product.shape.clone();
-            (options.progress)(&TuneProgress { shape, ix, n_shapes: found.len(), candidate, n_candidates });
+            if let Some(progress) = &mut options.progress {
+                let shape = product.shape.clone();
+                progress(&TuneProgress { shape, ix, n_shapes: found.len(), candidate, n_candidates });
+            }
         };
         let limit = options.max_candidates.unwrap_or(usize::MAX);
         let tuned = bench.shape(product, options.quick, limit, &mut told)?;

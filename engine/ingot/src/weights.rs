@@ -63,10 +63,21 @@ impl CheckpointWeights {
         Self { checkpoint, made }
     }
 
-    /// A matrix in another engine's form, made in whole the first time.
+    /// A matrix in another engine's form, made in whole the first time. From then on the file's bytes take no memory.
     fn whole(&self, path: &str) -> Option<&Rows> {
         let foreign = self.checkpoint.foreign(path)?;
-        Some(self.made.get(path)?.get_or_init(|| foreign.rows(0..foreign.n_rows)))
+        let make = || {
+            let rows = foreign.rows(0..foreign.n_rows);
+            self.checkpoint.release(path);
+            rows
+        };
+        Some(self.made.get(path)?.get_or_init(make))
+    }
+
+    /// Lets go of the file's bytes of all that was made: of neighbours in the file a look at one may have brought back the others.
+    fn release_made(&self) {
+        let made = self.made.iter().filter(|(_, rows)| rows.get().is_some());
+        made.for_each(|(path, _)| self.checkpoint.release(path));
     }
 
     fn stored(&self, name: &str) -> Option<TensorBytes<'_>> {
@@ -120,6 +131,15 @@ impl Weights {
             Self::Artifact(artifact) => Some(artifact.path()),
             Self::Changed(changed) => changed.others.path(),
             Self::Random(_) | Self::Made(_) => None,
+        }
+    }
+
+    /// Lets go of what is in memory a second time, once all matrices were asked for.
+    pub(crate) fn release_made(&self) {
+        match self {
+            Self::Checkpoint(weights) => weights.release_made(),
+            Self::Changed(changed) => changed.others.release_made(),
+            _ => {}
         }
     }
 

@@ -21,9 +21,9 @@ pub enum RuntimeError {
     BadPlan(#[from] ingot_ir::IrError),
     /// Too little memory for what was asked.
     #[error(
-        "needs {} ({} weights, {} KV pages for {} sequences of {} tokens), but the budget is {budget}; \
+        "needs {} ({} weights, {} KV pages for {}), but the budget is {budget}; \
          lower --context or --max-batch, or raise --memory-budget",
-        Bytes(table.total()), Bytes(table.weights), Bytes(table.kv), table.max_batch, table.context
+        Bytes(table.total()), Bytes(table.weights), Bytes(table.kv), table.sequences()
     )]
     OverBudget {
         /// Where the bytes would go.

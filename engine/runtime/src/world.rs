@@ -12,6 +12,7 @@ use ingot_ir::kv::{KvGroupId, Window};
 use ingot_ir::plan::Plan;
 use ingot_ir::step::StepTables;
 use std::collections::VecDeque;
+use std::fmt;
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
@@ -48,6 +49,18 @@ pub enum FinishReason {
     KvFull,
     /// The client went away.
     Cancelled,
+}
+
+impl fmt::Display for FinishReason {
+    /// In one word, as programs read it: `stop`, `length`, `kv_full` or `cancelled`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::KvFull => "kv_full",
+            Self::Cancelled => "cancelled",
+        })
+    }
 }
 
 /// What happened to a request.
@@ -215,6 +228,10 @@ impl Sequences {
             sampled_row: vec![None; n],
         }
     }
+    /// Whether the device chooses a row's tokens by a form.
+    pub fn is_formed_by_device(&self, row: usize) -> bool {
+        self.constraint[row].is_some() && matches!(self.chooser[row], Chooser::Device(_))
+    }
     /// Whether a row's next token cannot be chosen yet, since the tokens that fit are still being computed. Never blocks.
     pub fn waits_for_mask(&mut self, row: usize) -> bool {
         self.is_under_way(row) && self.constraint[row].as_mut().is_some_and(|constraint| !constraint.is_ready())
@@ -240,6 +257,8 @@ pub struct InFlight {
     pub sequences: Vec<usize>,
     /// For each entry: tokens of the step, first wanted row, wanted rows.
     pub spans: Vec<(u32, u32, u32)>,
+    /// Whether the device has been told to choose its tokens, and not only to compute the logits.
+    pub is_chosen: bool,
 }
 
 /// Limits that a world is opened with.

@@ -4,6 +4,7 @@ use super::Architecture;
 use super::fields::Fields;
 use crate::error::Result;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// A mixture of experts in place of the MLP of some layers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,10 +60,10 @@ pub(super) fn experts(
 fn sparse_layers(fields: &Fields<'_>, n_layers: u32) -> Result<Vec<bool>> {
     let step = fields.u32_or("decoder_sparse_step", 1..=4096, 1)?;
     let dense = match fields.get("mlp_only_layers") {
-        None => Vec::new(),
+        None => BTreeSet::new(),
         Some(list) => {
             let number = |item: &Value| item.as_u64();
-            let list: Option<Vec<u64>> = list.as_array().and_then(|list| list.iter().map(number).collect());
+            let list: Option<BTreeSet<u64>> = list.as_array().and_then(|list| list.iter().map(number).collect());
             list.ok_or_else(|| fields.wrong("mlp_only_layers", "a list of numbers of layers"))?
         }
     };

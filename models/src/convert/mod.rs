@@ -256,9 +256,10 @@ fn describe(
     let mut named: Vec<(&String, &Quant)> = kept.iter().collect();
     let mut routers: Vec<&String> = Vec::new();
     if quantization.is_none()
-        && let Some((_, quant)) = named.first()
+        && let Some((_, default)) = named.first().copied()
     {
-        quantization = Some(quant_object(**quant));
+        quantization = Some(quant_object(*default));
+        named.retain(|(_, quant)| *quant != default);
     }
     if let Some(recipe) = &options.quantize {
         let is_told = |quant: &Quant| quantization.is_some() || recipe.is_named(*quant);

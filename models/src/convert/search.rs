@@ -5,13 +5,15 @@
 //! numbers is at this width: for small errors a divergence grows with their square. Damages are taken to add up.
 
 use super::stream::{Item, Kind, Rows};
-use super::{ConvertOptions, Recipe, choose};
+use super::{ConvertOptions, Module, Recipe, choose, module};
 use crate::config::Quant;
 use crate::error::{Error, Result};
 use crate::formats::affine::{AffineMatrix, BITS, QuantShape};
 use crate::formats::safetensors::StoredType;
 use crate::model::Model;
 use crate::weights::WeightTable;
+use ingot_ir::graph::Graph;
+use ingot_ir::weight::{Format, Source};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -41,10 +43,12 @@ pub type Sensitivities = Vec<(String, f64)>;
 /// A matrix that may take any of the widths.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Candidate {
-    /// Path of its module.
+    /// Path of its module; experts are one module, their stack.
     pub path: String,
-    /// Rows and columns.
+    /// Rows and columns; of experts those of all, one below the other.
     pub shape: [usize; 2],
+    /// Paths of the matrices that it is made of, one below the other: single experts, else itself.
+    parts: Vec<String>,
     /// Type of its scales; its numbers are rounded to it before they are quantized.
     float: StoredType,
     /// By width, the narrowest first.
@@ -103,10 +107,30 @@ impl Candidate {
     /// # Errors
     /// Those of the table, which must be the checkpoint's.
     pub fn quantized(&self, weights: &WeightTable<'_>, shape: QuantShape) -> Result<AffineMatrix> {
-        let matrix = weights.matrix(&self.path, self.shape[0], self.shape[1])?;
-        let matrix = Rows { parts: vec![matrix], n_experts: None };
+        let [n_rows, n_cols] = self.shape;
+        let height = n_rows / self.parts.len();
+        let parts = self.parts.iter().map(|path| weights.matrix(path, height, n_cols)).collect::<Result<Vec<_>>>()?;
+        let matrix = Rows { parts, n_experts: None };
         let kind = Kind::Quantize { matrix, float: self.float, quant: Quant::Affine(shape) };
         Ok(Item { path: self.path.clone(), kind }.quantized())
+    }
+
+    /// Has the graph, which must be the checkpoint's, read a tensor of another format at the candidate's path, also where it
+    /// read single experts.
+    pub fn replace(&self, graph: &mut Graph, format: Format) {
+        let is_own = |graph: &Graph, source: &Source| match source {
+            Source::Tensor(name) => *name == self.path,
+            Source::Stack(parts) => parts.first().is_some_and(
+                |first| matches!(&graph.weights[*first].source, Source::Tensor(name) if *name == self.parts[0]),
+            ),
+            _ => false,
+        };
+        for id in graph.weights.ids() {
+            if is_own(graph, &graph.weights[id].source) {
+                graph.weights[id].source = Source::Tensor(self.path.clone());
+                graph.weights[id].format = format;
+            }
+        }
     }
 }
 
@@ -118,8 +142,10 @@ impl Candidates {
     /// Those of the checkpoint; [`Error::Unsupported`] if nothing in it is to be quantized.
     pub fn measure(source: &Path, widths: Widths, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
         let model = Model::open(source)?;
-        let options =
-            ConvertOptions { quantize: Some(Recipe::Uniform(widths.quant(widths.low))), ..Default::default() };
+        // Of a listed recipe, no family makes exceptions.
+        let default = QuantShape { bits: widths.low, group: widths.group };
+        let recipe = Recipe::Listed { default, bits: BTreeMap::new() };
+        let options = ConvertOptions { quantize: Some(recipe), ..ConvertOptions::default() };
         let dtype = model.files.json_or_null("config.json")?.as_object().and_then(super::config_dtype);
         let items = choose(&model, &options, dtype)?.items;
         let n_parameters = items.iter().map(Item::n_numbers).sum();
@@ -135,10 +161,10 @@ impl Candidates {
         let total = items.iter().map(Item::n_numbers).sum::<u64>() * widths.all().count() as u64;
         let mut done = 0;
         let mut matrices = Vec::with_capacity(items.len());
-        if items.iter().any(|item| item.kind.rows().is_some_and(|rows| rows.n_experts.is_some())) {
-            let what = "is a mixture of experts, for which there is no search yet; use `ingot convert -q`".into();
-            return Err(Error::Unsupported { path: source.to_path_buf(), what });
-        }
+        let graph = model.graph()?;
+        let modules = graph.weights.iter().filter_map(|(_, weight)| module(&graph, weight));
+        let mut parts: BTreeMap<String, Vec<String>> =
+            modules.map(|Module { name, tensors, .. }| (name, tensors)).collect();
         for mut item in items {
             let Kind::Quantize { matrix, float, .. } = &item.kind else { unreachable!("these are quantized") };
             let (shape, float) = (matrix.shape(), *float);
@@ -151,7 +177,8 @@ impl Candidates {
                 done += item.n_numbers();
                 progress(done, total);
             }
-            matrices.push(Candidate { path: item.path, shape, float, forms });
+            let parts = parts.remove(&item.path).unwrap_or_else(|| unreachable!("items are the graph's modules"));
+            matrices.push(Candidate { path: item.path, shape, parts, float, forms });
         }
         Ok(Self { matrices, widths, rest_bytes: rest.iter().map(Item::n_bytes).sum(), n_parameters })
     }
@@ -267,6 +294,7 @@ mod tests {
         let matrix = |path: &&str| Candidate {
             path: (*path).to_owned(),
             shape: [10, 100],
+            parts: vec![(*path).to_owned()],
             float: StoredType::Bf16,
             forms: [2, 3, 4].map(form).to_vec(),
         };

@@ -320,22 +320,27 @@ pub(super) fn chunk_rows(n_cols: usize) -> usize {
     (CHUNK_NUMBERS / n_cols.max(1)).max(1)
 }
 
-/// Rows `first .. end` of a matrix.
-fn numbers(matrix: &Matrix<'_>, first: usize, end: usize) -> Vec<f32> {
-    if let Matrix::Foreign(foreign) = matrix {
-        return numbers(&foreign.rows(first..end).view(), 0, end - first);
-    }
+/// Rows `first .. end` of a matrix, or of experts one below the other.
+pub(super) fn all_numbers(matrix: &Rows<'_>, first: usize, end: usize) -> Vec<f32> {
     let [_, n_cols] = matrix.shape();
     let mut numbers = vec![0.0; (end - first) * n_cols];
-    if n_cols > 0 {
-        numbers.chunks_exact_mut(n_cols).enumerate().for_each(|(ix, row)| matrix.read_row(first + ix, row));
+    let mut rest = &mut numbers[..];
+    for (part, first, end) in matrix.runs(first, end) {
+        let (own, others) = rest.split_at_mut((end - first) * n_cols);
+        read_rows(part, first, own);
+        rest = others;
     }
     numbers
 }
 
-/// The same of experts one below the other.
-pub(super) fn all_numbers(matrix: &Rows<'_>, first: usize, end: usize) -> Vec<f32> {
-    matrix.runs(first, end).flat_map(|(part, first, end)| numbers(part, first, end)).collect()
+/// Rows from `first` on, as many as there is room for.
+fn read_rows(matrix: &Matrix<'_>, first: usize, out: &mut [f32]) {
+    let [_, n_cols] = matrix.shape();
+    if let Matrix::Foreign(foreign) = matrix {
+        let n = out.len() / n_cols.max(1);
+        return read_rows(&foreign.rows(first..first + n).view(), 0, out);
+    }
+    out.chunks_exact_mut(n_cols.max(1)).enumerate().for_each(|(ix, row)| matrix.read_row(first + ix, row));
 }
 
 fn keep(matrix: &Matrix<'_>, float: StoredType, first: usize, end: usize) -> Parts {
@@ -345,8 +350,12 @@ fn keep(matrix: &Matrix<'_>, float: StoredType, first: usize, end: usize) -> Par
             let row_bytes = shape.code_row_bytes(n_cols);
             let n_groups = n_cols / shape.group as usize;
             let cast = |bytes: &[u8]| {
-                let mut out = Vec::new();
                 let all = first * n_groups..end * n_groups;
+                if from == scale_type(float) {
+                    let size = from.n_bytes() as usize;
+                    return bytes[all.start * size..all.end * size].to_vec();
+                }
+                let mut out = Vec::new();
                 all.for_each(|ix| push_scale(scale_type(float), &mut out, scale_at(from, bytes, ix)));
                 out
             };
@@ -373,8 +382,8 @@ fn scale_type(stored: StoredType) -> ScaleType {
 }
 
 fn to_bytes(numbers: &[f32], stored: StoredType) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(numbers.len() * stored.n_bytes());
-    numbers.iter().for_each(|number| push_scale(scale_type(stored), &mut bytes, *number));
+    let mut bytes = Vec::new();
+    stored.write_f32s(numbers, &mut bytes);
     bytes
 }
 

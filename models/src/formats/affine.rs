@@ -72,11 +72,13 @@ impl AffineView<'_> {
         let row_bytes = self.shape.code_row_bytes(self.n_cols);
         let codes = &self.codes[row * row_bytes..][..row_bytes];
         let n_groups = self.n_cols / group;
-        for (g, out) in out.chunks_exact_mut(group).enumerate() {
+        let groups = codes.chunks_exact(self.shape.code_row_bytes(group));
+        for ((g, out), codes) in out.chunks_exact_mut(group).enumerate().zip(groups) {
             let scale = scale_at(self.scale_type, self.scales, row * n_groups + g);
             let bias = scale_at(self.scale_type, self.biases, row * n_groups + g);
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = code_at(codes, bits, g * group + i) as f32 * scale + bias;
+            let eights = out.as_chunks_mut::<8>().0.iter_mut().zip(codes.chunks_exact(bits as usize));
+            for (out, codes) in eights {
+                *out = eight_codes(codes).map(|code| f32::from(code) * scale + bias);
             }
         }
     }
@@ -91,13 +93,29 @@ impl AffineView<'_> {
     }
 }
 
-/// Element `ix` of a row's bit stream.
-pub(crate) fn code_at(row: &[u8], bits: u32, ix: usize) -> u32 {
-    let bit = ix * bits as usize;
-    let (byte, shift) = (bit / 8, bit % 8);
-    let low = u32::from(row[byte]);
-    let high = row.get(byte + 1).map_or(0, |b| u32::from(*b));
-    ((low | high << 8) >> shift) & ((1 << bits) - 1)
+/// The eight codes of so many bytes as a code has bits.
+///
+/// # Panics
+/// If there are more than 8 bytes.
+pub(crate) fn eight_codes(bytes: &[u8]) -> [u8; 8] {
+    // With the width known, a few shifts each.
+    fn of<const BITS: usize>(bytes: &[u8]) -> [u8; 8] {
+        let mut word = [0; 8];
+        word[..BITS].copy_from_slice(&bytes[..BITS]);
+        let word = u64::from_le_bytes(word);
+        std::array::from_fn(|ix| (word >> (ix * BITS)) as u8 & (u8::MAX >> (8 - BITS)))
+    }
+    match bytes.len() {
+        1 => of::<1>(bytes),
+        2 => of::<2>(bytes),
+        3 => of::<3>(bytes),
+        4 => of::<4>(bytes),
+        5 => of::<5>(bytes),
+        6 => of::<6>(bytes),
+        7 => of::<7>(bytes),
+        8 => of::<8>(bytes),
+        n => panic!("{n} bytes are no eight codes"),
+    }
 }
 
 pub(crate) fn scale_at(scale_type: ScaleType, bytes: &[u8], ix: usize) -> f32 {

@@ -1,5 +1,6 @@
 //! GGUF's block formats, taken apart as [`KFormat`] says.
 
+use super::affine::eight_codes;
 use half::f16;
 use ingot_ir::weight::KFormat;
 
@@ -36,13 +37,15 @@ impl KView<'_> {
         let codes = &self.codes[row * row_bytes..][..row_bytes];
         let n_bytes = self.format.header_bytes() as usize;
         let headers = &self.headers[row * (self.n_cols / block) * n_bytes..];
-        for (ix, out) in out.chunks_exact_mut(group).enumerate() {
+        let groups = codes.chunks_exact(group * bits / 8);
+        for ((ix, out), codes) in out.chunks_exact_mut(group).enumerate().zip(groups) {
             let first = ix * group;
             let (scale, bias) = self.scale(&headers[first / block * n_bytes..][..n_bytes], first % block / group);
-            for (i, out) in out.iter_mut().enumerate() {
-                let code = crate::formats::affine::code_at(codes, bits as u32, first + i);
-                let number = if self.format.has_table() { TABLE[code as usize] } else { code as f32 };
-                *out = number * scale + bias;
+            for (out, codes) in out.as_chunks_mut::<8>().0.iter_mut().zip(codes.chunks_exact(bits)) {
+                *out = eight_codes(codes).map(|code| {
+                    let number = if self.format.has_table() { TABLE[code as usize] } else { f32::from(code) };
+                    number * scale + bias
+                });
             }
         }
     }

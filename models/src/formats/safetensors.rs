@@ -113,6 +113,35 @@ impl StoredType {
             other => unreachable!("{other} is no type of weights"),
         }
     }
+    /// Appends numbers rounded to F32, F16 or BF16, little endian.
+    ///
+    /// # Panics
+    /// If the type is another.
+    pub(crate) fn write_f32s(self, numbers: &[f32], out: &mut Vec<u8>) {
+        let first = out.len();
+        out.resize(first + numbers.len() * self.n_bytes(), 0);
+        let out = &mut out[first..];
+        match self {
+            Self::F16 => {
+                let mut block = [half::f16::ZERO; 64];
+                for (numbers, out) in numbers.chunks(64).zip(out.chunks_mut(128)) {
+                    let block = &mut block[..numbers.len()];
+                    block.convert_from_f32_slice(numbers);
+                    let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(block);
+                    pairs.for_each(|(out, number)| *out = number.to_le_bytes());
+                }
+            }
+            Self::Bf16 => {
+                let pairs = out.as_chunks_mut::<2>().0.iter_mut().zip(numbers);
+                pairs.for_each(|(out, number)| *out = half::bf16::from_f32(*number).to_le_bytes());
+            }
+            Self::F32 => {
+                let pairs = out.as_chunks_mut::<4>().0.iter_mut().zip(numbers);
+                pairs.for_each(|(out, number)| *out = number.to_le_bytes());
+            }
+            other => panic!("{other} is no type of weights"),
+        }
+    }
     /// Widens little-endian elements, aligned or not, to f32 (f64 is rounded). `None` if the type is not a float or
     /// the bytes are not whole elements.
     pub fn to_f32s(self, bytes: &[u8]) -> Option<Vec<f32>> {
@@ -225,6 +254,11 @@ impl Safetensors {
             bytes: &self.map[entry.start..entry.end],
         }
     }
+    /// Lets go of the memory that a tensor's bytes take, until somebody looks at them.
+    pub(super) fn release(&self, ix: usize) {
+        let entry = &self.entries[ix];
+        release(&self.map, entry.start..entry.end);
+    }
     /// Tensors in the order of the data.
     pub fn tensors(&self) -> impl Iterator<Item = TensorView<'_>> {
         (0..self.entries.len()).map(|ix| self.tensor(ix))
@@ -242,6 +276,23 @@ pub(super) fn map(path: &Path, file: &std::fs::File) -> Result<memmap2::Mmap> {
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(file) };
     map.map_err(|error| Error::io(path, error))
+}
+
+/// Lets go of the memory that a part of a mapped file takes, where the system can: it is read again when somebody looks.
+pub(super) fn release(map: &memmap2::Mmap, bytes: std::ops::Range<usize>) {
+    // SAFETY: the map is of a file and read-only, so nothing but a copy of the file's bytes is dropped. Slices of it stay
+    // good: a look at them brings the same bytes back.
+    #[cfg(unix)]
+    #[allow(unsafe_code)]
+    let _ = unsafe {
+        map.unchecked_advise_range(
+            memmap2::UncheckedAdvice::DontNeed,
+            bytes.start,
+            bytes.end.saturating_sub(bytes.start),
+        )
+    };
+    #[cfg(not(unix))]
+    let _ = (map, bytes);
 }
 
 #[derive(serde::Deserialize)]

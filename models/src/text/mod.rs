@@ -1,5 +1,6 @@
 //! Text to token ids and back.
 
+pub(crate) mod bpe;
 pub mod chat_template;
 pub mod detokenizer;
 mod python;

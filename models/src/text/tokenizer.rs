@@ -1,5 +1,6 @@
 //! Text to ids and back: `tokenizer.json`, and the special tokens of `tokenizer_config.json`.
 
+use super::bpe::BpeFile;
 use super::grammar::LazyVocabulary;
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -27,22 +28,21 @@ impl Tokenizer {
     pub fn load(files: &Files, eos_ids: &[u32]) -> Result<Self> {
         const LIMIT_BYTES: u64 = 1 << 30;
         let path = files.path("tokenizer.json");
-        let Some(text) = files.text("tokenizer.json", LIMIT_BYTES)? else {
-            let what =
-                "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
-            return Err(Error::Missing { path, what: what.into() });
-        };
         let again = |error: String| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
-        let outline: Outline = serde_json::from_str(&text).map_err(|error| again(error.to_string()))?;
-        check_tables(&outline.normalizer).map_err(again)?;
-        let read = || {
-            let mut inner = tokenizers::Tokenizer::from_bytes(text.as_bytes())?;
-            // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
-            inner.with_truncation(None)?;
-            inner.with_padding(None);
-            Ok(inner)
+        let made = match files.vocabulary() {
+            Some(vocabulary) => guarded(|| vocabulary.file().build()),
+            None => match files.text("tokenizer.json", LIMIT_BYTES)? {
+                Some(text) => guarded(|| read(&text)),
+                None => {
+                    let what = "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
+                    return Err(Error::Missing { path, what: what.into() });
+                }
+            },
         };
-        let inner = guarded(read).map_err(again)?;
+        let mut inner = made.map_err(again)?;
+        // A file may carry the truncation and padding of its training; a prompt is neither cut nor filled.
+        inner.with_truncation(None).map_err(|error| again(error.to_string()))?;
+        inner.with_padding(None);
         let special = special_tokens(files)?;
         let id = |role: &str| special.get(role).and_then(|token| inner.token_to_id(token));
         let mut eos_ids: Vec<u32> = eos_ids.iter().copied().chain(id("eos_token")).collect();
@@ -101,6 +101,17 @@ impl Tokenizer {
 struct Outline {
     #[serde(default)]
     normalizer: Value,
+}
+
+/// Reads `tokenizer.json`: a model of the usual kind straight, any other by the crate's own way.
+fn read(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    if let Ok(file) = serde_json::from_str::<BpeFile>(text) {
+        check_tables(file.normalizer())?;
+        return file.build();
+    }
+    let outline: Outline = serde_json::from_str(text)?;
+    check_tables(&outline.normalizer)?;
+    tokenizers::Tokenizer::from_bytes(text.as_bytes())
 }
 
 /// Checks SentencePiece's tables in a normalizer.

@@ -164,11 +164,18 @@ fn configurations_take_what_other_files_and_parts_say() {
 
 #[test]
 fn searched_widths_are_recorded_where_they_differ() {
-    let Some(source) = golden("llama") else { return };
+    // Of the second, a layer's experts are one matrix.
+    for name in ["llama", "qwen3_moe"] {
+        let Some(source) = golden(name) else { return };
+        assert_searched_widths_are_recorded(&source);
+    }
+}
+
+fn assert_searched_widths_are_recorded(source: &Path) {
     let widths = Widths::new(3, 6, 32).expect("widths");
     let mut told = Vec::new();
     let candidates =
-        Candidates::measure(&source, widths, &mut |done, total| told.push((done, total))).expect("measured");
+        Candidates::measure(source, widths, &mut |done, total| told.push((done, total))).expect("measured");
     assert!(told.is_sorted() && told.last().is_some_and(|(done, total)| done == total), "{told:?}");
     let of = |path: &str| if path == "lm_head" { 1e6 } else { 1.0 };
     let sensitivities: Sensitivities = candidates.matrices.iter().map(|m| (m.path.clone(), of(&m.path))).collect();
@@ -176,7 +183,7 @@ fn searched_widths_are_recorded_where_they_differ() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("searched");
     let options = ConvertOptions { quantize: Some(quantize), ..ConvertOptions::default() };
-    let converted = convert(&source, &out, &options, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
+    let converted = convert(source, &out, &options, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
     let bits = converted.bits_per_weight();
     assert!((5.7..=6.0).contains(&bits), "{bits}");
 

@@ -33,6 +33,26 @@ fn tokenizer_encodes_and_decodes_as_transformers() {
     }
 }
 
+/// Vocabularies of BPE are read by a shorter way than the crate `tokenizers` takes: to the same ids, for texts of any kind.
+#[test]
+fn tokenizers_are_those_of_the_crate() {
+    let text = concat!(include_str!("../../../README.md"), include_str!("../../../ARCHITECTURE.md"));
+    for name in ["tokenizer", "smollm2", "../models/bundled/ingot-tales-14m"] {
+        let Some(folder) = golden(name) else { return };
+        let path = folder.join("tokenizer.json");
+        if !path.exists() {
+            continue;
+        }
+        let own = Tokenizer::load(&Files::folder(&folder), &[]).expect("a tokenizer");
+        let theirs = tokenizers::Tokenizer::from_file(&path).expect("a tokenizer");
+        assert_eq!(own.vocab_size(), theirs.get_vocab_size(true), "{name}");
+        for line in text.lines().chain([text]) {
+            let ids = theirs.encode(line, true).expect("encodes").get_ids().to_vec();
+            assert_eq!(own.encode(line, true).expect("encodes"), ids, "{name}: {line:?}");
+        }
+    }
+}
+
 #[test]
 fn streamed_text_is_the_decoded_text_and_never_broken() {
     let Some(folder) = golden("tokenizer") else {

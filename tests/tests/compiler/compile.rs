@@ -17,7 +17,7 @@ fn the_plan_of_a_small_model() {
     let shape = Shape { hidden: 32, ffn: 32, n_heads: 2, n_kv_heads: 1, tied: true, ..Shape::llama() };
     let target = small_cpu();
     insta::assert_snapshot!(compile(&shape.graph(), &target, OPTIONS).expect("compiles"), @r#"
-    plan "random llama" version=3 target=small-cpu cpu=true vocab=96 context=256 batch=1 page=16 kv=f32 max_binding=4096
+    plan "random llama" version=4 target=small-cpu cpu=true vocab=96 context=256 batch=1 page=16 kv=f32 max_binding=4096
     g0 = kv_group heads=1 k=16 v=16
     l0 = kv_layer g0
     a0 = arena 2048
@@ -143,7 +143,7 @@ fn a_token_reads_the_experts_that_it_takes() {
 
 #[test]
 fn equal_kernels_of_variants_are_one_pipeline() {
-    let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph();
+    let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph().expect("its graph");
     for target in TargetProfile::presets() {
         for max_batch in [1, 32] {
             let plan = compile(&graph, &target, Options { max_batch, ..Options::new(8192) }).expect("compiles");

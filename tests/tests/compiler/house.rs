@@ -1,4 +1,4 @@
-//! The house's own rules: which crate may depend on which, and where `unsafe` may stand.
+//! The house's own rules: which crate may depend on which, where `unsafe` may stand, and that the library shows its use.
 
 use ingot_tests::shared::root;
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,4 +134,53 @@ fn unsafe_stands_where_it_may() {
             );
         }
     }
+}
+
+/// Public items of a module by name, and whether documentation has an example in which the name occurs. What a module of
+/// the same crate defines is seen there.
+fn public_items(text: &str) -> Vec<(&str, bool)> {
+    let kinds = ["async", "unsafe", "const", "fn", "struct", "enum", "trait", "type", "static"];
+    let words = |line| str::split(line, |c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    let (mut found, mut examples, mut fence) = (Vec::new(), Vec::new(), None);
+    for line in text.lines().map(str::trim) {
+        if let Some(doc) = line.strip_prefix("///").map(str::trim) {
+            match (doc.strip_prefix("```"), fence) {
+                (Some(kind), None) => fence = Some(["", "no_run"].contains(&kind)),
+                (Some(_), Some(_)) => fence = None,
+                (None, Some(true)) => examples.extend(words(doc)),
+                (None, _) => {}
+            }
+        } else if !line.starts_with("#[") {
+            let mut item = words(line.strip_prefix("pub ").unwrap_or_default()).peekable();
+            let name = match item.next() {
+                Some("use") if item.peek().is_some_and(|from| text.contains(&format!("\nmod {from};"))) => None,
+                // One name a line: each has an example of its own.
+                Some("use") => item.last().filter(|_| !line.contains(['{', '*'])).or(Some(line)),
+                Some(kind) if kinds.contains(&kind) => item.find(|word| !kinds.contains(word)),
+                _ => None,
+            };
+            found.extend(name.map(|name| (name, examples.contains(&name))));
+            examples.clear();
+        }
+    }
+    found
+}
+
+#[test]
+fn public_items_of_the_library_have_examples() {
+    let (mut files, mut n_items, mut missing) = (Vec::new(), 0, Vec::new());
+    sources(&root().join("engine/ingot/src"), &mut files);
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let items = public_items(&text);
+        n_items += items.len();
+        let without = items.iter().filter(|(_, has_example)| !has_example);
+        missing.extend(without.map(|(name, _)| format!("{}: {name}", file.display())));
+    }
+    assert!(missing.is_empty(), "write an example for each of\n{}", missing.join("\n"));
+    assert!(n_items > 150, "only {n_items} items were found");
+    // The reading itself is right.
+    let text = "/// One.\n/// ```\n/// f(1);\n/// ```\n#[must_use]\npub const fn f() {}\n/// ```text\n/// S\n/// ```\npub struct S {\n\
+                pub field: u32,\n}\npub use a::T;\nmod b;\npub use b::U;\npub use a::{V, W};";
+    assert_eq!(public_items(text), [("f", true), ("S", false), ("T", false), ("pub use a::{V, W};", false)]);
 }

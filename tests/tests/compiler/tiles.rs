@@ -235,7 +235,7 @@ fn a_plan_takes_a_tables_tiles_and_records_its_name() {
 #[test]
 fn every_shape_of_a_model_takes_the_row_that_was_made_for_it() {
     let shape = RandomShape::named("smollm2-135m").unwrap();
-    let graph = RandomShape { n_layers: 2, ..shape }.graph();
+    let graph = RandomShape { n_layers: 2, ..shape }.graph().expect("its graph");
     let target = TargetProfile::vulkan();
     let plan = compile(&graph, &target, OPTIONS).unwrap();
     let mut tiles = TileTable::new("x", "vulkan");

@@ -23,14 +23,14 @@ fn floats(tensors: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 }
 
 /// A fixture's expectations, read once.
-struct Expected {
-    json: Value,
+pub(crate) struct Expected {
+    pub(crate) json: Value,
     bytes: Vec<u8>,
 }
 
 impl Expected {
     /// Of a folder those in it, of a file those beside it.
-    fn read(model: &Path) -> Self {
+    pub(crate) fn read(model: &Path) -> Self {
         let file = |ending: &str| match model.is_dir() {
             true => model.join(format!("expected.{ending}")),
             false => model.with_extension(format!("expected.{ending}")),
@@ -42,7 +42,7 @@ impl Expected {
 }
 
 /// Checks all prompts of a fixture.
-fn check(name: &str, expected: &Expected, model: &mut Model, device: &Device) {
+pub(crate) fn check(name: &str, expected: &Expected, model: &mut Model, device: &Device) {
     check_logits(if device.is_cpu { CPU_LOGITS } else { GPU_LOGITS }, name, expected, model, device);
     check_greedy(name, expected, model, device);
 }

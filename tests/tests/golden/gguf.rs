@@ -11,7 +11,7 @@ use ingot_tests::rng::Rng;
 use ingot_tests::shared::shared;
 use ingot_tests::tolerance::{CPU_LOGITS, relative_l2};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A fixture's folder, its configuration changed to one that a file can tell of: Gemma's files do not hold the factor on
@@ -128,12 +128,13 @@ fn file(model: &Model, architecture: &str) -> GgufFile {
     }
     let is_gemma = architecture.starts_with("gemma");
     let is_paired = matches!(architecture, "llama" | "granite");
-    let mut stacks: BTreeMap<String, BTreeMap<usize, (Vec<usize>, Vec<f32>)>> = BTreeMap::new();
+    // By stack and expert.
+    let mut stacks: BTreeMap<(String, usize), (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     for tensor in model.checkpoint.names() {
         let view = model.checkpoint.get(tensor).expect("it was named");
         let mut numbers = view.to_f32s().expect("floats");
-        if let Some((stack, expert)) = stack(tensor) {
-            stacks.entry(stack).or_default().insert(expert, (view.shape.to_vec(), numbers));
+        if let Some(place) = stack(tensor) {
+            stacks.insert(place, (view.shape.to_vec(), numbers));
             continue;
         }
         if is_gemma && tensor.ends_with("norm.weight") {
@@ -145,10 +146,12 @@ fn file(model: &Model, architecture: &str) -> GgufFile {
         let post_norms = matches!(model.spec.architecture, Architecture::Gemma2 | Architecture::Gemma3);
         file.tensor(&name(tensor, post_norms), view.shape, &numbers);
     }
-    for (name, experts) in stacks {
-        let shape = &experts[&0].0;
-        let numbers: Vec<f32> = experts.values().flat_map(|(_, numbers)| numbers.iter().copied()).collect();
-        file.tensor(&name, &[experts.len(), shape[0], shape[1]], &numbers);
+    let names: BTreeSet<&String> = stacks.keys().map(|(name, _)| name).collect();
+    for name in names {
+        let experts: Vec<_> = stacks.iter().filter(|((own, _), _)| own == name).map(|(_, expert)| expert).collect();
+        let shape = &experts[0].0;
+        let numbers: Vec<f32> = experts.iter().flat_map(|(_, numbers)| numbers.iter().copied()).collect();
+        file.tensor(name, &[experts.len(), shape[0], shape[1]], &numbers);
     }
     file
 }
@@ -294,4 +297,75 @@ fn experts_of_every_kind_of_block() {
         let error = relative_l2(&logits(&blocks), &logits(&numbers));
         assert!(error <= CPU_LOGITS, "{name}: experts in blocks are off by {error:.1e}");
     }
+}
+
+/// The memory of this process in which a file is mapped, in bytes.
+#[cfg(target_os = "linux")]
+fn resident_bytes(file: &Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/smaps").expect("the process' maps");
+    let (mut is_file, mut sum) = (false, 0);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if is_file => sum += words.next().and_then(|n| n.parse::<usize>().ok()).expect("a size") << 10,
+            Some(range) if range.contains('-') => is_file = line.ends_with(file.to_str().expect("UTF-8")),
+            _ => {}
+        }
+    }
+    sum
+}
+
+/// What the processor has made of a file's blocks is in memory, and the blocks are not.
+#[cfg(target_os = "linux")]
+#[test]
+fn blocks_are_in_memory_once() {
+    let (hidden, inner, n_vocab) = (1024usize, 4096usize, 2048usize);
+    let mut file = GgufFile::default();
+    file.text("general.architecture", "llama");
+    for (name, number) in [
+        ("block_count", 2),
+        ("context_length", 64),
+        ("embedding_length", hidden),
+        ("feed_forward_length", inner),
+        ("attention.head_count", 8),
+    ] {
+        file.u32(&format!("llama.{name}"), number as u32);
+    }
+    let mut random = Rng::new(3);
+    let mut matrix = |file: &mut GgufFile, name: &str, n_rows: usize, n_cols: usize| {
+        // Q4_0: a scale of 1/256, then 32 codes.
+        let block = |bytes: &mut [u8]| {
+            bytes[..2].copy_from_slice(&0x1c00u16.to_le_bytes());
+            bytes[2..10].copy_from_slice(&random.next_u64().to_le_bytes());
+            bytes[10..].copy_from_slice(&random.next_u64().to_le_bytes());
+        };
+        let mut bytes = vec![0; n_rows * n_cols / 32 * 18];
+        bytes.chunks_exact_mut(18).for_each(block);
+        file.blocks(name, 2, &[n_rows, n_cols], bytes);
+    };
+    matrix(&mut file, "token_embd.weight", n_vocab, hidden);
+    file.tensor("output_norm.weight", &[hidden], &vec![1.0; hidden]);
+    for layer in 0..2 {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+            matrix(&mut file, &name(part), hidden, hidden);
+        }
+        matrix(&mut file, &name("ffn_gate"), inner, hidden);
+        matrix(&mut file, &name("ffn_up"), inner, hidden);
+        matrix(&mut file, &name("ffn_down"), hidden, inner);
+        ["attn_norm", "ffn_norm"].iter().for_each(|part| file.tensor(&name(part), &[hidden], &vec![1.0; hidden]));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("blocks.gguf");
+    file.write(&path).expect("a file");
+    let n_bytes = std::fs::metadata(&path).expect("a file").len() as usize;
+    let mut model = load(&path, &devices()[0], |_| ());
+    let (logits, _) = model.logits(&[1, 2, 3]).expect("logits");
+    assert!(logits.iter().all(|logit| logit.is_finite()));
+    let resident = resident_bytes(&path);
+    // Pages are mapped some at a time: next to each tensor a few of others come along.
+    assert!(resident < n_bytes / 2, "of {n_bytes} bytes {resident} are in memory twice");
+    let (opened, mapped) = (Gguf::open(&path).expect("a file"), resident_bytes(&path));
+    let sum: u64 = opened.tensors().iter().flat_map(|tensor| opened.bytes(tensor)).map(|byte| u64::from(*byte)).sum();
+    assert!(sum > 0 && resident_bytes(&path) - mapped > n_bytes / 2, "mapped files are seen");
 }

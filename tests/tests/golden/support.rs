@@ -52,7 +52,7 @@ pub(crate) fn turn(device: &Device) -> Option<MutexGuard<'static, ()>> {
 }
 
 /// Loads a checkpoint, the target changed by `adjust`.
-pub(crate) fn load(folder: &Path, device: &Device, adjust: impl FnOnce(&mut TargetProfile) + 'static) -> Model {
+pub(crate) fn load(folder: &Path, device: &Device, adjust: impl FnOnce(&mut TargetProfile) + Send + 'static) -> Model {
     let options = LoadOptions {
         device: device.choice.clone(),
         adjust_target: Some(Box::new(adjust)),

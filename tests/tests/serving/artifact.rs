@@ -27,16 +27,7 @@ fn write(out: &Path, target: TargetProfile, plan_only: bool) {
 }
 
 fn write_of(model: &Path, out: &Path, target: TargetProfile, plan_only: bool) {
-    let options = CompileOptions {
-        max_kv_size: None,
-        target,
-        context: Some(256),
-        max_batch: 1,
-        memory_budget: None,
-        plan_only,
-        n_threads: Some(2),
-        progress: &mut |_, _| {},
-    };
+    let options = CompileOptions { context: Some(256), plan_only, n_threads: Some(2), ..CompileOptions::new(target) };
     compile(model, out, options).unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -164,16 +155,7 @@ fn what_an_artifact_cannot_do_is_said() {
     for entry in std::fs::read_dir(checkpoint()).expect("is there").flatten() {
         std::fs::copy(entry.path(), copy.join(entry.file_name())).expect("is copied");
     }
-    let compile_options = CompileOptions {
-        max_kv_size: None,
-        target: TargetProfile::cpu(),
-        context: None,
-        max_batch: 1,
-        memory_budget: None,
-        plan_only: true,
-        n_threads: None,
-        progress: &mut |_, _| {},
-    };
+    let compile_options = CompileOptions { plan_only: true, ..CompileOptions::new(TargetProfile::cpu()) };
     compile(&copy, &path, compile_options).expect("compiles");
     let weights = copy.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).expect("is read");

@@ -3,7 +3,7 @@
 use ingot::runtime::gpu::useful_features;
 use ingot::{
     Adjust, Conversation, DeviceChoice, Engine, Error, FinishReason, GenerateOptions, Gpu, Grammar, LoadOptions,
-    Memory, Model, Piece, Sampling, wgpu,
+    MAX_WAITING, Memory, Model, Piece, Sampling, wgpu,
 };
 use ingot_tests::rig::{Device, gpus, turn};
 use ingot_tests::shared::root;
@@ -41,6 +41,7 @@ fn models_engines_and_errors_may_change_threads() {
     fn is_shared<T: Send + Sync>() {}
     is_send::<Model>();
     is_send::<ingot::Pieces>();
+    is_send::<LoadOptions>();
     is_shared::<Engine>();
     is_shared::<Memory>();
     is_shared::<Error>();
@@ -65,6 +66,47 @@ fn a_stream_is_the_answer_in_pieces() {
         assert!(piece.stats.memory.peak > 0);
     }
     assert_eq!((answer.stats.n_cached, last.stats.n_read()), (0, prompt.len() - last.stats.n_cached));
+}
+
+/// A prompt is read in chunks, between which its reader is asked.
+#[test]
+fn an_answer_may_be_ended_while_its_prompt_is_read() {
+    let chunks = LoadOptions {
+        device: DeviceChoice::Cpu,
+        adjust_target: Some(Box::new(|target| target.prefill_tokens = 16)),
+        ..LoadOptions::default()
+    };
+    let mut model = Model::load(&root().join("models/ingot-tales-1m"), chunks).expect("it loads");
+    let prompt: Vec<u32> = prompts(&model, 1).remove(0).into_iter().cycle().take(100).collect();
+    let mut n_told = Vec::new();
+    let answer = model.generate(&prompt, &options(5), |piece| {
+        assert_eq!((piece.id, piece.finish, piece.text.as_str()), (None, None, ""));
+        n_told.push(piece.stats.n_prefilled);
+        n_told.len() < 3
+    });
+    let answer = answer.expect("an answer");
+    assert_eq!(n_told, [16, 32, 48]);
+    assert_eq!((answer.ids.len(), answer.finish), (0, FinishReason::Cancelled));
+    let whole = model.generate(&prompt, &options(5), |_| true).expect("an answer");
+    assert_eq!((whole.ids.len(), whole.stats.n_prefilled), (5, 100));
+}
+
+#[test]
+fn an_engine_keeps_no_endless_line() {
+    let engine = Engine::start(load(1, &Memory::default())).expect("a thread");
+    let prompt: Vec<u32> = (3..150).collect();
+    let mut line: Vec<_> = (0..MAX_WAITING + 100).map(|_| engine.stream(prompt.clone(), options(100))).collect();
+    let last = line.pop().expect("answers").into_iter().next().expect("a word");
+    assert!(matches!(last, Err(Error::Busy { .. })), "{last:?}");
+    // Those who go away leave the line.
+    drop(line);
+    let pieces = loop {
+        let pieces: Result<Vec<Piece>, Error> = engine.stream(vec![3, 4, 5], options(2)).into_iter().collect();
+        if !matches!(pieces, Err(Error::Busy { .. })) {
+            break pieces;
+        }
+    };
+    assert_eq!(pieces.expect("an answer").iter().filter(|piece| piece.id.is_some()).count(), 2);
 }
 
 #[test]

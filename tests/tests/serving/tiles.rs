@@ -12,7 +12,7 @@ use std::path::Path;
 
 fn quick<'a>(device: &DeviceChoice, output: &Path, progress: &'a mut dyn FnMut(&TuneProgress)) -> TuneOptions<'a> {
     let output = Some(output.to_path_buf());
-    TuneOptions { device: device.clone(), quick: true, max_candidates: Some(2), output, progress }
+    TuneOptions { device: device.clone(), quick: true, max_candidates: Some(2), output, progress: Some(progress) }
 }
 
 #[test]
@@ -57,14 +57,9 @@ fn measured_tiles_are_taken_and_recorded_and_change_no_text() {
 
     let artifact = folder.path().join("model.ingot");
     let compile_options = CompileOptions {
-        max_kv_size: None,
-        target: tuned_target(&device, &tiles).expect("it opens"),
         context: Some(256),
-        max_batch: 1,
-        memory_budget: None,
-        plan_only: false,
         n_threads: Some(2),
-        progress: &mut |_, _| {},
+        ..CompileOptions::new(tuned_target(&device, &tiles).expect("it opens"))
     };
     compile(&checkpoint(), &artifact, compile_options).expect("compiles");
     let opened = Artifact::open(&artifact).expect("opens");

@@ -14,7 +14,7 @@ enum Float {
 /// Type of the KV cache.
 #[derive(Args, Clone)]
 pub(crate) struct KvArgs {
-    /// Type of keys and values in the cache [default: f16 on a GPU, f32 on the processor, or the artifact's]
+    /// Type of keys and values in the cache [default: f16 on a GPU, f32 on the processor, or the compiled file's]
     #[arg(long, value_name = "TYPE", conflicts_with = "kv_bits")]
     kv_dtype: Option<Float>,
     /// Quantize keys and values in the cache to this many bits
@@ -30,7 +30,7 @@ pub(crate) struct KvArgs {
     #[arg(long = "quantized-kv-start", value_name = "TOKENS", requires = "kv_bits")]
     _quantized_kv_start: Option<u32>,
     /// Positions that the cache holds of a sequence at most: the first 4 and the newest of a longer one, which may then be
-    /// longer than the model's context [default: all, or the artifact's]
+    /// longer than the model's context [default: all, or the compiled file's]
     #[arg(long, value_name = "N", value_parser = kv_size)]
     pub max_kv_size: Option<u32>,
 }

@@ -3,6 +3,7 @@
 use crate::output;
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use ingot::ir::memory::counted;
 use ingot::{Bytes, Cache, CacheEntry};
 use serde_json::{Value, json};
 
@@ -53,7 +54,12 @@ pub(crate) fn run(args: &CacheArgs) -> Result<()> {
                 ))?;
             }
             let total = entries.iter().map(|entry| entry.n_bytes).sum();
-            output::println(&format!("{} files, {} in {}", entries.len(), Bytes(total), folder.display()))
+            output::println(&format!(
+                "{}, {} in {}",
+                counted(entries.len() as u64, "file"),
+                Bytes(total),
+                folder.display()
+            ))
         }
         Action::Clear { json: true } => {
             let freed = cache.clear()?;

@@ -5,6 +5,7 @@ use crate::args::{DeviceArgs, ModelArgs};
 use crate::output;
 use anyhow::{Result, bail};
 use clap::Args;
+use ingot::ir::memory::counted;
 use ingot::{Bytes, ChatOptions, Model};
 use serde_json::json;
 use std::path::PathBuf;
@@ -37,9 +38,9 @@ pub(crate) fn run(args: &CachePromptArgs) -> Result<()> {
     model.save_prompt(&prompt, &args.prompt_cache_file)?;
     let n_bytes = std::fs::metadata(&args.prompt_cache_file)?.len();
     output::println(&format!(
-        "{}: {} tokens, {}, read and written in {:.1} s",
+        "{}: {}, {}, read and written in {:.1} s",
         args.prompt_cache_file.display(),
-        prompt.len(),
+        counted(prompt.len() as u64, "token"),
         Bytes(n_bytes),
         started.elapsed().as_secs_f64()
     ))

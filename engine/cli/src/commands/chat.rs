@@ -8,6 +8,7 @@ use crate::commands::generate::statistics;
 use crate::{interrupt, output};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Command, FromArgMatches};
+use ingot::ir::memory::counted;
 use ingot::models::text::chat_template::ChatOptions;
 use ingot::{Answer, Conversation, GenerateOptions, Model};
 use input::{Entry, Reader};
@@ -145,7 +146,7 @@ impl Chat {
             "save" => session::save(&self.talk, file(rest)?),
             "load" => {
                 self.talk = session::load(file(rest)?)?;
-                output::println(&format!("{} messages", self.talk.messages.len()))
+                output::println(&counted(self.talk.messages.len() as u64, "message"))
             }
             "stats" => match &self.last {
                 Some(answer) => output::println(&statistics(answer, None)),
@@ -219,9 +220,13 @@ impl Chat {
         let options = ChatOptions { extra, ..ChatOptions::default() };
         let (prompt, n_forgotten) = self.talk.prompt(self.model.language(), room, &options)?;
         if n_forgotten > 0 {
-            let note =
-                format!("[the context holds {context} tokens: the oldest {n_forgotten} exchanges are forgotten]");
-            output::println(&note)?;
+            let (n_forgotten, are) = match n_forgotten {
+                1 => ("exchange".to_owned(), "is"),
+                n => (format!("{n} exchanges"), "are"),
+            };
+            output::println(&format!(
+                "[the context holds {context} tokens: the oldest {n_forgotten} {are} forgotten]"
+            ))?;
         }
         Ok(prompt)
     }

@@ -16,7 +16,8 @@ use std::time::Instant;
 pub(crate) struct CompileArgs {
     #[command(flatten)]
     model: PathArgs,
-    /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b
+    /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b,
+    /// in 4 bits or in the format after a colon, e.g. llama-8b:mxfp4
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with_all = ["model", "plan_only"])]
     random: Option<RandomShape>,
     /// What to compile for; `this` is the device that `ingot generate` would take
@@ -60,11 +61,6 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
     target.kv_type = args.kv.kv_type().unwrap_or(target.kv_type);
     ingot::round_activations(&mut target, args.activations)?;
     let mut bar = progress::bar("writing");
-    let mut told = |done, total| {
-        if let Some(bar) = &mut bar {
-            bar(done, total);
-        }
-    };
     let options = CompileOptions {
         target,
         context: args.context,
@@ -73,7 +69,7 @@ pub(crate) fn run(args: &CompileArgs, started: Instant) -> Result<()> {
         memory_budget: args.memory_budget,
         plan_only: args.plan_only,
         n_threads: args.threads.map(usize::from),
-        progress: &mut told,
+        progress: bar.as_deref_mut().map(|bar| bar as _),
     };
     let plan = match &args.random {
         Some(shape) => ingot::compile_random(shape, &args.output, options)?,

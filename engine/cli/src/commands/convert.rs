@@ -5,6 +5,7 @@ use crate::{interrupt, output, progress, shipped};
 use anyhow::{Result, anyhow};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use ingot::ir::memory::counted;
 use ingot::models::formats::safetensors::StoredType;
 use ingot::{Bytes, ConvertOptions, Converted, GgufType, Recipe};
 use std::path::{Path, PathBuf};
@@ -105,11 +106,10 @@ pub(crate) fn stoppable(
 pub(crate) fn tell(out: &Path, converted: &Converted, started: Instant) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     output::println(&format!(
-        "{}: {} in {} {}, {:.3} bits per weight, {seconds:.1} s",
+        "{}: {} in {}, {:.3} bits per weight, {seconds:.1} s",
         out.display(),
         Bytes(converted.n_bytes),
-        converted.n_files,
-        if converted.n_files == 1 { "file" } else { "files" },
+        counted(converted.n_files as u64, "file"),
         converted.bits_per_weight(),
     ))
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Flags of `ingot devices`.
 #[derive(Args)]
 pub(crate) struct DevicesArgs {
-    /// Print a JSON list
+    /// Print one JSON array
     #[arg(long)]
     json: bool,
 }

@@ -3,6 +3,7 @@
 use crate::output;
 use anyhow::{Result, bail};
 use clap::Args;
+use ingot::ir::memory::counted;
 use ingot::runtime::gpu::{AdapterInfo, DeviceKind};
 use ingot::{Check, DeviceChoice, DeviceInfo, Diagnosis, DoctorOptions, Tiles};
 use serde_json::{Value, json};
@@ -42,11 +43,11 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<()> {
         device: args.device.clone(),
         quick: args.quick,
         tiles: args.tiles.clone(),
-        progress: &mut tell,
+        progress: Some(&mut tell),
     };
     let found = ingot::doctor(options)?;
     told?;
-    let (name, n, n_failed) = (name(&found.device), found.checks.len(), found.n_failed());
+    let (name, n, n_failed) = (found.device.name(), found.checks.len(), found.n_failed());
     if args.json {
         output::println(&object(&devices, &found).to_string())?;
     } else {
@@ -59,13 +60,6 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<()> {
     Ok(())
 }
 
-fn name(device: &DeviceInfo) -> &str {
-    match device {
-        DeviceInfo::Cpu { .. } => "CPU",
-        DeviceInfo::Gpu(info) => &info.name,
-    }
-}
-
 /// Something that a device can do or not, and what follows for models.
 struct Ability {
     what: &'static str,
@@ -76,14 +70,18 @@ struct Ability {
 fn abilities(device: &DeviceInfo) -> Vec<Ability> {
     let info = match device {
         DeviceInfo::Cpu { n_threads } => {
-            let so = format!("{n_threads} threads run every model in f32");
+            let n = *n_threads as u64;
+            let so = format!("{} {} every model in f32", counted(n, "thread"), if n == 1 { "runs" } else { "run" });
             return vec![Ability { what: "run models", has: true, so }];
         }
         DeviceInfo::Gpu(info) => info,
     };
     let ability = |what, has, yes: &str, no: &str| Ability { what, has, so: if has { yes } else { no }.to_owned() };
-    let lanes =
-        info.subgroup.map_or(String::new(), |(least, most)| format!("sums in registers of {least} to {most} lanes"));
+    let lanes = match info.subgroup {
+        Some((least, most)) if least == most => format!("sums in registers of {least} lanes"),
+        Some((least, most)) => format!("sums in registers of {least} to {most} lanes"),
+        None => String::new(),
+    };
     let binding = info.max_binding_bytes;
     vec![
         ability(
@@ -134,10 +132,7 @@ fn mapped(info: &AdapterInfo) -> bool {
 }
 
 fn text(device: &DeviceInfo) -> String {
-    let mut text = match device {
-        DeviceInfo::Cpu { .. } => name(device).to_owned(),
-        DeviceInfo::Gpu(info) => format!("{} ({}, {}, {})", info.name, info.backend, info.kind.name(), info.driver),
-    };
+    let mut text = device.to_string();
     for Ability { what, has, so } in abilities(device) {
         text += &format!("\n  {} {what:<21} {so}", if has { "+" } else { "-" });
     }
@@ -158,7 +153,7 @@ fn object(devices: &[DeviceInfo], found: &Diagnosis) -> Value {
         let ability = |Ability { what, has, so }| json!({ "what": what, "has": has, "so": so });
         abilities(device).into_iter().map(ability).collect()
     };
-    let devices = devices.iter().map(|device| json!({ "name": name(device), "abilities": abilities(device) }));
+    let devices = devices.iter().map(|device| json!({ "name": device.name(), "abilities": abilities(device) }));
     let checks = found.checks.iter().map(|check| {
         json!({
             "name": check.name,
@@ -172,7 +167,7 @@ fn object(devices: &[DeviceInfo], found: &Diagnosis) -> Value {
     });
     json!({
         "devices": devices.collect::<Vec<_>>(),
-        "checked": name(&found.device),
+        "checked": found.device.name(),
         "target": found.target,
         "kernels": found.n_kernels(),
         "failed": found.n_failed(),

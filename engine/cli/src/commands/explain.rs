@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
     model: PathArgs,
-    /// A model of a published shape instead: smollm2-135m, llama-1b, llama-8b, llama-70b
+    /// A model of a published shape instead: smollm2-135m, llama-1b, llama-8b, llama-70b,
+    /// in 4 bits or in the format after a colon, e.g. llama-8b:mxfp4
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
     /// What to compile for
@@ -160,7 +161,7 @@ fn write(folder: &Path, files: &[File]) -> Result<()> {
 /// The model's graph and its longest context.
 fn graph(args: &ExplainArgs) -> Result<(Graph, u32)> {
     if let Some(shape) = &args.random {
-        return Ok((shape.graph(), shape.max_context));
+        return Ok((shape.graph()?, shape.max_context));
     }
     let model = ingot::models::Model::open(&args.model.folder()?)?;
     Ok((model.graph()?, model.spec.max_position_embeddings))

@@ -4,6 +4,7 @@ use crate::args::{AnswerArgs, DeviceArgs, Ids, ModelArgs, ids, max_tokens, unesc
 use crate::{interrupt, output};
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
+use ingot::ir::memory::counted;
 use ingot::models::text::chat_template::ChatOptions;
 use ingot::{Answer, FinishReason, Logprobs, Model, Piece};
 use serde_json::{Map, Value, json};
@@ -96,11 +97,13 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     options.grammar = grammar;
     interrupt::install()?;
     let mut first_token = None;
+    let mut is_shown = false;
     let mut written = Ok(());
     let answer = model.generate(&prompt, &options, |piece| {
-        let is_first = first_token.is_none();
-        first_token.get_or_insert_with(|| started.elapsed());
-        written = show(piece, form, is_first);
+        if piece.id.is_some() && first_token.is_none() {
+            first_token = Some(started.elapsed());
+        }
+        written = show(piece, form, !std::mem::replace(&mut is_shown, true));
         written.is_ok() && !interrupt::pressed()
     })?;
     written?;
@@ -194,7 +197,7 @@ pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> Strin
     let stats = &answer.stats;
     let mut lines = format!("Prompt: {} tokens, {:.3} tokens-per-sec\n", stats.n_prompt, stats.prompt_tps());
     if stats.n_cached > 0 {
-        lines += &format!("Read of it: {} tokens, the others were in the cache\n", stats.n_read());
+        lines += &format!("Read of it: {}, the others were in the cache\n", counted(stats.n_read() as u64, "token"));
     }
     lines += &format!("Generation: {} tokens, {:.3} tokens-per-sec\n", stats.n_generated, stats.generation_tps());
     if let Some(from_start) = from_start {
@@ -217,7 +220,7 @@ fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
     json!({
         "text": answer.text,
         "token_ids": answer.ids,
-        "finish_reason": reason(answer.finish),
+        "finish_reason": answer.finish.to_string(),
         "prompt_tokens": stats.n_prompt,
         "cached_tokens": stats.n_cached,
         "generation_tokens": stats.n_generated,
@@ -233,13 +236,4 @@ fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
 fn logprobs(of: &Logprobs) -> Value {
     let best: Vec<Value> = of.best.iter().map(|(id, logprob)| json!({ "id": id, "logprob": logprob })).collect();
     json!({ "logprob": of.chosen, "best": best })
-}
-
-fn reason(finish: FinishReason) -> &'static str {
-    match finish {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::KvFull => "kv_full",
-        FinishReason::Cancelled => "cancelled",
-    }
 }

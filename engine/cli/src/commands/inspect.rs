@@ -4,6 +4,7 @@ use crate::output;
 use anyhow::Result;
 use clap::Args;
 use ingot::compiler::artifact::{Artifact, WeightsAt};
+use ingot::ir::memory::counted;
 use ingot::ir::plan::{Plan, VariantId};
 use ingot::{Bytes, MemoryTable};
 use serde_json::{Value, json};
@@ -12,7 +13,8 @@ use std::path::PathBuf;
 /// Flags of `ingot inspect`.
 #[derive(Args)]
 pub(crate) struct InspectArgs {
-    /// The file
+    /// A compiled file (.ingot)
+    #[arg(value_name = "FILE")]
     artifact: PathBuf,
     /// Memory bandwidths in GB/s to tell the expected decode speed for
     #[arg(long, value_name = "GB/S", value_delimiter = ',', default_values_t = [100.0, 400.0, 800.0, 3350.0])]
@@ -81,8 +83,8 @@ fn describe(artifact: &Artifact, args: &InspectArgs) -> String {
         line(
             &format!("variant {id}"),
             format!(
-                "up to {} tokens: {} dispatches, {} of weights",
-                variant.bounds.tokens,
+                "up to {}: {} dispatches, {} of weights",
+                counted(variant.bounds.tokens.into(), "token"),
                 variant.n_dispatches,
                 Bytes(plan.weight_bytes_of(id))
             ),

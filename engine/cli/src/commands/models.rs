@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use ingot::Bytes;
 use ingot::hub::{self, CachedModel, CachedSnapshot, HubSettings, ModelId};
+use ingot::ir::memory::counted;
 use serde_json::{Value, json};
 
 /// Flags of `ingot models`.
@@ -70,7 +71,12 @@ fn list(settings: &HubSettings, json: bool) -> Result<()> {
         output::println(&format!("{:<width$}  {size:>10}  {format:<10}  {runs}", model.id.to_string()))?;
     }
     let total = models.iter().map(|model| model.n_bytes).sum();
-    output::println(&format!("{} models, {} in {}", models.len(), Bytes(total), settings.cache.display()))
+    output::println(&format!(
+        "{}, {} in {}",
+        counted(models.len() as u64, "model"),
+        Bytes(total),
+        settings.cache.display()
+    ))
 }
 
 /// The revision that a run without `@revision` takes, else any.

@@ -5,6 +5,7 @@ use crate::{output, progress};
 use anyhow::{Context, Result};
 use clap::Args;
 use ingot::Windows;
+use ingot::ir::memory::counted;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -82,5 +83,5 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
         });
         return output::println(&report.to_string());
     }
-    output::println(&format!("Perplexity: {perplexity:.4} ± {error:.4} ({} tokens)", nll.n()))
+    output::println(&format!("Perplexity: {perplexity:.4} ± {error:.4} ({})", counted(nll.n() as u64, "token")))
 }

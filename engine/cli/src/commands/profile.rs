@@ -6,6 +6,7 @@ use crate::args::{self, DeviceArgs, PathArgs, SamplingArgs};
 use crate::output;
 use anyhow::{Context, Result};
 use clap::Args;
+use ingot::ir::memory::counted;
 use ingot::{Bytes, Ceilings, Cost, Model, Profile, RandomShape, StepShape};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -79,7 +80,11 @@ fn table(model: &Model, name: &str, profile: &Profile, ceilings: &Ceilings) -> S
     let width = kernels.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0).max("sum of kernels".len());
     let mut lines = vec![
         format!("{name} on {}", model.device()),
-        format!("a step of {n_sequences} x {n_tokens} tokens after {depth}; limits: {}", limits(ceilings)),
+        format!(
+            "a step of {n_sequences} x {} after {depth}; limits: {}",
+            counted(n_tokens.into(), "token"),
+            limits(ceilings)
+        ),
         String::new(),
         format!(
             "{:<width$}  {:>5}  {:>9}  {:>9}  {:>6}  {:>9}  {:>8}  {:>9}  {:>6}",

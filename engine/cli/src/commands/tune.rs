@@ -5,6 +5,7 @@ use crate::{args, output};
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use ingot::ir::memory::counted;
 use ingot::{DeviceChoice, RandomShape, TuneOptions, TuneProgress, Tuned, TunedShape};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -15,7 +16,8 @@ use std::path::PathBuf;
 pub(crate) struct TuneArgs {
     #[command(flatten)]
     model: PathArgs,
-    /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b
+    /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b,
+    /// in 4 bits or in the format after a colon, e.g. llama-8b:mxfp4
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
     /// auto, gpu, or a part of an adapter's name (see `ingot devices`)
@@ -43,7 +45,7 @@ pub(crate) fn run(args: &TuneArgs) -> Result<()> {
         quick: args.quick,
         max_candidates: args.limit,
         output: args.output.clone(),
-        progress: &mut |now| bar.show(now),
+        progress: Some(&mut |now| bar.show(now)),
     };
     let tuned = match &args.random {
         Some(shape) => ingot::tune_random(shape, options),
@@ -98,8 +100,13 @@ fn summary(tuned: &Tuned) -> String {
     let n_measured: usize = tuned.shapes.iter().map(|found| found.n_measured).sum();
     let n_wrong: usize = tuned.shapes.iter().map(|found| found.n_wrong).sum();
     let wrong = if n_wrong == 0 { String::new() } else { format!(", {n_wrong} gave another result and were left out") };
-    lines.push(format!("{n_measured} kernels measured on {}{wrong}", tuned.table.device));
-    lines.push(format!("{}: {} ({} shapes)", tuned.path.display(), tuned.table.id(), tuned.table.rows.len()));
+    lines.push(format!("{} measured on {}{wrong}", counted(n_measured as u64, "kernel"), tuned.table.device));
+    lines.push(format!(
+        "{}: {} ({})",
+        tuned.path.display(),
+        tuned.table.id(),
+        counted(tuned.table.rows.len() as u64, "shape")
+    ));
     lines.join("\n")
 }
 

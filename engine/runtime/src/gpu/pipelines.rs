@@ -171,7 +171,8 @@ pub fn create(
     };
     std::thread::scope(|scope| {
         for _ in 1..n_threads.min(unique.len()) {
-            scope.spawn(work);
+            // Where the system gives no more threads, those that there are do the work.
+            drop(std::thread::Builder::new().spawn_scoped(scope, work));
         }
         work();
     });

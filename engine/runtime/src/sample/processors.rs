@@ -8,11 +8,12 @@ pub fn process(logits: &mut [f32], sampling: &Sampling, history: &History<'_>) {
         logits[id as usize] += bias;
     }
     let Penalty { strength, .. } = sampling.repetition;
-    for_each_distinct(window(history.tokens, sampling.repetition), |id| {
-        let logit = &mut logits[id];
+    for_each_distinct(window(history.tokens, sampling.repetition), logits, |logit| {
         *logit = if *logit < 0.0 { *logit * strength } else { *logit / strength };
     });
-    for_each_distinct(window(history.tokens, sampling.presence), |id| logits[id] -= sampling.presence.strength);
+    for_each_distinct(window(history.tokens, sampling.presence), logits, |logit| {
+        *logit -= sampling.presence.strength;
+    });
     for &id in window(history.tokens, sampling.frequency) {
         logits[id as usize] -= sampling.frequency.strength;
     }
@@ -35,11 +36,19 @@ fn window(tokens: &[u32], penalty: Penalty) -> &[u32] {
     }
 }
 
-/// Each id once. Windows are short, so that looking back costs less than a table.
-fn for_each_distinct(tokens: &[u32], mut f: impl FnMut(usize)) {
-    for (ix, id) in tokens.iter().enumerate() {
-        if !tokens[..ix].contains(id) {
-            f(*id as usize);
+/// Windows up to which looking back costs less than a table.
+const SHORT: usize = 128;
+
+/// Each id's logit once.
+fn for_each_distinct(tokens: &[u32], logits: &mut [f32], f: impl Fn(&mut f32)) {
+    let mut seen = vec![false; if tokens.len() > SHORT { logits.len() } else { 0 }];
+    for (ix, &id) in tokens.iter().enumerate() {
+        let is_new = match seen.get_mut(id as usize) {
+            Some(seen) => !std::mem::replace(seen, true),
+            None => !tokens[..ix].contains(&id),
+        };
+        if is_new {
+            f(&mut logits[id as usize]);
         }
     }
 }
@@ -66,6 +75,13 @@ mod tests {
         let frequency = Sampling { frequency: penalty(0.5, 3), ..Sampling::default() };
         assert_eq!(processed(&frequency, &[0, 1, 1, 2], 4), [2.0, -3.0, -0.5, 1.0]);
         assert_eq!(processed(&frequency, &[], 0), [2.0, -2.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn long_windows_count_each_id_once_too() {
+        let sampling = Sampling { presence: Penalty { strength: 0.5, window: 0 }, ..Sampling::default() };
+        let tokens: Vec<u32> = (0..3 * SHORT as u32).map(|ix| ix % 3).collect();
+        assert_eq!(processed(&sampling, &tokens, 4), processed(&sampling, &[2, 0, 1], 3));
     }
 
     #[test]

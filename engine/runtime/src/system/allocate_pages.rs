@@ -4,7 +4,7 @@
 //! is set back, and reads its tokens again once there is room. Who is alone and finds too few ends with
 //! [`FinishReason::KvFull`]. So the oldest always gets on, and what is set back gets old.
 
-use crate::backend::MAX_IN_FLIGHT;
+use super::schedule::has_room;
 use crate::world::{FinishReason, State, World};
 use ingot_ir::kv::KvGroupId;
 use ingot_ir::plan::REWIND_TOKENS;
@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Runs the system.
 pub fn allocate_pages(world: &mut World) {
-    if world.in_flight.len() >= MAX_IN_FLIGHT {
+    if !has_room(world) {
         return; // Nobody was asked for more.
     }
     world.is_short = false;

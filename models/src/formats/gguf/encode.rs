@@ -1,10 +1,10 @@
 //! Numbers and codes as GGUF's blocks: the other direction of [`super::blocks`].
 
 use super::blocks::Stored;
-use crate::formats::affine::{AffineView, code_at, scale_at};
+use crate::formats::affine::{AffineView, eight_codes, scale_at};
 use crate::formats::small_float::{SmallFloat, SmallFloatView};
 use crate::weights::Matrix;
-use half::{bf16, f16};
+use half::f16;
 
 /// Numbers of the blocks that are made here.
 const BLOCK: usize = 32;
@@ -21,17 +21,15 @@ pub fn is_made_of_numbers(stored: Stored) -> bool {
 /// If the type is not one of [`is_made_of_numbers`], or the numbers are no whole blocks.
 pub fn push_numbers(stored: Stored, numbers: &[f32], out: &mut Vec<u8>) {
     assert!(numbers.len().is_multiple_of(stored.block_len()), "numbers are whole blocks");
+    if let Some(float) = stored.float() {
+        return float.write_f32s(numbers, out);
+    }
     match stored {
-        Stored::F32 => numbers.iter().for_each(|number| out.extend(number.to_le_bytes())),
-        Stored::F16 => numbers.iter().for_each(|number| out.extend(f16::from_f32(*number).to_le_bytes())),
-        Stored::Bf16 => numbers.iter().for_each(|number| out.extend(bf16::from_f32(*number).to_le_bytes())),
         Stored::Q8_0 => numbers.as_chunks::<BLOCK>().0.iter().for_each(|block| {
-            let largest = block.iter().fold(0.0f32, |most, number| most.max(number.abs()));
-            let scale = largest / 127.0;
+            let scale = largest(block) / 127.0;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
             out.extend(f16::from_f32(scale).to_le_bytes());
-            // Halves away from zero.
-            out.extend(block.iter().map(|number| (number * inverse).round() as i8 as u8));
+            out.extend(block.map(|number| rounded(number * inverse) as u8));
         }),
         Stored::Q4_0 => numbers.as_chunks::<BLOCK>().0.iter().for_each(|block| {
             // The first of the largest becomes the code 0, that is -8 scales.
@@ -43,6 +41,24 @@ pub fn push_numbers(stored: Stored, numbers: &[f32], out: &mut Vec<u8>) {
         }),
         other => panic!("{} is not made of numbers", other.name()),
     }
+}
+
+/// The largest magnitude, eight numbers at a time.
+fn largest(block: &[f32; BLOCK]) -> f32 {
+    let mut most = [0.0f32; 8];
+    for eight in block.as_chunks::<8>().0 {
+        most.iter_mut().zip(eight).for_each(|(most, number)| *most = most.max(number.abs()));
+    }
+    most.into_iter().fold(0.0, f32::max)
+}
+
+/// The nearest whole number from -128 to 127, of two the one farther from zero: what `f32::round` says, without a call of it.
+fn rounded(number: f32) -> i32 {
+    // Of numbers too small for the inverse of their scale come infinities.
+    let number = number.clamp(-128.0, 127.0);
+    let whole = number as i32;
+    let rest = number - whole as f32;
+    whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)
 }
 
 /// The type whose blocks hold a quantized matrix without loss, whatever the length of its groups. Of its bytes scales and
@@ -92,26 +108,34 @@ pub fn push_row(stored: Stored, matrix: &Matrix<'_>, row: usize, out: &mut Vec<u
         Matrix::Affine(view) => {
             let (bits, row_bytes) = (view.shape.bits, view.shape.code_row_bytes(view.n_cols));
             let (codes, group_len) = (&view.codes[row * row_bytes..][..row_bytes], view.shape.group as usize);
-            for first in (0..view.n_cols).step_by(BLOCK) {
-                let (scale, bias) = group(view, (row * view.n_cols + first) / group_len);
+            let blocks = codes.chunks_exact(view.shape.code_row_bytes(BLOCK));
+            for (ix, codes) in blocks.enumerate() {
+                let (scale, bias) = group(view, (row * view.n_cols + ix * BLOCK) / group_len);
                 out.extend(f16::from_f32(scale).to_le_bytes());
                 if matches!(stored, Stored::Q4_1 | Stored::Q5_1) {
                     out.extend(f16::from_f32(bias).to_le_bytes());
                 }
-                let codes: [u8; BLOCK] = std::array::from_fn(|ix| code_at(codes, bits, first + ix) as u8);
-                push_codes(bits, &codes, out);
+                push_codes(bits, &block_codes(codes), out);
             }
         }
         Matrix::SmallFloat(view) => {
             let (n_groups, row_bytes) = (view.n_cols / BLOCK, view.n_cols / 2);
             let (codes, scales) = (&view.codes[row * row_bytes..], &view.scales[row * n_groups..][..n_groups]);
-            for (ix, scale) in scales.iter().enumerate() {
+            for (scale, codes) in scales.iter().zip(codes.chunks_exact(BLOCK / 2)) {
                 out.push(*scale);
-                push_nibbles(&std::array::from_fn(|at| code_at(codes, 4, ix * BLOCK + at) as u8), out);
+                push_nibbles(&block_codes(codes), out);
             }
         }
         _ => panic!("{} has no blocks", matrix.format()),
     }
+}
+
+/// The codes of a block's bytes.
+fn block_codes(bytes: &[u8]) -> [u8; BLOCK] {
+    let mut codes = [0; BLOCK];
+    let eights = codes.as_chunks_mut::<8>().0.iter_mut().zip(bytes.chunks_exact(bytes.len() / (BLOCK / 8)));
+    eights.for_each(|(codes, bytes)| *codes = eight_codes(bytes));
+    codes
 }
 
 /// Scale and bias of a matrix's group.
@@ -171,5 +195,10 @@ mod tests {
         (numbers[0], numbers[1], numbers[2], numbers[3]) = (127.0, 0.5, -0.5, -127.0);
         let block = made(Stored::Q8_0, &numbers);
         assert_eq!(block[..6], [0x00, 0x3c, 127, 1, 255, 129]);
+        let near = [0.5, 1.5, 63.5, 126.5].map(|half: f32| [half.next_down(), half, half.next_up()]);
+        for number in near.into_iter().flatten().flat_map(|number| [number, -number]) {
+            assert_eq!(rounded(number), number.round() as i32, "{number}");
+        }
+        assert_eq!([f32::INFINITY, f32::NEG_INFINITY, f32::NAN].map(rounded), [127, -128, 0]);
     }
 }

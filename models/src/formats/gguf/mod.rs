@@ -86,7 +86,8 @@ impl Gguf {
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// Settings by key. Whole numbers that a double cannot hold keep their digits; numbers that are not finite are null.
+    /// Settings by key. Whole numbers that a double cannot hold keep their digits; numbers that are not finite are null, and
+    /// so are lists of bytes and truth values, which no model needs and which would take many times their place in the file.
     pub fn metadata(&self) -> &BTreeMap<String, Value> {
         &self.metadata
     }
@@ -97,6 +98,16 @@ impl Gguf {
     /// A tensor's bytes.
     pub fn bytes(&self, tensor: &GgufTensor) -> &[u8] {
         &self.map[tensor.bytes.clone()]
+    }
+    /// Lets go of the memory that a tensor's bytes take, until somebody looks at them.
+    pub(super) fn release(&self, tensor: &GgufTensor) {
+        super::safetensors::release(&self.map, tensor.bytes.clone());
+    }
+    /// Forgets the settings: those of a vocabulary take more memory than their part of the file.
+    fn forget_metadata(&mut self) {
+        self.metadata.clear();
+        let header = self.tensors.iter().map(|tensor| tensor.bytes.start).min().unwrap_or(0);
+        super::safetensors::release(&self.map, 0..header);
     }
 }
 
@@ -237,7 +248,10 @@ impl<'a> Header<'a> {
             4 => self.u32()?.into(),
             5 => i32::from_le_bytes(self.array()?).into(),
             // By way of its shortest digits: 1e-5 stays 1e-5.
-            6 => format!("{:?}", f32::from_le_bytes(self.array()?)).parse::<f64>().unwrap_or(f64::NAN).into(),
+            6 => match f32::from_le_bytes(self.array()?) {
+                whole if whole.fract() == 0.0 && whole.abs() < 1e7 => f64::from(whole).into(),
+                number => format!("{number:?}").parse::<f64>().unwrap_or(f64::NAN).into(),
+            },
             7 => (self.array::<1>()?[0] != 0).into(),
             8 => self.text()?.into(),
             9 => {
@@ -254,6 +268,10 @@ impl<'a> Header<'a> {
                 self.check_count(n, least, "values")?;
                 if n > MAX_VALUES {
                     return Err(format!("a list has {n} values; at most {MAX_VALUES} are taken"));
+                }
+                if least == 1 {
+                    self.take(n as usize)?;
+                    return Ok(Value::Null);
                 }
                 let mut list = Vec::with_capacity(n as usize);
                 for _ in 0..n {

@@ -5,6 +5,7 @@ use super::blocks;
 use super::configure;
 use super::names::{self, Shape, pairs_rows, whole_norms};
 use super::scaling::FREQS;
+use super::words::Words;
 use super::{Gguf, text};
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -22,10 +23,16 @@ use std::path::{Path, PathBuf};
 /// What is wrong with the file, or not supported.
 pub fn open(path: &Path) -> Result<(Checkpoint, Files)> {
     let parts = open_parts(path)?;
-    let mut files = BTreeMap::new();
-    files.insert("config.json".to_owned(), configure::config(&parts)?.0.to_string().into_bytes());
-    files.extend(text::files(&parts[0])?);
-    Ok((checkpoint(path, parts)?, Files::held(path, files)))
+    let (config, shape) = configure::config(&parts)?;
+    let mut files = BTreeMap::from([("config.json".to_owned(), config.to_string().into_bytes())]);
+    let files = match text::read(&parts[0])? {
+        None => Files::held(path, files),
+        Some((vocabulary, config)) => {
+            files.insert("tokenizer_config.json".into(), config);
+            Files::held(path, files).with_vocabulary(vocabulary)
+        }
+    };
+    Ok((checkpoint(path, parts, &shape)?, files))
 }
 
 /// The tensors of a file's parts, all of which are given. `source` is named in messages.
@@ -33,20 +40,23 @@ pub fn open(path: &Path) -> Result<(Checkpoint, Files)> {
 /// # Errors
 /// As [`open`].
 pub(crate) fn open_tensors(source: &Path, parts: &[PathBuf]) -> Result<Checkpoint> {
-    checkpoint(source, parts.iter().map(|part| Gguf::open(part)).collect::<Result<_>>()?)
+    let parts: Vec<Gguf> = parts.iter().map(|part| Gguf::open(part)).collect::<Result<_>>()?;
+    let (_, shape) = configure::config(&parts)?;
+    checkpoint(source, parts, &shape)
 }
 
-fn checkpoint(source: &Path, parts: Vec<Gguf>) -> Result<Checkpoint> {
-    let (_, shape) = configure::config(&parts)?;
+fn checkpoint(source: &Path, mut parts: Vec<Gguf>, shape: &Shape) -> Result<Checkpoint> {
     let all = |part: usize| (0..parts[part].tensors().len()).map(move |ix| (part, ix));
     let tensors: Vec<(usize, usize)> = (0..parts.len()).flat_map(all).collect();
     let placed = |(part, ix): (usize, usize)| {
         let file: &Gguf = &parts[part];
         let wanted = file.tensors()[ix].name != FREQS;
-        wanted.then(|| place(file, (part as u32, ix as u32), &shape))
+        wanted.then(|| place(file, (part as u32, ix as u32), shape))
     };
     let places = tensors.into_par_iter().filter_map(placed).collect::<Result<Vec<_>>>()?;
-    Checkpoint::of_gguf(source, parts, places)
+    let words = Words::of(&parts[0], shape.architecture);
+    parts.iter_mut().for_each(Gguf::forget_metadata);
+    Checkpoint::of_gguf(source, parts, places, words)
 }
 
 /// The file, or all parts of the model that it is one of.

@@ -3,51 +3,49 @@
 use super::Gguf;
 use super::pre_tokenizers::PreTokenizer;
 use crate::error::{Error, Result};
+use crate::text::bpe::{Bpe, Merges, Vocabulary};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 
 /// Kinds of tokens.
+const NORMAL: u64 = 1;
 pub(super) const UNKNOWN: u64 = 2;
 pub(super) const CONTROL: u64 = 3;
 pub(super) const USER_DEFINED: u64 = 4;
 
-/// `tokenizer.json` and `tokenizer_config.json`, by name. A file without a tokenizer has neither.
-pub(super) fn files(file: &Gguf) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = BTreeMap::new();
+/// What `tokenizer.json` is made of, and `tokenizer_config.json`. A file without a tokenizer has neither.
+pub(super) fn read(file: &Gguf) -> Result<Option<(Vocabulary, Vec<u8>)>> {
     let get = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}"));
     let model = get("model").and_then(Value::as_str).filter(|model| !matches!(*model, "none" | "no_vocab"));
-    let Some(model) = model else { return Ok(files) };
-    let vocabulary = Vocabulary::read(file)?;
-    let tokenizer = match model {
-        "gpt2" => byte_level(file, &vocabulary)?,
-        "llama" => sentence_piece(file, &vocabulary)?,
+    let Some(model) = model else { return Ok(None) };
+    let tokens = Tokens::read(file)?;
+    let vocabulary = match model {
+        "gpt2" => byte_level(file, &tokens)?,
+        "llama" => sentence_piece(file, &tokens)?,
         other => {
             let what = format!("tokenizers of kind `{other}` are not supported; gpt2 and llama are");
             return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
         }
     };
-    files.insert("tokenizer.json".into(), tokenizer.to_string().into_bytes());
     let mut config = Map::new();
     let roles = [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")];
     for (role, name) in roles {
-        if let Some(token) = vocabulary.role(file, name) {
+        if let Some(token) = tokens.role(file, name) {
             config.insert(role.into(), token.into());
         }
     }
     if let Some(template) = file.metadata().get("tokenizer.chat_template").and_then(Value::as_str) {
         config.insert("chat_template".into(), template.into());
     }
-    files.insert("tokenizer_config.json".into(), Value::Object(config).to_string().into_bytes());
-    Ok(files)
+    Ok(Some((vocabulary, Value::Object(config).to_string().into_bytes())))
 }
 
-struct Vocabulary {
-    tokens: Vec<String>,
+struct Tokens<'a> {
+    texts: Vec<&'a str>,
     kinds: Vec<u64>,
 }
 
-impl Vocabulary {
-    fn read(file: &Gguf) -> Result<Self> {
+impl<'a> Tokens<'a> {
+    fn read(file: &'a Gguf) -> Result<Self> {
         let get = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}")).and_then(Value::as_array);
         let wrong = |name: &str, allowed: &str| Error::Field {
             path: file.path().to_path_buf(),
@@ -56,21 +54,25 @@ impl Vocabulary {
             allowed: allowed.into(),
         };
         let tokens = get("tokens").ok_or_else(|| wrong("tokens", "a list of texts"))?;
-        let texts = tokens.iter().map(|token| token.as_str().map(str::to_owned));
-        let tokens: Vec<String> = texts.collect::<Option<_>>().ok_or_else(|| wrong("tokens", "a list of texts"))?;
+        let texts: Option<Vec<&str>> = tokens.iter().map(Value::as_str).collect();
+        let texts = texts.ok_or_else(|| wrong("tokens", "a list of texts"))?;
         let kinds: Vec<u64> = match get("token_type") {
-            None => vec![1; tokens.len()],
+            None => vec![1; texts.len()],
             Some(kinds) => kinds.iter().map(|kind| kind.as_u64().unwrap_or(1)).collect(),
         };
-        if kinds.len() != tokens.len() {
-            return Err(wrong("token_type", &format!("a list of {} numbers", tokens.len())));
+        if kinds.len() != texts.len() {
+            return Err(wrong("token_type", &format!("a list of {} numbers", texts.len())));
         }
-        Ok(Self { tokens, kinds })
+        Ok(Self { texts, kinds })
     }
 
-    fn role(&self, file: &Gguf, name: &str) -> Option<String> {
+    fn role(&self, file: &Gguf, name: &str) -> Option<&'a str> {
         let id = file.metadata().get(&format!("tokenizer.ggml.{name}_token_id"))?.as_u64()?;
-        self.tokens.get(usize::try_from(id).ok()?).cloned()
+        self.texts.get(usize::try_from(id).ok()?).copied()
+    }
+
+    fn owned(&self) -> Vec<String> {
+        self.texts.iter().map(|text| (*text).to_owned()).collect()
     }
 
     /// Tokens that are found in a text as they are.
@@ -79,34 +81,46 @@ impl Vocabulary {
             let special = matches!(*kind, CONTROL | UNKNOWN);
             (special || *kind == USER_DEFINED).then(|| {
                 json!({
-                    "id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
+                    "id": id, "content": self.texts[id], "single_word": false, "lstrip": false, "rstrip": false,
                     "normalized": false, "special": special,
                 })
             })
         };
         self.kinds.iter().enumerate().filter_map(whole).collect()
     }
+}
 
-    fn ids(&self) -> Map<String, Value> {
-        // Of equal texts the first counts.
-        let mut ids = Map::new();
-        for (id, token) in self.tokens.iter().enumerate() {
-            ids.entry(token.clone()).or_insert_with(|| id.into());
-        }
-        ids
-    }
+/// Everything of `tokenizer.json` but the model.
+fn rest(
+    tokens: &Tokens<'_>,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: Value,
+    decoder: Value,
+) -> Map<String, Value> {
+    let parts = [
+        ("version", "1.0".into()),
+        ("truncation", Value::Null),
+        ("padding", Value::Null),
+        ("added_tokens", tokens.added().into()),
+        ("normalizer", normalizer),
+        ("pre_tokenizer", pre_tokenizer),
+        ("post_processor", post_processor),
+        ("decoder", decoder),
+    ];
+    parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What is put before a text: the begin token, if the file says so or, where it is silent, `default`.
-fn post_processor(file: &Gguf, vocabulary: &Vocabulary, default: bool) -> Value {
+fn post_processor(file: &Gguf, known: &Tokens<'_>, default: bool) -> Value {
     let adds = |name: &str| file.metadata().get(&format!("tokenizer.ggml.add_{name}_token")).and_then(Value::as_bool);
     let id = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}_token_id")).cloned();
-    let bos = vocabulary.role(file, "bos").zip(id("bos")).filter(|_| adds("bos").unwrap_or(default));
-    let eos = vocabulary.role(file, "eos").zip(id("eos")).filter(|_| adds("eos").unwrap_or(false));
+    let bos = known.role(file, "bos").zip(id("bos")).filter(|_| adds("bos").unwrap_or(default));
+    let eos = known.role(file, "eos").zip(id("eos")).filter(|_| adds("eos").unwrap_or(false));
     if bos.is_none() && eos.is_none() {
         return Value::Null;
     }
-    let special = |token: &Option<(String, Value)>, type_id: u32| {
+    let special = |token: &Option<(&str, Value)>, type_id: u32| {
         token.as_ref().map(|(token, _)| json!({ "SpecialToken": { "id": token, "type_id": type_id } }))
     };
     let around = |sequence: &str, type_id: u32| -> Vec<Value> {
@@ -116,13 +130,13 @@ fn post_processor(file: &Gguf, vocabulary: &Vocabulary, default: bool) -> Value 
     let pair: Vec<Value> = around("A", 0).into_iter().chain(around("B", 1)).collect();
     let mut tokens = Map::new();
     for (token, id) in [&bos, &eos].into_iter().flatten() {
-        tokens.insert(token.clone(), json!({ "id": token, "ids": [id], "tokens": [token] }));
+        tokens.insert((*token).to_owned(), json!({ "id": token, "ids": [id], "tokens": [token] }));
     }
     json!({ "type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": tokens })
 }
 
 /// BPE of bytes.
-fn byte_level(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
+fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<Vocabulary> {
     let pre = file.metadata().get("tokenizer.ggml.pre").and_then(Value::as_str).unwrap_or("default");
     let PreTokenizer { steps, nfc, begins } = PreTokenizer::named(pre).ok_or_else(|| {
         let known: Vec<&str> = PreTokenizer::names().collect();
@@ -133,30 +147,28 @@ fn byte_level(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
         Error::Unsupported { path: file.path().to_path_buf(), what }
     })?;
     let normalizer = if nfc { json!({ "type": "NFC" }) } else { Value::Null };
-    let merges = file.metadata().get("tokenizer.ggml.merges").cloned().unwrap_or_else(|| json!([]));
-    Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": vocabulary.added(),
-        "normalizer": normalizer, "pre_tokenizer": { "type": "Sequence", "pretokenizers": steps },
-        "post_processor": post_processor(file, vocabulary, begins),
-        "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": begins,
-            "vocab": vocabulary.ids(), "merges": merges,
-        },
-    }))
+    let pre_tokenizer = json!({ "type": "Sequence", "pretokenizers": steps });
+    let decoder = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let merges = file.metadata().get("tokenizer.ggml.merges").and_then(Value::as_array);
+    let merges = merges.into_iter().flatten().map(|merge| merge.as_str().unwrap_or("").to_owned()).collect();
+    Ok(Vocabulary {
+        rest: rest(tokens, normalizer, pre_tokenizer, post_processor(file, tokens, begins), decoder),
+        model: Bpe { ignore_merges: begins, ..Bpe::default() },
+        tokens: tokens.owned(),
+        merges: Merges::Listed(merges),
+    })
 }
 
 /// BPE as SentencePiece does it: of all pairs that make a token, the one whose token has the greatest score.
-fn sentence_piece(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
+fn sentence_piece(file: &Gguf, tokens: &Tokens<'_>) -> Result<Vocabulary> {
     let scores = file.metadata().get("tokenizer.ggml.scores").and_then(Value::as_array);
     let scores: Vec<f64> = scores.into_iter().flatten().map(|score| score.as_f64().unwrap_or(f64::MIN)).collect();
-    if scores.len() != vocabulary.tokens.len() {
+    if scores.len() != tokens.texts.len() {
         return Err(Error::Field {
             path: file.path().to_path_buf(),
             field: "tokenizer.ggml.scores".into(),
             found: format!("{} numbers", scores.len()),
-            allowed: format!("a list of {} numbers", vocabulary.tokens.len()),
+            allowed: format!("a list of {} numbers", tokens.texts.len()),
         });
     }
     let prefix = file.metadata().get("tokenizer.ggml.add_space_prefix").and_then(Value::as_bool).unwrap_or(true);
@@ -169,40 +181,19 @@ fn sentence_piece(file: &Gguf, vocabulary: &Vocabulary) -> Result<Value> {
         .into_iter()
         .chain(prefix.then_some(strip))
         .collect();
-    let ids = vocabulary.ids();
-    let merges = merges(vocabulary, &ids, &scores);
-    Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": vocabulary.added(),
-        "normalizer": { "type": "Sequence", "normalizers": normalizers }, "pre_tokenizer": null,
-        "post_processor": post_processor(file, vocabulary, true),
-        "decoder": { "type": "Sequence", "decoders": decoders },
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": vocabulary.role(file, "unknown"),
-            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
-            "ignore_merges": false, "vocab": ids, "merges": merges,
+    let normalizer = json!({ "type": "Sequence", "normalizers": normalizers });
+    let decoder = json!({ "type": "Sequence", "decoders": decoders });
+    // Bytes, and tokens that are found in a text as they are, are not made of others.
+    let made = |(kind, score): (&u64, f64)| matches!(*kind, NORMAL | USER_DEFINED).then_some(score);
+    Ok(Vocabulary {
+        rest: rest(tokens, normalizer, Value::Null, post_processor(file, tokens, true), decoder),
+        model: Bpe {
+            unk_token: tokens.role(file, "unknown").map(str::to_owned),
+            fuse_unk: true,
+            byte_fallback: true,
+            ..Bpe::default()
         },
-    }))
-}
-
-/// Every way to make a token of two others: those of greater scores first, then of longer parts.
-fn merges(vocabulary: &Vocabulary, ids: &Map<String, Value>, scores: &[f64]) -> Vec<[String; 2]> {
-    let mut all: Vec<(f64, &str, &str)> = Vec::new();
-    for ((token, kind), score) in vocabulary.tokens.iter().zip(&vocabulary.kinds).zip(scores) {
-        // Tokens longer than any word would cost their length squared.
-        if *kind != 1 && *kind != USER_DEFINED || token.len() > 512 {
-            continue;
-        }
-        for (at, _) in token.char_indices().skip(1) {
-            let (left, right) = token.split_at(at);
-            if ids.contains_key(left) && ids.contains_key(right) {
-                all.push((*score, left, right));
-            }
-        }
-    }
-    let n_chars = |text: &str| text.chars().count();
-    all.sort_by(|a, b| {
-        let order = b.0.total_cmp(&a.0);
-        order.then_with(|| n_chars(b.1).cmp(&n_chars(a.1))).then_with(|| n_chars(b.2).cmp(&n_chars(a.2)))
-    });
-    all.into_iter().map(|(_, left, right)| [left.to_owned(), right.to_owned()]).collect()
+        tokens: tokens.owned(),
+        merges: Merges::Scored(tokens.kinds.iter().zip(scores).map(made).collect()),
+    })
 }

@@ -2,8 +2,8 @@
 //! settings a file does not have.
 
 use super::Gguf;
-use super::configure;
 use super::names::gguf_name;
+use crate::config::Architecture;
 use crate::error::Error;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -49,50 +49,59 @@ const TOKENIZER_KEYS: [(&str, &str); 3] = [
     ("eos_token_id", "tokenizer.ggml.eos_token_id"),
 ];
 
-/// An error of the model in a file's parts, in the file's words. `place` is the file as it was named.
-pub(crate) fn in_own_words(error: Error, place: &Path, parts: &[Gguf]) -> Error {
-    let tensor = |name: String| {
-        let known = configure::config(parts).ok();
-        known.and_then(|(_, shape)| gguf_name(&name, shape.architecture)).unwrap_or(name)
-    };
-    // Small files are named as if they lay in the file.
-    let outside = |path: PathBuf| if path.starts_with(place) { place.to_path_buf() } else { path };
-    match error {
-        Error::Field { path, field, found, allowed } => {
-            let (field, allowed) = (keys(&field, parts), keys(&allowed, parts));
-            Error::Field { path: outside(path), field, found, allowed }
-        }
-        Error::Tensor { path, tensor: name, what } => {
-            let what =
-                what.replace("does config.json belong to these weights?", "it belongs to another model, or is damaged");
-            Error::Tensor { path, tensor: tensor(name), what }
-        }
-        Error::MissingTensor { path, tensor: name, .. } => {
-            let hint = "; the file is not whole, or not of the architecture that it names: fetch it again, or convert the model again";
-            Error::MissingTensor { path, tensor: tensor(name), hint: hint.into() }
-        }
-        Error::Malformed { path, what } => Error::Malformed { path: outside(path), what },
-        other => other,
-    }
+/// What a file calls things: kept when its settings are forgotten.
+#[derive(Debug)]
+pub(crate) struct Words {
+    /// Its name of the architecture, which keys begin with.
+    name: String,
+    architecture: Architecture,
 }
 
-/// A text with keys in place of fields.
-fn keys(text: &str, parts: &[Gguf]) -> String {
-    let name = parts.first().and_then(|file| file.metadata().get("general.architecture")).and_then(Value::as_str);
-    let is_end = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
-    let of_word = |word: &str| {
-        let found =
-            |table: &[(&str, &'static str)]| table.iter().find(|(field, _)| *field == word).map(|(_, key)| *key);
-        match (found(&KEYS), found(&TOKENIZER_KEYS)) {
-            (Some(key), _) => format!("{}.{key}", name.unwrap_or("llama")),
-            (None, Some(key)) => key.to_owned(),
-            (None, None) => word.to_owned(),
+impl Words {
+    /// Those of a file, which is the first part of a split one.
+    pub(super) fn of(file: &Gguf, architecture: Architecture) -> Self {
+        let name = file.metadata().get("general.architecture").and_then(Value::as_str).unwrap_or("");
+        Self { name: name.to_owned(), architecture }
+    }
+
+    /// An error of the model in the file's words. `place` is the file as it was named.
+    pub(crate) fn tell(&self, error: Error, place: &Path) -> Error {
+        let tensor = |name: String| gguf_name(&name, self.architecture).unwrap_or(name);
+        // Small files are named as if they lay in the file.
+        let outside = |path: PathBuf| if path.starts_with(place) { place.to_path_buf() } else { path };
+        match error {
+            Error::Field { path, field, found, allowed } => {
+                Error::Field { path: outside(path), field: self.keys(&field), found, allowed: self.keys(&allowed) }
+            }
+            Error::Tensor { path, tensor: name, what } => {
+                let doubt = "does config.json belong to these weights?";
+                let what = what.replace(doubt, "it belongs to another model, or is damaged");
+                Error::Tensor { path, tensor: tensor(name), what }
+            }
+            Error::MissingTensor { path, tensor: name, .. } => {
+                let hint = "; the file is not whole, or not of the architecture that it names: fetch it again, or convert the model again";
+                Error::MissingTensor { path, tensor: tensor(name), hint: hint.into() }
+            }
+            Error::Malformed { path, what } => Error::Malformed { path: outside(path), what },
+            other => other,
         }
-    };
-    text.split_inclusive(is_end)
-        .map(|piece| match piece.strip_suffix(is_end) {
+    }
+
+    /// A text with keys in place of fields.
+    fn keys(&self, text: &str) -> String {
+        let is_end = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+        let of_word = |word: &str| {
+            let found = |table: &[(&str, &'static str)]| table.iter().find(|row| row.0 == word).map(|row| row.1);
+            match (found(&KEYS), found(&TOKENIZER_KEYS)) {
+                (Some(key), _) => format!("{}.{key}", self.name),
+                (None, Some(key)) => key.to_owned(),
+                (None, None) => word.to_owned(),
+            }
+        };
+        let piece = |piece: &str| match piece.strip_suffix(is_end) {
             Some(word) => of_word(word) + &piece[word.len()..],
             None => of_word(piece),
-        })
-        .collect()
+        };
+        text.split_inclusive(is_end).map(piece).collect()
+    }
 }

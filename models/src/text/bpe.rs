@@ -1,0 +1,185 @@
+//! A tokenizer of the usual kind, BPE, in parts: read from `tokenizer.json`, or made from a vocabulary with scores and never
+//! written as text unless somebody wants the file.
+//!
+//! The crate `tokenizers` reads any file as a tree of values first, to see of which kind it is, which takes seconds for a large
+//! vocabulary. Here the model is read straight and handed over; the rest, which is small, the crate reads.
+
+use rayon::prelude::*;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::{BPE, Vocab};
+
+/// What `tokenizer.json` holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct BpeFile {
+    /// Everything but the model: normalizer, added tokens and so on.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+    pub model: Bpe,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Bpe {
+    pub r#type: Kind,
+    pub dropout: Option<f32>,
+    pub unk_token: Option<String>,
+    pub continuing_subword_prefix: Option<String>,
+    pub end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    pub fuse_unk: bool,
+    #[serde(default)]
+    pub byte_fallback: bool,
+    #[serde(default)]
+    pub ignore_merges: bool,
+    /// Tokens and their ids, in the file's order.
+    #[serde(serialize_with = "write_map", deserialize_with = "read_map")]
+    pub vocab: Vec<(String, u32)>,
+    pub merges: Vec<(String, String)>,
+}
+
+/// The one kind.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    #[default]
+    #[serde(rename = "BPE")]
+    Bpe,
+}
+
+fn write_map<S: Serializer>(all: &[(String, u32)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(all.iter().map(|(token, id)| (token, id)))
+}
+
+fn read_map<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, u32)>, D::Error> {
+    struct Pairs;
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = Vec<(String, u32)>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("ids by token")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(entry) = map.next_entry()? {
+                all.push(entry);
+            }
+            Ok(all)
+        }
+    }
+    from.deserialize_map(Pairs)
+}
+
+impl BpeFile {
+    /// The normalizer, as it is told.
+    pub(super) fn normalizer(&self) -> &Value {
+        self.rest.get("normalizer").unwrap_or(&Value::Null)
+    }
+
+    /// The tokenizer.
+    pub(super) fn build(mut self) -> tokenizers::Result<tokenizers::Tokenizer> {
+        let Bpe { dropout, unk_token, continuing_subword_prefix, end_of_word_suffix, vocab, merges, .. } = self.model;
+        let mut known = Vocab::with_capacity(vocab.len());
+        known.extend(vocab);
+        let mut model = BPE::builder()
+            .vocab_and_merges(known, merges)
+            .fuse_unk(self.model.fuse_unk)
+            .byte_fallback(self.model.byte_fallback)
+            .ignore_merges(self.model.ignore_merges);
+        if let Some(dropout) = dropout {
+            model = model.dropout(dropout);
+        }
+        if let Some(token) = unk_token {
+            model = model.unk_token(token);
+        }
+        if let Some(prefix) = continuing_subword_prefix {
+            model = model.continuing_subword_prefix(prefix);
+        }
+        if let Some(suffix) = end_of_word_suffix {
+            model = model.end_of_word_suffix(suffix);
+        }
+        // Tokens are added to the whole model: what it knows keeps its id.
+        let added = self.rest.remove("added_tokens");
+        let added: Vec<AddedToken> = added.map_or(Ok(Vec::new()), serde_json::from_value)?;
+        self.rest.insert("model".into(), json!({ "type": "BPE", "vocab": {}, "merges": [] }));
+        let mut whole: tokenizers::Tokenizer = serde_json::to_string(&self.rest)?.parse()?;
+        whole.with_model(model.build()?);
+        whole.add_tokens(added)?;
+        Ok(whole)
+    }
+}
+
+/// A vocabulary of another format, of which the parts are made when they are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Vocabulary {
+    /// As in [`BpeFile::rest`].
+    pub rest: Map<String, Value>,
+    /// The model without tokens and merges.
+    pub model: Bpe,
+    /// Tokens by id; of equal ones the first counts.
+    pub tokens: Vec<String>,
+    pub merges: Merges,
+}
+
+/// What is known of merges.
+#[derive(Clone, Debug)]
+pub(crate) enum Merges {
+    /// Each as a text, its parts with a space between.
+    Listed(Vec<String>),
+    /// As SentencePiece has it: a score a token, and none for a token that no merge makes. Of all pairs that make a token the one
+    /// whose token has the greatest score is merged.
+    Scored(Vec<Option<f64>>),
+}
+
+impl Vocabulary {
+    /// The parts.
+    pub(crate) fn file(&self) -> BpeFile {
+        let mut seen = HashSet::with_capacity(self.tokens.len());
+        let first = self.tokens.iter().zip(0..).filter(|(token, _)| seen.insert(token.as_str()));
+        let vocab = first.map(|(token, id)| (token.clone(), id)).collect();
+        let merges = match &self.merges {
+            Merges::Listed(all) => {
+                let pair = |merge: &String| {
+                    let (left, right) = merge.split_once(' ').unwrap_or((merge, ""));
+                    (left.to_owned(), right.to_owned())
+                };
+                all.iter().map(pair).collect()
+            }
+            Merges::Scored(scores) => merges(&self.tokens, scores),
+        };
+        BpeFile { rest: self.rest.clone(), model: Bpe { vocab, merges, ..self.model.clone() } }
+    }
+
+    /// The parts as `tokenizer.json`.
+    pub(crate) fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.file()).expect("texts and numbers are written to memory")
+    }
+}
+
+/// A way to make a token of two others.
+struct Merge<'a> {
+    score: f64,
+    /// Characters of both.
+    lengths: [usize; 2],
+    pair: [&'a str; 2],
+}
+
+/// Every way to make a token of two others: those of greater scores first, then of longer parts.
+fn merges(tokens: &[String], scores: &[Option<f64>]) -> Vec<(String, String)> {
+    let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
+    let of_token = |id: usize| {
+        let (token, known) = (tokens[id].as_str(), &known);
+        // Tokens longer than any word would cost their length squared.
+        let score = scores[id].filter(|_| token.len() <= 512);
+        let n_chars = if score.is_some() { token.chars().count() } else { 0 };
+        token.char_indices().enumerate().take(n_chars).skip(1).filter_map(move |(n_left, (at, _))| {
+            let (left, right) = token.split_at(at);
+            let score = score.filter(|_| known.contains(left) && known.contains(right))?;
+            Some(Merge { score, lengths: [n_left, n_chars - n_left], pair: [left, right] })
+        })
+    };
+    let mut all: Vec<Merge<'_>> = (0..tokens.len()).into_par_iter().flat_map_iter(of_token).collect();
+    // Equals stay in the order of their tokens.
+    all.par_sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| b.lengths.cmp(&a.lengths)));
+    all.into_iter().map(|Merge { pair: [left, right], .. }| (left.to_owned(), right.to_owned())).collect()
+}
