@@ -28,6 +28,13 @@ impl GgufFile {
         self.settings.extend(kind.to_le_bytes());
         self.settings.extend(value);
     }
+    /// Sets a list of values of a type by its number, one after the other.
+    pub fn list(&mut self, key: &str, kind: u32, n: usize, values: &[u8]) {
+        let mut bytes = kind.to_le_bytes().to_vec();
+        bytes.extend((n as u64).to_le_bytes());
+        bytes.extend(values);
+        self.setting(key, 9, &bytes);
+    }
     /// Sets a text.
     pub fn text(&mut self, key: &str, value: &str) {
         let mut bytes = Vec::new();
@@ -57,6 +64,10 @@ impl GgufFile {
     /// # Errors
     /// Those of the file system.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::write(path, self.bytes())
+    }
+    /// The file.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(3u32.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -76,6 +87,6 @@ impl GgufFile {
             out.extend(bytes);
         }
         out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
-        std::fs::write(path, out)
+        out
     }
 }

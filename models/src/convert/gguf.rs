@@ -167,13 +167,14 @@ fn form(matrix: Rows<'_>, kind: GgufType, is_router: bool, factor: f32) -> Resul
         _ => None,
     };
     let stored = match (kind, float) {
+        // Numbers of codes are exact in single precision too.
+        _ if is_router => Stored::F32,
         (GgufType::Repack, None) if factor == 1.0 => return Ok((lossless(&matrix)?, From::Codes(matrix))),
         (GgufType::Repack, None) => {
             return Err(
                 "has codes, but must be multiplied: llama.cpp has no word for the model's factor on scores".into()
             );
         }
-        _ if is_router => Stored::F32,
         (GgufType::Repack, Some(float)) => float,
         (GgufType::All(stored), _) if matrix.shape()[1].is_multiple_of(stored.block_len()) => stored,
         (GgufType::All(_), _) => Stored::F16,

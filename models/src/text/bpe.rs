@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use tokenizers::AddedToken;
 use tokenizers::models::bpe::{BPE, Vocab};
 
@@ -134,8 +134,11 @@ pub(crate) enum Merges {
 impl Vocabulary {
     /// The parts.
     pub(crate) fn file(&self) -> BpeFile {
-        let mut seen = HashSet::with_capacity(self.tokens.len());
-        let first = self.tokens.iter().zip(0..).filter(|(token, _)| seen.insert(token.as_str()));
+        let mut known = HashMap::with_capacity(self.tokens.len());
+        self.tokens.iter().zip(0u32..).for_each(|(token, id)| {
+            known.entry(token.as_str()).or_insert(id);
+        });
+        let first = self.tokens.iter().zip(0u32..).filter(|(token, id)| known[token.as_str()] == *id);
         let vocab = first.map(|(token, id)| (token.clone(), id)).collect();
         let merges = match &self.merges {
             Merges::Listed(all) => {
@@ -145,7 +148,7 @@ impl Vocabulary {
                 };
                 all.iter().map(pair).collect()
             }
-            Merges::Scored(scores) => merges(&self.tokens, scores),
+            Merges::Scored(scores) => merges(&self.tokens, scores, &known),
         };
         BpeFile { rest: self.rest.clone(), model: Bpe { vocab, merges, ..self.model.clone() } }
     }
@@ -165,16 +168,15 @@ struct Merge<'a> {
 }
 
 /// Every way to make a token of two others: those of greater scores first, then of longer parts.
-fn merges(tokens: &[String], scores: &[Option<f64>]) -> Vec<(String, String)> {
-    let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
+fn merges(tokens: &[String], scores: &[Option<f64>], known: &HashMap<&str, u32>) -> Vec<(String, String)> {
     let of_token = |id: usize| {
-        let (token, known) = (tokens[id].as_str(), &known);
+        let token = tokens[id].as_str();
         // Tokens longer than any word would cost their length squared.
         let score = scores[id].filter(|_| token.len() <= 512);
         let n_chars = if score.is_some() { token.chars().count() } else { 0 };
         token.char_indices().enumerate().take(n_chars).skip(1).filter_map(move |(n_left, (at, _))| {
             let (left, right) = token.split_at(at);
-            let score = score.filter(|_| known.contains(left) && known.contains(right))?;
+            let score = score.filter(|_| known.contains_key(left) && known.contains_key(right))?;
             Some(Merge { score, lengths: [n_left, n_chars - n_left], pair: [left, right] })
         })
     };

@@ -120,7 +120,13 @@ fn files_go_to_mlx_and_back_without_loss() {
 #[test]
 fn mlx_folders_go_to_files_and_back_without_loss() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["llama_affine_b4_g32", "llama_affine_b4_g64", "llama_affine_b4_g64_f16", "llama_mxfp4"] {
+    for name in [
+        "llama_affine_b4_g32",
+        "llama_affine_b4_g64",
+        "llama_affine_b4_g64_f16",
+        "llama_mxfp4",
+        "qwen3_moe_affine_b4_g64",
+    ] {
         let Some(source) = golden(&format!("mlx/{name}")) else { return };
         let out = folder.path().join(format!("{name}.gguf"));
         to_gguf(&source, &out, GgufType::Repack);

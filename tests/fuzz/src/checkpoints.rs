@@ -83,7 +83,7 @@ pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 6] {
     [
         ("quantization", map.into_iter().map(String::into_bytes).collect()),
         ("tokenizer", TOKENIZERS.map(|text| text.replace("TABLE", &table).into_bytes()).to_vec()),
-        ("safetensors", vec![safetensors_file()]),
+        ("safetensors", vec![safetensors_file(), packed_file(false), packed_file(true)]),
         ("gguf", vec![gguf_file()]),
         ("config", vec![CONFIG.into()]),
         ("index", vec![INDEX.into()]),
@@ -163,38 +163,72 @@ fn gguf_file() -> Vec<u8> {
     out
 }
 
+/// [`CONFIG`] with other words for how the model is quantized: those of AWQ or GPTQ.
+fn packed_config(method: &str) -> String {
+    let before = CONFIG.split_once("\"quantization\"").map_or("", |(before, _)| before);
+    format!("{before}\"quantization_config\": {{\"quant_method\": \"{method}\", \"bits\": 4}}}}")
+}
+
 /// The model of [`CONFIG`] as weights of a folder: some quantized, some plain.
 fn safetensors_file() -> Vec<u8> {
-    let mut tensors = Vec::new();
-    for (_, name, n_rows, n_cols, kind, _) in TENSORS {
-        let mut add = |ending: &str, dtype: &str, shape: Vec<u64>, size: u64| {
-            let n_bytes = shape.iter().product::<u64>() * size;
-            tensors.push((format!("{name}.{ending}"), dtype.to_owned(), shape, n_bytes));
-        };
-        match (n_cols, kind) {
-            (0, _) => add("weight", "F32", vec![n_rows], 4),
-            (_, 8 | 2 | 3) => {
-                add("weight", "U32", vec![n_rows, if kind == 8 { 8 } else { 4 }], 4);
-                add("scales", "F16", vec![n_rows, 1], 2);
-                add("biases", "F16", vec![n_rows, 1], 2);
-            }
-            (_, 6 | 39) => {
-                add("weight", "U32", vec![n_rows, 4], 4);
-                add("scales", "U8", vec![n_rows, if kind == 39 { 2 } else { 1 }], 1);
-            }
-            _ => add("weight", "BF16", vec![n_rows, n_cols], 2),
+    file_of(|n_rows, n_cols, kind| match (n_cols, kind) {
+        (0, _) => vec![("weight", "F32", vec![n_rows])],
+        (_, 8 | 2 | 3) => vec![
+            ("weight", "U32", vec![n_rows, if kind == 8 { 8 } else { 4 }]),
+            ("scales", "F16", vec![n_rows, 1]),
+            ("biases", "F16", vec![n_rows, 1]),
+        ],
+        (_, 6 | 39) => {
+            vec![("weight", "U32", vec![n_rows, 4]), ("scales", "U8", vec![n_rows, if kind == 39 { 2 } else { 1 }])]
         }
-    }
-    let (mut header, mut at) = (String::from("{\"__metadata__\":{\"format\":\"mlx\"}"), 0);
-    for (name, dtype, shape, n_bytes) in &tensors {
-        let end = at + n_bytes;
-        header += &format!(",\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}");
-        at = end;
+        _ => vec![("weight", "BF16", vec![n_rows, n_cols])],
+    })
+}
+
+/// The same as AWQ or GPTQ pack it, but for the embedding.
+fn packed_file(is_gptq: bool) -> Vec<u8> {
+    file_of(|n_rows, n_cols, kind| match (n_cols, is_gptq) {
+        (0, _) => vec![("weight", "F16", vec![n_rows])],
+        _ if kind == 8 => vec![("weight", "F16", vec![n_rows, n_cols])],
+        (_, false) => vec![
+            ("qweight", "I32", vec![n_cols, n_rows / 8]),
+            ("qzeros", "I32", vec![1, n_rows / 8]),
+            ("scales", "F16", vec![1, n_rows]),
+        ],
+        (_, true) => vec![
+            ("qweight", "I32", vec![n_cols / 8, n_rows]),
+            ("qzeros", "I32", vec![1, n_rows / 8]),
+            ("scales", "F16", vec![1, n_rows]),
+            ("g_idx", "I32", vec![n_cols]),
+        ],
+    })
+}
+
+/// Ending, type and shape of a tensor.
+type Part = (&'static str, &'static str, Vec<u64>);
+
+/// A safetensors file of [`TENSORS`], whose parts `parts` says of (rows, columns, type's number). Group numbers are zero.
+fn file_of(parts: impl Fn(u64, u64, u32) -> Vec<Part>) -> Vec<u8> {
+    let (mut header, mut data) = (String::from("{\"__metadata__\":{\"format\":\"mlx\"}"), Vec::new());
+    for (_, name, n_rows, n_cols, kind, _) in TENSORS {
+        for (ending, dtype, shape) in parts(n_rows, n_cols, kind) {
+            let size = match dtype {
+                "U8" => 1,
+                "F16" | "BF16" => 2,
+                _ => 4,
+            };
+            let at = data.len();
+            let end = at + (shape.iter().product::<u64>() * size) as usize;
+            header += &format!(
+                ",\"{name}.{ending}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}"
+            );
+            data.resize(end, if ending == "g_idx" { 0 } else { 0x11 });
+        }
     }
     header.push('}');
     let mut out = (header.len() as u64).to_le_bytes().to_vec();
     out.extend(header.as_bytes());
-    out.resize(out.len() + at as usize, 0x11);
+    out.extend(data);
     out
 }
 
@@ -222,9 +256,14 @@ fn in_folder(files: &BTreeMap<&str, &[u8]>, f: impl FnOnce(&Path)) {
     f(folder.path());
 }
 
-/// Bytes that claim to be a safetensors file, alone and as a model's weights.
+/// Bytes that claim to be a safetensors file, alone and as a model's weights; of AWQ or GPTQ where its tensors are called so.
 pub fn safetensors(bytes: &[u8]) {
-    let files = BTreeMap::from([("config.json", CONFIG.as_bytes()), ("model.safetensors", bytes)]);
+    let has = |name: &str| bytes.windows(name.len()).any(|text| text == name.as_bytes());
+    let config = match (has(".qweight"), has(".g_idx")) {
+        (false, _) => CONFIG.to_owned(),
+        (true, is_gptq) => packed_config(if is_gptq { "gptq" } else { "awq" }),
+    };
+    let files = BTreeMap::from([("config.json", config.as_bytes()), ("model.safetensors", bytes)]);
     in_folder(&files, |folder| {
         let Ok(file) = Safetensors::open(&folder.join("model.safetensors")) else { return };
         for tensor in file.tensors() {
@@ -246,12 +285,18 @@ pub fn gguf(bytes: &[u8]) {
     });
 }
 
-/// A text that claims to be a configuration.
+/// A text that claims to be a configuration, alone and beside weights.
 pub fn config(bytes: &[u8]) {
     let Ok(value) = serde_json::from_slice(bytes) else { return };
     let Ok(spec) = ModelSpec::parse(Path::new("config.json"), &value) else { return };
     assert_eq!(spec.n_heads % spec.n_kv_heads, 0);
     assert_eq!(rope::inv_freq(&spec.rope, spec.head_dim).len() as u32, spec.head_dim / 2);
+    let weights = safetensors_file();
+    in_folder(&BTreeMap::from([("config.json", bytes), ("model.safetensors", &weights[..])]), |folder| {
+        if let Ok(model) = Model::open(folder) {
+            whole(&model);
+        }
+    });
 }
 
 /// A text that claims to list a folder's weight files.

@@ -4,8 +4,12 @@
 //! ```text
 //! cargo install cargo-fuzz
 //! cargo test --release -p ingot-tests --test compiler -- --ignored seeds_for_cargo_fuzz
-//! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none artifact
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz gguf tests/fuzz/corpus/gguf tests/fuzz/kept/gguf -- \
+//!     -max_total_time=300 -timeout=10 -rss_limit_mb=2048 -max_len=65536 -detect_leaks=0
 //! ```
+//!
+//! Without a nightly compiler, `RUSTC_BOOTSTRAP=1` and `--sanitizer none` do. `TMPDIR=/dev/shm` keeps temporary files in memory. What was
+//! found goes to `kept/TARGET`, made small by `cargo fuzz tmin`; every test run replays what is there.
 
 pub mod checkpoints;
 

@@ -1,7 +1,9 @@
 //! The fuzz targets on their seeds with small changes, the same on every machine.
 
+use ingot_tests::gguf_file::GgufFile;
 use ingot_tests::rng::Rng;
 use ingot_tests::shared::root;
+use std::path::PathBuf;
 
 // In its own crate it is public.
 #[allow(unreachable_pub)]
@@ -73,7 +75,26 @@ fn change(bytes: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
+/// Inputs of a target that cargo-fuzz found and that were kept, by file name: each reaches code that others do not, or was a
+/// finding.
+fn kept(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = root().join("tests/fuzz/kept").join(name);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder's entry").path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} is empty", folder.display());
+    let read = |path: PathBuf| {
+        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        (path, bytes)
+    };
+    paths.into_iter().map(read).collect()
+}
+
 fn fuzz(name: &str, target: impl Fn(&[u8]) + std::panic::RefUnwindSafe, n_changed: u32) {
+    for (path, bytes) in kept(name) {
+        let outcome = std::panic::catch_unwind(|| target(&bytes));
+        assert!(outcome.is_ok(), "{}", path.display());
+    }
     let (_, seeds) = any_bytes::seeds().into_iter().find(|(found, _)| *found == name).expect("a target's name");
     for (ix, seed) in seeds.iter().enumerate() {
         target(seed);
@@ -185,4 +206,13 @@ fn any_map_of_quantization() {
 #[test]
 fn any_tokenizer() {
     fuzz_checkpoint("tokenizer", 2000);
+}
+
+/// A list whose values are small in the file, and would not be in memory.
+#[test]
+fn a_list_of_bytes_in_a_gguf_file_takes_memory_in_proportion() {
+    let mut file = GgufFile::default();
+    file.text("general.architecture", "llama");
+    file.list("other", 0, 4 << 20, &vec![7; 4 << 20]);
+    any_bytes::bounded(&file.bytes(), any_bytes::checkpoints::gguf);
 }
