@@ -27,7 +27,8 @@ impl Model {
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_file() && gguf::is_gguf(path) {
             let (checkpoint, files) = gguf::open(path)?;
-            return Ok(Self { spec: ModelSpec::of(&files)?, checkpoint, files });
+            let spec = ModelSpec::of(&files).map_err(|error| checkpoint.in_own_words(error))?;
+            return Ok(Self { spec, checkpoint, files });
         }
         Checkpoint::check_folder(path)?;
         let files = Files::folder(path);
@@ -52,6 +53,6 @@ impl Model {
     }
     /// The op graph.
     pub fn graph(&self) -> Result<Graph> {
-        arch::build(&self.spec, self.weights())
+        arch::build(&self.spec, self.weights()).map_err(|error| self.checkpoint.in_own_words(error))
     }
 }

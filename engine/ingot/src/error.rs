@@ -44,6 +44,19 @@ pub enum Error {
         /// What differs.
         why: String,
     },
+    /// A model that predicts nothing at a token of a text.
+    #[error(
+        "{model}: no prediction of token {index} of the text: {why}; its weights or their conversion are broken, or the \
+         device computes wrongly: try --device cpu, then convert or fetch the model again"
+    )]
+    NoPrediction {
+        /// Where the model was loaded from.
+        model: String,
+        /// The token's place in the text.
+        index: usize,
+        /// What its logits are.
+        why: String,
+    },
     /// Tuning on the processor.
     #[error(
         "tiles belong to GPU kernels, and this device is the CPU; choose a GPU with --device (see `ingot devices`)"

@@ -303,7 +303,7 @@ enum Text {
     /// Of a model without files.
     None,
     UnderWay(std::thread::JoinHandle<ReadText>),
-    Read(ReadText),
+    Read(Box<ReadText>),
 }
 
 type ReadText = (Result<Tokenizer, Error>, Result<Option<ChatTemplate>, Error>);
@@ -319,7 +319,7 @@ impl Text {
         match std::thread::Builder::new().spawn(move || read(&own_files, &own_ids)) {
             Ok(thread) => Self::UnderWay(thread),
             // The system gives no thread.
-            Err(_) => Self::Read(read(&files, eos_ids)),
+            Err(_) => Self::Read(Box::new(read(&files, eos_ids))),
         }
     }
 
@@ -328,7 +328,7 @@ impl Text {
         let read = match self {
             Self::None => Ok(none()),
             Self::UnderWay(thread) => thread.join(),
-            Self::Read(text) => Ok(text),
+            Self::Read(text) => Ok(*text),
         };
         // A file that the reader panics on is as bad as one that it refuses: the model still runs on ids.
         let unusable =

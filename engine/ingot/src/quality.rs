@@ -1,10 +1,15 @@
 //! How good a model is: perplexity of a text, and how far the predictions of two models are apart.
 
 use crate::{Error, Model};
+use ingot_models::text::tokenizer::Tokenizer;
 use rayon::prelude::*;
 
 /// How a text is cut: windows of tokens that are read together, one after the other. Each token but a window's first is
-/// predicted from those before it. A last window that is not full is left out, unless it is the only one.
+/// predicted from those before it, within its window. A last window that is not full is left out, unless it is the only one.
+///
+/// Figures of other programs are of other cuts. `llama-perplexity` of llama.cpp scores the second half of each window alone, whose
+/// tokens have many before them, so its perplexities are lower; `mlx_lm.perplexity` scores whole windows as here, of many texts laid
+/// end to end, with nothing put before a window.
 ///
 /// ```
 /// use ingot::Windows;
@@ -263,7 +268,8 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ShortText`]; those of the tokenizer and of running the model, a window longer than its context included.
+    /// [`Error::ShortText`]; [`Error::NoPrediction`] at the first token whose logits are not numbers; those of the tokenizer and
+    /// of running the model, a window longer than its context included.
     pub fn perplexity(
         &mut self,
         text: &str,
@@ -272,19 +278,24 @@ impl Model {
     ) -> Result<Mean, Error> {
         let cut = cut(self, text, windows)?;
         let n_vocab = self.facts().n_vocab as usize;
-        let mut all = Vec::new();
+        let (mut nlls, mut all) = (Vec::new(), Vec::new());
         for (ix, window) in cut.iter().enumerate() {
             let mut row = 0;
             self.each_logits(&window.ids, |logits| {
-                let tokens = (row..).map(|row| window.target(row).map(|(_, token)| token));
-                let rows: Vec<_> = logits.chunks_exact(n_vocab).zip(tokens).collect();
+                let rows: Vec<_> = logits.chunks_exact(n_vocab).zip((row..).map(|row| window.target(row))).collect();
                 row += rows.len();
-                let nll = |(row, token): (&[f32], Option<u32>)| Some(log_sum(row) - f64::from(row[token? as usize]));
+                let nll = |(row, target): (&[f32], Option<(usize, u32)>)| {
+                    target.map(|(index, token)| (index, log_sum(row) - f64::from(row[token as usize])))
+                };
                 all.par_extend(rows.into_par_iter().filter_map(nll));
             })?;
+            for (index, nll) in all.drain(..) {
+                check(self, index, nll)?;
+                nlls.push(nll);
+            }
             progress(ix as u64 + 1, cut.len() as u64);
         }
-        Ok(Mean::of(all.into_iter()))
+        Ok(Mean::of(nlls.into_iter()))
     }
 }
 
@@ -305,7 +316,8 @@ impl Model {
 /// ```
 ///
 /// # Errors
-/// [`Error::NotComparable`] if tokens or vocabulary differ; else as [`Model::perplexity`].
+/// [`Error::NotComparable`] if tokens or vocabulary differ; [`Error::NoPrediction`] also where B gives no chance at all to a
+/// token that A may choose; else as [`Model::perplexity`].
 pub fn compare(
     a: &mut Model,
     b: &mut Model,
@@ -326,7 +338,7 @@ pub fn compare(
     for (ix, window) in cut_a.iter().enumerate() {
         let mut logits_a = Vec::with_capacity(window.ids.len() * n_vocab);
         a.each_logits(&window.ids, |logits| logits_a.extend_from_slice(logits))?;
-        let mut row = 0;
+        let (mut row, n_before) = (0, found.positions.len());
         b.each_logits(&window.ids, |logits| {
             let rows: Vec<_> = logits.chunks_exact(n_vocab).zip(row..).collect();
             row += rows.len();
@@ -336,6 +348,14 @@ pub fn compare(
             };
             found.positions.par_extend(rows.into_par_iter().filter_map(position));
         })?;
+        for at in &found.positions[n_before..] {
+            check(a, at.index, at.nll_a)?;
+            check(b, at.index, at.nll_b)?;
+            if !at.kl.is_finite() {
+                let why = "it gives no chance at all (a logit of minus infinity) to a token that the other may choose";
+                return Err(no_prediction(b, at.index, why));
+            }
+        }
         progress(ix as u64 + 1, cut_a.len() as u64);
     }
     Ok(found)
@@ -361,7 +381,7 @@ impl Window {
 }
 
 pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Window>, Error> {
-    let prefix = model.text_prompt("")?;
+    let prefix = prefix(model.tokenizer()?)?;
     let ids = model.tokenizer()?.encode(text, false)?;
     let n_prefix = prefix.len();
     let n_own = windows.n_tokens.saturating_sub(n_prefix).max(2);
@@ -376,7 +396,34 @@ pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Win
     }
 }
 
-/// Logarithm of the sum of exponentials.
+/// What the tokenizer puts before a text: the begin token as a rule. What it may put behind one is left out, since an end token
+/// before a window would be read as another text's end.
+fn prefix(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+    let (own, mut ids) = (tokenizer.encode("a", false)?, tokenizer.encode("a", true)?);
+    let before = (0..ids.len()).find(|at| ids[*at..].starts_with(&own)).unwrap_or(0);
+    ids.truncate(before);
+    Ok(ids)
+}
+
+/// Fails unless a negative log-probability is one.
+fn check(model: &Model, index: usize, nll: f64) -> Result<(), Error> {
+    let why = match nll {
+        nll if nll.is_nan() => "its logits are not all numbers",
+        f64::INFINITY => "it gives that token no chance at all (a logit of minus infinity)",
+        _ => return Ok(()),
+    };
+    Err(no_prediction(model, index, why))
+}
+
+/// The error of a model whose logits tell nothing of the text's token `index`.
+pub(crate) fn no_prediction(model: &Model, index: usize, why: &str) -> Error {
+    let source = model.source.as_ref().and_then(|weights| weights.path());
+    let model = source.map_or_else(|| "the model".to_owned(), |path| path.display().to_string());
+    Error::NoPrediction { model, index, why: why.to_owned() }
+}
+
+/// Logarithm of the sum of exponentials; NaN if a logit is NaN or infinite, or all are minus infinity. Minus infinity among
+/// others is a probability of 0.
 pub(crate) fn log_sum(row: &[f32]) -> f64 {
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|logit| f64::from(logit - most).exp()).sum();
@@ -387,13 +434,15 @@ fn position(index: usize, token: u32, a: &[f32], b: &[f32]) -> Position {
     let (sum_a, sum_b) = (log_sum(a), log_sum(b));
     let kl = a.iter().zip(b).map(|(&a, &b)| {
         let log_a = f64::from(a) - sum_a;
-        log_a.exp() * (log_a - (f64::from(b) - sum_b))
+        // What A never chooses adds nothing, whatever B says of it.
+        if log_a.exp() == 0.0 { 0.0 } else { log_a.exp() * (log_a - (f64::from(b) - sum_b)) }
     });
     let top =
         |row: &[f32]| row.iter().enumerate().fold(0, |best, (ix, logit)| if *logit > row[best] { ix } else { best });
     let nll = |row: &[f32], sum: f64| sum - f64::from(row[token as usize]);
-    // Rounding may leave equal distributions a hair below zero.
-    let kl = kl.sum::<f64>().max(0.0);
+    // Rounding may leave equal distributions a hair below zero; what is no number stays none.
+    let kl = kl.sum::<f64>();
+    let kl = if kl < 0.0 { 0.0 } else { kl };
     Position { index, token, nll_a: nll(a, sum_a), nll_b: nll(b, sum_b), kl, same_top: top(a) == top(b) }
 }
 
@@ -422,6 +471,23 @@ mod tests {
         // Of equal logits the first is the greatest.
         assert!(!at.same_top);
         assert_eq!(position(0, 1, &a, &a).kl, 0.0);
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let fine = [0.0, 1.0, 2.0];
+        for broken in [[0.0, nan, 2.0], [0.0, inf, 2.0], [-inf; 3]] {
+            assert!(log_sum(&broken).is_nan(), "{broken:?}");
+            let (before, after) = (position(0, 0, &broken, &fine), position(0, 0, &fine, &broken));
+            assert!(before.nll_a.is_nan() && after.nll_b.is_nan() && after.kl.is_nan(), "{broken:?}");
+        }
+        // A chance of zero is one that can be told.
+        let never = [0.0, -inf, 0.0];
+        let at = position(0, 0, &never, &[0.0, 0.0, 0.0]);
+        assert!((at.kl - 1.5f64.ln()).abs() < 1e-7 && (at.nll_a - 2f64.ln()).abs() < 1e-7, "{at:?}");
+        assert_eq!(position(0, 1, &never, &fine).nll_a, f64::INFINITY);
+        assert_eq!(position(0, 0, &fine, &never).kl, f64::INFINITY);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How much a model suffers when one matrix alone is quantized: what a search for the best mix of widths rests on.
 
 use crate::lower::Lowered;
-use crate::quality::{Window, Windows, cut, log_sum};
+use crate::quality::{Window, Windows, cut, log_sum, no_prediction};
 use crate::weights::{ChangedWeights, Weights};
 use crate::{Error, LoadOptions, Model};
 use ingot_ir::weight::Format;
@@ -54,6 +54,11 @@ pub fn sensitivities(
     let windows = cut(&model, text, windows)?;
     let mut likely = Vec::new();
     each_row(&mut model, &windows, |_, row| Likely::of(row), &mut likely)?;
+    if let Some(ix) = likely.iter().position(Likely::is_none) {
+        let mut targets = windows.iter().flat_map(|window| (0..window.ids.len()).filter_map(|row| window.target(row)));
+        let index = targets.nth(ix).map_or(ix, |(index, _)| index);
+        return Err(no_prediction(&model, index, "its logits are not all numbers"));
+    }
     // Each model leaves before the next comes.
     drop(model);
     progress(1, n_models);
@@ -132,6 +137,11 @@ impl Likely {
             ids.into_iter().map(|id| (id, (f64::from(logits[id as usize]) - sum) as f32)).collect();
         let rest = 1.0 - tokens.iter().map(|(_, log)| f64::from(*log).exp()).sum::<f64>();
         Self { tokens, rest: rest.max(0.0) }
+    }
+
+    /// Whether the logits were none of a distribution.
+    fn is_none(&self) -> bool {
+        self.tokens.first().is_none_or(|(_, log)| log.is_nan())
     }
 
     /// Divergence of another model's distribution from this one, in nats.

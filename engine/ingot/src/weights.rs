@@ -11,6 +11,7 @@ use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::formats::foreign::{Foreign, Rows};
 use ingot_runtime::cpu::execute::{StoredTensor, WeightSource};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// Where weights come from. That they have all the bytes that a plan takes is checked before it is loaded: by the graph
@@ -120,6 +121,16 @@ impl Weights {
         match self {
             Self::Checkpoint(weights) => Some(&weights.checkpoint),
             _ => None,
+        }
+    }
+
+    /// The folder or file that they lie in.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Checkpoint(weights) => Some(weights.checkpoint.folder()),
+            Self::Artifact(artifact) => Some(artifact.path()),
+            Self::Changed(changed) => changed.others.path(),
+            Self::Random(_) | Self::Made(_) => None,
         }
     }
 

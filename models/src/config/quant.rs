@@ -79,18 +79,15 @@ impl Quant {
     }
 }
 
-/// Reads `quantization`, else `quantization_config` if it is MLX's.
+/// Reads `quantization`, MLX's own, else `quantization_config` if it is none of another engine.
 pub(super) fn quantization(fields: &Fields<'_>) -> Result<Option<QuantMap>> {
     let object = match fields.child("quantization")? {
         Some(object) => object,
         None => match fields.child("quantization_config")? {
-            Some(object) => object,
-            None => return Ok(None),
+            Some(object) if object.get("quant_method").is_none() => object,
+            _ => return Ok(None),
         },
     };
-    if object.get("quant_method").is_some() {
-        return Ok(None);
-    }
     let default = quant(&object, true)?;
     let mut overrides = BTreeMap::new();
     for (path, value) in object.iter() {
@@ -110,8 +107,12 @@ pub(super) fn quantization(fields: &Fields<'_>) -> Result<Option<QuantMap>> {
     Ok(Some(QuantMap { default, overrides }))
 }
 
-/// Reads `quantization_config` if it is another engine's: AWQ or GPTQ with 4 bits.
+/// Reads `quantization_config` if it is another engine's: AWQ or GPTQ with 4 bits. Where there is MLX's `quantization`, as in
+/// what was converted from such a checkpoint, it tells nothing of the weights.
 pub(super) fn packer(fields: &Fields<'_>) -> Result<Option<Packer>> {
+    if fields.child("quantization")?.is_some() {
+        return Ok(None);
+    }
     let Some(object) = fields.child("quantization_config")? else { return Ok(None) };
     let Some(method) = object.opt_str("quant_method")? else { return Ok(None) };
     let only = |name: &str, allowed: &[&str]| match object.opt_str(name)? {

@@ -109,6 +109,7 @@ pub fn convert(
     let Value::Object(mut config) = model.files.json_or_null("config.json")? else {
         return Err(Error::malformed(&source.join("config.json"), "not a JSON object"));
     };
+    take_eos(&mut config, &model.files)?;
     let dtype = if options.repack { None } else { options.dtype.or_else(|| config_dtype(&config)) };
     let Chosen { items, new, kept } = choose(&model, options, dtype)?;
     describe(&mut config, &model.spec, options, &new, &kept);
@@ -124,6 +125,18 @@ pub fn convert(
     drop(told);
     part.finish()?;
     Ok(converted)
+}
+
+/// Puts the ids that end a text into the configuration if the settings of generation name any: mlx-lm does it as it loads.
+fn take_eos(config: &mut Map<String, Value>, files: &Files) -> Result<()> {
+    let mut generation = files.json_or_null("generation_config.json")?;
+    let ids = generation.get_mut("eos_token_id").map(Value::take).unwrap_or_default();
+    // What Python takes for false is none.
+    let is_none = ids.is_null() || ids.as_u64() == Some(0) || ids.as_array().is_some_and(Vec::is_empty);
+    if !is_none {
+        config.insert("eos_token_id".into(), ids);
+    }
+    Ok(())
 }
 
 /// Told the bytes that were written since; its error ends the writing.
@@ -209,7 +222,8 @@ fn pretty(value: &Value) -> Vec<u8> {
 }
 
 fn config_dtype(config: &Map<String, Value>) -> Option<StoredType> {
-    let named = config.get("torch_dtype").or_else(|| config.get("text_config")?.get("dtype"))?;
+    let own = config.get("torch_dtype").filter(|dtype| !dtype.is_null());
+    let named = own.or_else(|| config.get("text_config")?.get("dtype"))?;
     match named.as_str()? {
         "float16" => Some(StoredType::F16),
         "bfloat16" => Some(StoredType::Bf16),
@@ -233,10 +247,9 @@ fn describe(
 ) {
     config.remove("_name_or_path");
     config.remove("vision_config");
-    let mut quantization = config.remove("quantization").or_else(|| config.remove("quantization_config"));
-    config.remove("quantization_config");
+    let (own, other) = (config.remove("quantization"), config.remove("quantization_config"));
     // Another engine's settings are none of what is written.
-    quantization = quantization.filter(|object| object.get("quant_method").is_none());
+    let mut quantization = own.or_else(|| other.filter(|object| object.get("quant_method").is_none()));
     if options.dequantize {
         quantization = None;
     }
@@ -258,6 +271,13 @@ fn describe(
     if let Some(mut quantization) = quantization {
         if let Value::Object(map) = &mut quantization {
             map.extend(named.into_iter().map(|(path, quant)| (path.clone(), quant_object(*quant))));
+            // mlx-lm records for modules what it was asked for: null is the mode's own group.
+            let is_open = options.quantize.as_ref().is_some_and(Recipe::leaves_group_open);
+            for path in new.keys().filter(|_| is_open) {
+                if let Some(object) = map.get_mut(path) {
+                    object["group_size"] = Value::Null;
+                }
+            }
             // As mlx-lm tells of them: what is not said is affine.
             let object = || json!({ "group_size": ROUTER.group(), "bits": ROUTER.bits() });
             map.extend(routers.into_iter().map(|path| (path.clone(), object())));

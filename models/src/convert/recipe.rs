@@ -15,8 +15,8 @@ pub enum Recipe {
         low: u32,
         /// Bits of those.
         high: u32,
-        /// Columns a scale.
-        group: u32,
+        /// Columns a scale; `None` is 64, the mode's own.
+        group: Option<u32>,
         /// Bits that the configuration names for modules that it does not list.
         default_bits: u32,
     },
@@ -29,6 +29,9 @@ pub enum Recipe {
     },
 }
 
+/// Columns a scale of a mixed recipe, unless others are asked for.
+const MIXED_GROUP: u32 = 64;
+
 impl Recipe {
     /// Names of the mixed recipes.
     pub const MIXED: [&'static str; 4] = ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"];
@@ -40,7 +43,8 @@ impl Recipe {
     /// What does not go together.
     pub fn new(mode: &str, bits: Option<u32>, group: Option<u32>, mixed: Option<&str>) -> Result<Self, String> {
         let quant = Quant::of_mode(mode).ok_or_else(|| format!("there is no quantization mode `{mode}`"))?;
-        let (bits, group) = (bits.unwrap_or(quant.bits()), group.unwrap_or(quant.group()));
+        let (bits, told_group) = (bits.unwrap_or(quant.bits()), group);
+        let group = group.unwrap_or(quant.group());
         let recipe = match (mixed, quant) {
             (None, Quant::Affine(_)) => Self::Uniform(Quant::Affine(QuantShape { bits, group })),
             (None, other) if (bits, group) == (other.bits(), other.group()) => Self::Uniform(other),
@@ -54,7 +58,7 @@ impl Recipe {
                 let pair = numbers.and_then(|rest| rest.split_once('_'));
                 let parsed = pair.and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
                 let (low, high) = parsed.ok_or_else(|| format!("there is no recipe `{name}`"))?;
-                Self::Mixed { low, high, group, default_bits: bits }
+                Self::Mixed { low, high, group: told_group, default_bits: bits }
             }
         };
         recipe.check()?;
@@ -82,9 +86,23 @@ impl Recipe {
     pub(super) fn default(&self) -> Quant {
         match *self {
             Self::Uniform(quant) => quant,
-            Self::Mixed { group, default_bits, .. } => Quant::Affine(QuantShape { bits: default_bits, group }),
+            Self::Mixed { default_bits, .. } => Quant::Affine(QuantShape { bits: default_bits, group: self.group() }),
             Self::Listed { default, .. } => Quant::Affine(default),
         }
+    }
+
+    /// Columns a scale.
+    fn group(&self) -> u32 {
+        match *self {
+            Self::Uniform(quant) => quant.group(),
+            Self::Mixed { group, .. } => group.unwrap_or(MIXED_GROUP),
+            Self::Listed { default, .. } => default.group,
+        }
+    }
+
+    /// Whether modules have the group of their mode because none was asked for.
+    pub(super) fn leaves_group_open(&self) -> bool {
+        matches!(self, Self::Mixed { group: None, .. })
     }
 
     /// Whether the recipe leaves it to a model's family to make exceptions.
@@ -108,7 +126,7 @@ impl Recipe {
                 let bits = bits.get(path).copied().unwrap_or(default.bits);
                 return Some(Quant::Affine(QuantShape { bits, ..*default }));
             }
-            Self::Mixed { low, high, group, .. } => (*low, *high, *group),
+            Self::Mixed { low, high, .. } => (*low, *high, self.group()),
         };
         let layer = path.split('.').find_map(|part| part.parse::<u32>().ok()).unwrap_or(0);
         let eighth = n_layers / 8;

@@ -1,6 +1,7 @@
 //! A checkpoint: every `model*.safetensors` of a folder, merged into one table of tensors; or the tensors of a GGUF file.
 
 use super::foreign::{Foreign, Form};
+use super::gguf::words::Words;
 use super::gguf::{self, Gguf};
 use super::packed::{PackedView, Packer};
 use super::safetensors::{Safetensors, StoredType, TensorView};
@@ -18,6 +19,8 @@ pub struct Checkpoint {
     folder: PathBuf,
     files: Vec<Safetensors>,
     gguf: Vec<Gguf>,
+    /// What a GGUF file calls things.
+    words: Option<Words>,
     /// By name; matrices in forms of other engines by `path.weight`.
     table: BTreeMap<String, Place>,
 }
@@ -79,11 +82,11 @@ impl Checkpoint {
             }
             files.push(file);
         }
-        Ok(Self { folder: folder.to_path_buf(), files, gguf: Vec::new(), table })
+        Ok(Self { folder: folder.to_path_buf(), files, gguf: Vec::new(), words: None, table })
     }
 
     /// The tensors of a GGUF file's parts; matrices of blocks by their modules' paths, others by their names.
-    pub(crate) fn of_gguf(source: &Path, parts: Vec<Gguf>, places: Vec<(String, Place)>) -> Result<Self> {
+    pub(crate) fn of_gguf(source: &Path, parts: Vec<Gguf>, places: Vec<(String, Place)>, words: Words) -> Result<Self> {
         let mut table = BTreeMap::new();
         for (name, place) in places {
             if table.contains_key(&name) {
@@ -91,7 +94,7 @@ impl Checkpoint {
             }
             table.insert(name, place);
         }
-        Ok(Self { folder: source.to_path_buf(), files: Vec::new(), gguf: parts, table })
+        Ok(Self { folder: source.to_path_buf(), files: Vec::new(), gguf: parts, words: Some(words), table })
     }
 
     /// The matrix of a module, if it is stored in another engine's form.
@@ -235,6 +238,13 @@ impl Checkpoint {
                 self.table.len()
             ),
         })
+    }
+    /// An error of the model, with the names that its file has for tensors and settings if that is a GGUF file.
+    pub(crate) fn in_own_words(&self, error: Error) -> Error {
+        match &self.words {
+            Some(words) => words.tell(error, &self.folder),
+            None => error,
+        }
     }
     /// The file that holds a tensor, else the folder; for messages.
     pub(crate) fn place_of(&self, name: &str) -> &Path {

@@ -122,11 +122,44 @@ fn mixed_recipes_are_recorded_by_layer() {
     let config = read_json(&out.join("config.json"));
     let bits = |path: &str| config["quantization"][path]["bits"].as_u64();
     assert_eq!(config["quantization"], config["quantization_config"]);
+    // mlx-lm records the group that it was asked for, here none.
+    assert_eq!((&config["quantization"]["group_size"], &config["quantization"]["bits"]), (&64.into(), &4.into()));
+    let expected = serde_json::json!({ "group_size": null, "bits": 6, "mode": "affine" });
+    assert_eq!(config["quantization"]["lm_head"], expected);
     assert_eq!((bits("lm_head"), bits("model.layers.1.mlp.down_proj")), (Some(6), Some(6)));
     assert_eq!((bits("model.embed_tokens"), bits("model.layers.1.self_attn.q_proj")), (Some(3), Some(3)));
     let model = Model::open(&out).expect("a checkpoint");
     let Ok(Matrix::Affine(view)) = model.weights().matrix("lm_head", 320, 128) else { panic!("not affine") };
     assert_eq!((view.shape.bits, view.shape.group), (6, 64));
+}
+
+/// As mlx-lm's `load_config` and `convert` read a folder.
+#[test]
+fn configurations_take_what_other_files_and_parts_say() {
+    let Some(source) = golden("llama") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = folder.path().join("source");
+    std::fs::create_dir(&own).expect("a folder");
+    std::fs::copy(source.join("model.safetensors"), own.join("model.safetensors")).expect("a copy");
+    let mut config = read_json(&source.join("config.json"));
+    config["eos_token_id"] = 2.into();
+    config["torch_dtype"] = serde_json::Value::Null;
+    config["text_config"] = serde_json::json!({ "dtype": "float16" });
+    // A folder of MLX that was made of one of AWQ's: its own settings tell what it is.
+    config["quantization"] = serde_json::json!({ "group_size": 64, "bits": 4 });
+    config["quantization_config"] = serde_json::json!({ "quant_method": "awq", "bits": 4 });
+    std::fs::write(own.join("config.json"), config.to_string()).expect("written");
+    for (name, generation, eos) in [("list", "[2, 3]", "[2,3]"), ("none", "0", "2")] {
+        std::fs::write(own.join("generation_config.json"), format!("{{\"eos_token_id\": {generation}}}"))
+            .expect("written");
+        let out = folder.path().join(name);
+        let found = to(&own, &out, ConvertOptions::default());
+        assert_eq!(found.get("model.norm.weight").map(|norm| norm.stored), Some(StoredType::F16));
+        let config = read_json(&out.join("config.json"));
+        assert_eq!(config["eos_token_id"].to_string(), eos);
+        assert_eq!((&config["quantization"]["bits"], &config["quantization_config"]["bits"]), (&4.into(), &4.into()));
+        assert!(config["quantization_config"].get("quant_method").is_none());
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// A tensor: name, type's number, sizes (slowest first), bytes.
-type Tensor<'a> = (&'a str, u32, &'a [usize], &'a [u8]);
+pub(crate) type Tensor<'a> = (&'a str, u32, &'a [usize], &'a [u8]);
 
 fn push_text(text: &str, out: &mut Vec<u8>) {
     out.extend((text.len() as u64).to_le_bytes());
@@ -49,7 +49,7 @@ fn kind(value: &Value) -> u32 {
     }
 }
 
-fn write(path: &Path, settings: &[(&str, Value)], tensors: &[Tensor<'_>]) {
+pub(crate) fn write(path: &Path, settings: &[(&str, Value)], tensors: &[Tensor<'_>]) {
     let mut out = b"GGUF\x03\0\0\0".to_vec();
     out.extend((tensors.len() as u64).to_le_bytes());
     out.extend((settings.len() as u64).to_le_bytes());

@@ -1,15 +1,17 @@
 //! Configurations, codecs and lowering against the golden checkpoints.
 
-use crate::{golden, read_json};
+use crate::{assert_error, config, golden, read_json};
 use ingot_ir::graph::Op;
 use ingot_ir::weight::{Format, ScaleType};
 use ingot_models::Model;
 use ingot_models::config::{ModelSpec, RopeScaling};
 use ingot_models::formats::affine::{AffineMatrix, AffineView, QuantShape};
+use ingot_models::formats::checkpoint::Checkpoint;
 use ingot_models::formats::safetensors::{Safetensors, StoredType, TensorDecl, write};
 use ingot_models::formats::small_float::{SmallFloat, SmallFloatMatrix, SmallFloatView};
-use ingot_models::weights::{Loaded, Matrix};
+use ingot_models::weights::{Loaded, Matrix, WeightTable};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const CHECKPOINTS: [&str; 17] = [
@@ -244,6 +246,46 @@ fn settings_of_single_layers_are_inferred_from_shapes() {
     assert_eq!(format("model.layers.1.mlp.down_proj", 128, 128).unwrap(), affine(6, 64));
     assert_eq!(format("model.layers.1.mlp.up_proj", 128, 128).unwrap(), affine(4, 64));
     assert_eq!(format("lm_head", 320, 128).unwrap(), Format::Bf16);
+}
+
+/// Three experts of one row each, of which each has a global scale; and a module that the configuration leaves float.
+#[test]
+fn stacks_have_a_global_scale_an_expert_and_false_keeps_floats() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let decl = |name: &str, stored, shape: &[usize]| TensorDecl { name: name.into(), stored, shape: shape.to_vec() };
+    let globals = [448.0f32 * 6.0, 448.0 * 12.0, 448.0 * 3.0];
+    let one = |stored| match stored {
+        StoredType::F32 => globals.map(f32::to_le_bytes).concat(),
+        // 1 as e4m3.
+        StoredType::U8 => vec![0x38; 3],
+        // 1 and -1 as e2m1, the low one first.
+        _ => vec![0xa2; 3 * 8],
+    };
+    let decls = [
+        decl("mlp.weight", StoredType::U32, &[3, 1, 2]),
+        decl("mlp.scales", StoredType::U8, &[3, 1, 1]),
+        decl("mlp.global_scale", StoredType::F32, &[3]),
+        decl("plain.weight", StoredType::F32, &[1, 3]),
+        decl("plain.scales", StoredType::U8, &[3, 1, 1]),
+    ];
+    let path = folder.path().join("model.safetensors");
+    write(&path, &BTreeMap::new(), &decls, |ix, out| out.copy_from_slice(&one(decls[ix].stored))).expect("written");
+    let checkpoint = Checkpoint::open(folder.path()).expect("opens");
+    let mut config = config();
+    config["quantization"] = json!({ "group_size": 16, "bits": 4, "mode": "nvfp4", "plain": false });
+    let spec = ModelSpec::parse(Path::new("config.json"), &config).expect("right");
+    let weights = WeightTable::new(&checkpoint, spec.quantization.as_ref());
+    let stack = weights.matrix("mlp", 3, 16).expect("a stack");
+    assert_eq!(stack.format().to_string(), "nvfp4_global");
+    for (row, factor) in [1.0, 2.0, 0.5].into_iter().enumerate() {
+        let mut numbers = [0.0; 16];
+        stack.read_row(row, &mut numbers);
+        assert_eq!(numbers, std::array::from_fn(|ix| if ix % 2 == 0 { factor } else { -factor }), "{row}");
+    }
+    let Ok(Matrix::Dense { stored: StoredType::F32, .. }) = weights.matrix("plain", 1, 3) else { panic!("not float") };
+    // Without the setting the same tensors would be a quantized module's.
+    assert_error(WeightTable::new(&checkpoint, None).matrix("plain", 1, 3), &["plain.weight", "U32"]);
+    assert_error(weights.matrix("mlp", 4, 16), &["mlp.weight", "[4, ...]"]);
 }
 
 #[test]

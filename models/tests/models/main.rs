@@ -6,6 +6,7 @@ mod convert;
 mod gguf;
 mod gguf_files;
 mod gguf_out;
+mod gguf_settings;
 mod golden;
 mod golden_text;
 mod grammar;

@@ -40,7 +40,7 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_name = "N", requires = "quantize")]
     q_group_size: Option<u32>,
     /// Quantization mode
-    #[arg(long, value_name = "MODE", default_value = "affine", value_parser = ["affine", "mxfp4", "nvfp4", "mxfp8"])]
+    #[arg(long, value_name = "MODE", default_value = "affine", requires = "quantize", value_parser = ["affine", "mxfp4", "nvfp4", "mxfp8"])]
     q_mode: String,
     /// A recipe of mixed widths
     #[arg(long, value_name = "RECIPE", requires = "quantize", value_parser = PossibleValuesParser::new(Recipe::MIXED))]

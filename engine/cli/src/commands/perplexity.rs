@@ -40,8 +40,15 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as text", path.display()))
 }
 
+/// What the figure is, beside those of other programs.
+const CUT: &str = "The figure is the exponential of the mean negative log-probability of the text's tokens. The text is cut into windows of --sequence-length tokens, each of which begins with what the tokenizer puts before a text. All \
+    tokens of a window that have one before them count. llama-perplexity of llama.cpp counts the second half of each window \
+    alone, so its figures are lower; mlx_lm.perplexity counts whole windows too, of many texts laid end to end, with nothing \
+    put before a window. Compare figures of one program, of the same text and length.";
+
 /// Flags of `ingot perplexity`.
 #[derive(Args)]
+#[command(after_long_help = CUT)]
 pub(crate) struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,

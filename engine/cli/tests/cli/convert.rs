@@ -48,6 +48,60 @@ fn a_model_is_dequantized_quantized_and_compared() {
 }
 
 #[test]
+fn models_that_give_no_numbers_are_not_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, data) = (folder.path().join("plain"), folder.path().join("text.txt"));
+    convert("ingot-tales-1m", &plain, &["-d", "--dtype", "float32"]);
+    std::fs::write(&data, TEXT).unwrap();
+    let file = plain.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let n_header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..n_header]).unwrap();
+    let at = n_header + header["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+    let (plain, data) = (plain.to_str().unwrap(), data.to_str().unwrap());
+    let on_text = |args: &[&str]| on_cpu(&[args, &["--data", data, "--sequence-length", "16"]].concat());
+    let told = ["plain", "token 1 of the text", "not all numbers"];
+    fail(on_text(&["perplexity", "--model", plain]), 1, &told);
+    fail(on_text(&["compare", "ingot-tales-1m", plain]), 1, &told);
+    fail(on_text(&["compare", plain, plain]), 1, &told);
+}
+
+#[test]
+fn windows_begin_as_a_text_does_and_not_with_its_end() {
+    let folder = super::copy();
+    let data = folder.path().join("text.txt");
+    std::fs::write(&data, TEXT).unwrap();
+    let file = folder.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let [first, second] = [0, 1].map(|ix| tokenizer["added_tokens"][ix].clone());
+    let pair = tokenizer["post_processor"]["pair"].clone();
+    let mut perplexity = |around: &[&serde_json::Value], before: usize| {
+        let piece = |token: &&serde_json::Value| serde_json::json!({ "SpecialToken": { "id": token["content"], "type_id": 0 } });
+        let mut single: Vec<serde_json::Value> = around.iter().map(piece).collect();
+        single.insert(before, serde_json::json!({ "Sequence": { "id": "A", "type_id": 0 } }));
+        let token = |token: &serde_json::Value| {
+            let of = &token["content"];
+            (of.as_str().unwrap().to_owned(), serde_json::json!({ "id": of, "ids": [token["id"]], "tokens": [of] }))
+        };
+        let tokens: serde_json::Map<_, _> = [&first, &second].map(token).into_iter().collect();
+        tokenizer["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens,
+        });
+        std::fs::write(&file, tokenizer.to_string()).unwrap();
+        let mut command = on_cpu(&["perplexity", "--json", "--sequence-length", "16", "--data"]);
+        command.arg(&data).arg("--model").arg(folder.path());
+        json(command)
+    };
+    let begun = perplexity(&[&first], 1);
+    assert_eq!(perplexity(&[&first, &second], 1), begun);
+    let bare = perplexity(&[], 0);
+    assert!(bare["perplexity"] != begun["perplexity"]);
+    assert_eq!(perplexity(&[&second], 0), bare);
+}
+
+#[test]
 fn wrong_conversions_say_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().to_str().unwrap();
@@ -58,6 +112,7 @@ fn wrong_conversions_say_what_is_wrong() {
         |flags: &[&str]| ingot(&[&["convert", "--hf-path", "ingot-tales-1m", "--mlx-path", new], flags].concat());
     fail(with(&["-q", "-d"]), 2, &["--dequantize"]);
     fail(with(&["--q-bits", "4"]), 2, &["required arguments"]);
+    fail(with(&["--q-mode", "mxfp4"]), 2, &["required arguments", "--quantize"]);
     fail(with(&["-q", "--q-mode", "mxfp4", "--q-bits", "8"]), 1, &["mxfp4", "4 bits"]);
     fail(with(&["-q", "--q-mode", "nvfp4", "--quant-predicate", "mixed_2_6"]), 1, &["affine"]);
     assert!(!Path::new(new).exists());

@@ -62,6 +62,10 @@ impl Stored {
     pub fn parse(name: &str) -> Option<Self> {
         Self::TABLE.iter().find(|row| row.2 == name).map(|row| row.0)
     }
+    /// llama.cpp's names of all types.
+    pub(super) fn names() -> Vec<&'static str> {
+        Self::TABLE.iter().map(|row| row.2).collect()
+    }
     /// The name of a type that is not supported.
     pub(super) fn foreign_name(kind: u32) -> Option<&'static str> {
         Some(match kind {

@@ -2,6 +2,7 @@
 
 use super::names::Shape;
 use super::scaling::{FREQS, rope_scaling};
+use super::text::{CONTROL, UNKNOWN, USER_DEFINED};
 use super::{Gguf, GgufTensor};
 use crate::config::Architecture;
 use crate::error::{Error, Result};
@@ -22,8 +23,8 @@ pub(crate) const KNOWN: [(&str, Architecture); 8] = [
 ];
 
 /// Settings of a file's architecture.
-struct Settings<'a> {
-    file: &'a Gguf,
+pub(super) struct Settings<'a> {
+    pub(super) file: &'a Gguf,
     /// GGUF's name of the architecture.
     name: &'a str,
 }
@@ -32,10 +33,10 @@ impl<'a> Settings<'a> {
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.name)
     }
-    fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.file.metadata().get(&self.key(name))
     }
-    fn wrong(&self, name: &str, allowed: &str) -> Error {
+    pub(super) fn wrong(&self, name: &str, allowed: &str) -> Error {
         Error::Field {
             path: self.file.path().to_path_buf(),
             field: self.key(name),
@@ -47,7 +48,7 @@ impl<'a> Settings<'a> {
         let found = self.get(name).and_then(Value::as_u64).filter(|n| (1..1 << 31).contains(n));
         found.ok_or_else(|| self.wrong(name, "a whole number above 0"))
     }
-    fn optional(&self, name: &str) -> Result<Option<u64>> {
+    pub(super) fn optional(&self, name: &str) -> Result<Option<u64>> {
         self.get(name).map(|_| self.number(name)).transpose()
     }
     fn float(&self, name: &str) -> Option<f64> {
@@ -148,7 +149,7 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
             put(ours, factor.into());
         }
     }
-    if let Some(scaling) = rope_scaling(file, tensor(FREQS), name, theta, head_dim as u32)? {
+    if let Some(scaling) = rope_scaling(&settings, tensor(FREQS), architecture, theta, head_dim as u32)? {
         put("rope_scaling", scaling);
     }
     fields.extend(windows.into_iter().flatten().chain(mixture.into_iter().flatten()));
@@ -277,18 +278,62 @@ fn windows(settings: &Settings<'_>, architecture: Architecture) -> Result<Option
     Ok(Some(fields))
 }
 
+/// Texts of tokens that end a turn or a text: llama.cpp knows them by these, since files often tell of one of several.
+const ENDS: [&str; 21] = [
+    "</s>",
+    "<eos>",
+    "[EOS]",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[e~[",
+];
+
 /// Ids with a role. A turn's end ends a text too.
 fn token_ids(metadata: &BTreeMap<String, Value>, fields: &mut Map<String, Value>) {
     let id = |role: &str| metadata.get(&format!("tokenizer.ggml.{role}_token_id")).and_then(Value::as_u64);
     if let Some(bos) = id("bos") {
         fields.insert("bos_token_id".into(), bos.into());
     }
-    let mut ends: Vec<u64> = ["eos", "eot", "eom"].into_iter().filter_map(id).collect();
+    let mut ends: Vec<u64> = ["eos", "eot", "eom"].into_iter().filter_map(id).chain(known_ends(metadata)).collect();
     ends.sort_unstable();
     ends.dedup();
     if !ends.is_empty() {
         fields.insert("eos_token_id".into(), ends.into());
     }
+}
+
+/// Ids of [`ENDS`] among the tokens that are no ordinary text.
+fn known_ends(metadata: &BTreeMap<String, Value>) -> Vec<u64> {
+    let list = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}")).and_then(Value::as_array);
+    let (Some(tokens), Some(kinds)) = (list("tokens"), list("token_type")) else { return Vec::new() };
+    let special = |(id, (token, kind)): (usize, (&'_ Value, &Value))| {
+        let (token, kind) = (token.as_str()?, kind.as_u64()?);
+        let end = ENDS.into_iter().find(|end| *end == token)?;
+        // `</s>` is a piece of HTML in some vocabularies.
+        let is_end = matches!(kind, UNKNOWN | CONTROL) || (kind == USER_DEFINED && end != "</s>");
+        is_end.then_some((id as u64, end))
+    };
+    let found: Vec<(u64, &str)> = tokens.iter().zip(kinds).enumerate().filter_map(special).collect();
+    let has = |token: &str| found.iter().any(|(_, end)| *end == token);
+    // In formats of channels `<|end|>` ends a message of several.
+    let has_calls = has("<|call|>") || has("<|calls|>");
+    let has_channels = has_calls && (has("<|return|>") || has("<|flush|>"));
+    found.into_iter().filter(|(_, end)| !(has_channels && *end == "<|end|>")).map(|(id, _)| id).collect()
 }
 
 fn find<'a>(part: &'a Gguf, name: &str) -> Option<&'a GgufTensor> {

@@ -2,7 +2,8 @@
 //! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 //!
 //! Read in this order: this file (the container), [`blocks`] (types of tensors, taken apart), `names` (what tensors are called
-//! elsewhere), `configure` with `scaling` (what settings are), `text` (the tokenizer), [`open()`] (all of it as a checkpoint).
+//! elsewhere), `configure` with `scaling` (what settings are), `text` with `pre_tokenizers` (the tokenizer), [`open()`] (all of it as a checkpoint), `words`
+//! (what is wrong with it).
 //! Then the other direction: `write`, [`encode`], `describe` and `vocabulary`.
 
 pub mod blocks;
@@ -10,7 +11,9 @@ pub(crate) mod names;
 pub(crate) mod configure;
 pub(crate) mod scaling;
 mod open;
+pub(crate) mod words;
 mod text;
+mod pre_tokenizers;
 pub(crate) mod write;
 pub mod encode;
 pub(crate) mod describe;
@@ -76,8 +79,10 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
         let map = super::safetensors::map(path, &file)?;
-        let (metadata, tensors) = Header::read(&map)
-            .map_err(|what| Error::malformed(path, format!("{what}; the file is damaged, fetch it again")))?;
+        let (metadata, tensors) = Header::read(&map).map_err(|fault| match fault {
+            Fault::Damaged(what) => Error::malformed(path, format!("{what}; the file is damaged, fetch it again")),
+            Fault::Foreign(what) => Error::Unsupported { path: path.to_path_buf(), what },
+        })?;
         Ok(Self { path: path.to_path_buf(), map, metadata, tensors })
     }
     /// The file.
@@ -110,6 +115,20 @@ impl Gguf {
     }
 }
 
+/// Why a header cannot be read.
+enum Fault {
+    /// It breaks the format.
+    Damaged(String),
+    /// It is whole, but of a kind that is not read.
+    Foreign(String),
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Self {
+        Self::Damaged(what)
+    }
+}
+
 /// The header's tables. Every count is checked against what is left of the file before anything is allocated.
 struct Header<'a> {
     file: &'a [u8],
@@ -120,15 +139,22 @@ type Tables = (BTreeMap<String, Value>, Vec<GgufTensor>);
 
 impl<'a> Header<'a> {
     /// The tables of a file's bytes.
-    fn read(file: &'a [u8]) -> Result<Tables, String> {
+    fn read(file: &'a [u8]) -> Result<Tables, Fault> {
         let mut header = Self { file, at: 0 };
         if header.take(4)? != MAGIC {
-            return Err("it does not begin with `GGUF`".into());
+            return Err(Fault::Damaged("it does not begin with `GGUF`".into()));
         }
         match header.u32()? {
             2 | 3 => {}
-            version if version.swap_bytes() == 3 => return Err("its numbers are big endian".into()),
-            version => return Err(format!("GGUF version {version} is not known; 2 and 3 are")),
+            version if matches!(version.swap_bytes(), 1..=3) => {
+                let what = "its numbers are big endian, which is not supported; fetch the model's little endian file";
+                return Err(Fault::Foreign(what.into()));
+            }
+            version => {
+                return Err(Fault::Foreign(format!(
+                    "GGUF version {version} is not supported; 2 and 3 are: fetch a file of these, or convert the model again"
+                )));
+            }
         }
         let (n_tensors, n_settings) = (header.u64()?, header.u64()?);
         let mut metadata = BTreeMap::new();
@@ -138,13 +164,13 @@ impl<'a> Header<'a> {
             let kind = header.u32()?;
             let value = header.value(kind, MAX_NESTING).map_err(|why| format!("setting `{key}`: {why}"))?;
             if metadata.insert(key.clone(), value).is_some() {
-                return Err(format!("setting `{key}` stands twice"));
+                return Err(format!("setting `{key}` stands twice").into());
             }
         }
         let alignment = match metadata.get("general.alignment").map(|value| value.as_u64()) {
             None => 32,
             Some(Some(n)) if n.is_power_of_two() && n <= 1 << 20 => n as usize,
-            Some(other) => return Err(format!("`general.alignment` is {other:?}, no power of two")),
+            Some(other) => return Err(format!("`general.alignment` is {other:?}, no power of two").into()),
         };
         header.check_count(n_tensors, 24, "tensors")?;
         let mut raw = Vec::with_capacity(n_tensors as usize);
@@ -155,7 +181,7 @@ impl<'a> Header<'a> {
         let mut seen = BTreeSet::new();
         let mut tensors = Vec::with_capacity(raw.len());
         for (name, stored, shape, offset) in raw {
-            let wrong = |what: &str| format!("tensor `{name}` {what}");
+            let wrong = |what: &str| Fault::Damaged(format!("tensor `{name}` {what}"));
             if shape.contains(&0) {
                 return Err(wrong("is empty"));
             }
@@ -180,7 +206,7 @@ impl<'a> Header<'a> {
             tensors.iter().map(|tensor| (tensor.bytes.start, tensor.bytes.end, &tensor.name)).collect();
         ranges.sort_unstable();
         if let Some(pair) = ranges.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-            return Err(format!("tensors `{}` and `{}` overlap", pair[0].2, pair[1].2));
+            return Err(format!("tensors `{}` and `{}` overlap", pair[0].2, pair[1].2).into());
         }
         Ok((metadata, tensors))
     }
@@ -263,11 +289,11 @@ impl<'a> Header<'a> {
             kind => return Err(format!("values of type {kind} are not known")),
         })
     }
-    fn tensor(&mut self) -> Result<(String, Stored, Vec<usize>, u64), String> {
+    fn tensor(&mut self) -> Result<(String, Stored, Vec<usize>, u64), Fault> {
         let name = self.text()?;
         let n_dims = self.u32()?;
         if n_dims > MAX_DIMS {
-            return Err(format!("tensor `{name}` has {n_dims} dimensions; at most {MAX_DIMS} are known"));
+            return Err(format!("tensor `{name}` has {n_dims} dimensions; at most {MAX_DIMS} are known").into());
         }
         let mut shape = Vec::with_capacity(n_dims as usize);
         for _ in 0..n_dims {
@@ -278,8 +304,12 @@ impl<'a> Header<'a> {
         shape.reverse();
         let (kind, offset) = (self.u32()?, self.u64()?);
         let stored = Stored::of(kind).ok_or_else(|| {
-            format!("tensor `{name}` is of type {kind} ({})", Stored::foreign_name(kind).unwrap_or("unknown"))
-                + ", which is not supported"
+            Fault::Foreign(format!(
+                "tensor `{name}` is of type {kind} ({}), which is not supported; {} are: take the model in another \
+                 quantization, e.g. Q4_K_M or Q8_0",
+                Stored::foreign_name(kind).unwrap_or("unknown"),
+                Stored::names().join(", "),
+            ))
         })?;
         Ok((name, stored, shape, offset))
     }
@@ -290,5 +320,8 @@ impl<'a> Header<'a> {
 /// # Errors
 /// What is wrong with it.
 pub fn check_header(bytes: &[u8]) -> Result<(), String> {
-    Header::read(bytes).map(|_| ())
+    let done = Header::read(bytes);
+    done.map(|_| ()).map_err(|fault| match fault {
+        Fault::Damaged(what) | Fault::Foreign(what) => what,
+    })
 }

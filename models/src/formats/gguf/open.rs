@@ -5,6 +5,7 @@ use super::blocks;
 use super::configure;
 use super::names::{self, Shape, pairs_rows, whole_norms};
 use super::scaling::FREQS;
+use super::words::Words;
 use super::{Gguf, text};
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -53,8 +54,9 @@ fn checkpoint(source: &Path, mut parts: Vec<Gguf>, shape: &Shape) -> Result<Chec
         wanted.then(|| place(file, (part as u32, ix as u32), shape))
     };
     let places = tensors.into_par_iter().filter_map(placed).collect::<Result<Vec<_>>>()?;
+    let words = Words::of(&parts[0], shape.architecture);
     parts.iter_mut().for_each(Gguf::forget_metadata);
-    Checkpoint::of_gguf(source, parts, places)
+    Checkpoint::of_gguf(source, parts, places, words)
 }
 
 /// The file, or all parts of the model that it is one of.

@@ -1,40 +1,99 @@
 //! How a file's rotary frequencies are stretched: settings, or a tensor of factors from which the settings follow.
 
+use super::configure::Settings;
 use super::{Gguf, GgufTensor};
-use crate::config::{RopeScaling, RopeSpec};
+use crate::config::{Architecture, RopeScaling, RopeSpec};
 use crate::error::{Error, Result};
 use crate::rope;
 use serde_json::{Value, json};
+use std::ops::RangeInclusive;
 
 /// The tensor of rotary factors.
 pub(crate) const FREQS: &str = "rope_freqs.weight";
 
-/// `factors` are those of the frequencies, and the part that they are in.
+/// What a configuration says of a file's scaling, as llama.cpp understands the file: where no type is told it is linear, and the
+/// factor may have its old name. `factors` are those of the frequencies, and the part that they are in.
+///
+/// # Errors
+/// A setting that changes the rotation and cannot be kept, by its key.
 pub(super) fn rope_scaling(
-    file: &Gguf,
+    settings: &Settings<'_>,
     factors: Option<(&Gguf, &GgufTensor)>,
-    architecture: &str,
+    architecture: Architecture,
     theta: f64,
     head_dim: u32,
 ) -> Result<Option<Value>> {
-    let get = |name: &str| file.metadata().get(&format!("{architecture}.rope.scaling.{name}"));
-    let factor = get("factor").and_then(Value::as_f64);
-    let original = get("original_context_length").and_then(Value::as_u64);
-    match get("type").and_then(Value::as_str) {
-        Some("linear") => return Ok(Some(json!({ "rope_type": "linear", "factor": factor }))),
-        Some("yarn") => {
-            let mut scaling = json!({ "rope_type": "yarn", "factor": factor });
-            if let Some(original) = original {
-                scaling["original_max_position_embeddings"] = original.into();
-            }
-            return Ok(Some(scaling));
-        }
-        None | Some("none") => {}
-        Some(other) => {
-            let what = format!("rope scaling `{other}` is not supported; none, linear and yarn are");
-            return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
-        }
+    // Granite's files tell by it whether there is a rotation at all.
+    const FINETUNED: &str = "rope.scaling.finetuned";
+    if architecture == Architecture::Granite && settings.get(FINETUNED).and_then(Value::as_bool) == Some(false) {
+        return Err(settings.wrong(FINETUNED, "true or absent: models without rotary embedding are not supported"));
     }
+    let is_yarn = match settings.get("rope.scaling.type").map(Value::as_str) {
+        None | Some(Some("linear")) => false,
+        Some(Some("yarn")) => true,
+        Some(Some("none")) => return from_factors(factors, theta, head_dim),
+        Some(_) => {
+            return Err(settings.wrong("rope.scaling.type", "none, linear or yarn; take another model"));
+        }
+    };
+    let factor = match settings.get("rope.scaling.factor") {
+        Some(_) => number(settings, "rope.scaling.factor", 1.0..=1e6)?,
+        None => number(settings, "rope.scale_linear", 1.0..=1e6)?,
+    };
+    // It scales cos and sin, which a configuration can say of YaRN alone.
+    let attention = number(settings, "rope.scaling.attn_factor", 1e-3..=1e3)?.unwrap_or(1.0);
+    if attention != 1.0 && !is_yarn {
+        return Err(settings.wrong("rope.scaling.attn_factor", "1 or absent where the scaling is not yarn"));
+    }
+    let only = |name: &str, allowed: &[f64], what: &str| match settings.get(name).map(Value::as_f64) {
+        Some(found) if !found.is_some_and(|found| allowed.contains(&found)) => Err(settings.wrong(name, what)),
+        _ => Ok(()),
+    };
+    only("rope.scaling.alpha", &[0.0, 1.0], "absent: this scaling is not supported")?;
+    let factor = factor.unwrap_or(1.0);
+    if !is_yarn {
+        return match (factor != 1.0, factors) {
+            (false, factors) => from_factors(factors, theta, head_dim),
+            (true, None) => Ok(Some(json!({ "rope_type": "linear", "factor": factor }))),
+            (true, Some((part, _))) => Err(both(part, "linear")),
+        };
+    }
+    if let Some((part, _)) = factors {
+        return Err(both(part, "yarn"));
+    }
+    only("rope.scaling.yarn_log_multiplier", &[0.0], "0 or absent: this form of yarn is not supported")?;
+    only("rope.scaling.yarn_ext_factor", &[1.0, -1.0], "1 or absent: yarn is taken as a whole")?;
+    only("rope.scaling.yarn_attn_factor", &[1.0, -1.0], "1 or absent; rope.scaling.attn_factor may be another")?;
+    let mut scaling = json!({
+        "rope_type": "yarn", "factor": factor,
+        "beta_fast": number(settings, "rope.scaling.yarn_beta_fast", 1e-3..=1e6)?,
+        "beta_slow": number(settings, "rope.scaling.yarn_beta_slow", 1e-3..=1e6)?,
+        "original_max_position_embeddings": settings.optional("rope.scaling.original_context_length")?,
+        "attention_factor": (attention != 1.0).then(|| attention * (0.1 * factor.ln() + 1.0)),
+    });
+    if let Value::Object(map) = &mut scaling {
+        map.retain(|_, value| !value.is_null());
+    }
+    Ok(Some(scaling))
+}
+
+/// A number of a range; `None` if it is absent, or 0, which counts as absent.
+fn number(settings: &Settings<'_>, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+    let Some(value) = settings.get(name) else { return Ok(None) };
+    match value.as_f64() {
+        Some(0.0) => Ok(None),
+        Some(number) if range.contains(&number) => Ok(Some(number)),
+        _ => Err(settings.wrong(name, &format!("a number from {} to {}", range.start(), range.end()))),
+    }
+}
+
+fn both(part: &Gguf, kind: &str) -> Error {
+    let what = format!("goes with no other scaling, and the file's settings say {kind}; convert the model again");
+    Error::tensor(part.path(), FREQS, what)
+}
+
+/// The scaling that a tensor of factors tells of.
+fn from_factors(factors: Option<(&Gguf, &GgufTensor)>, theta: f64, head_dim: u32) -> Result<Option<Value>> {
     let Some((part, tensor)) = factors else { return Ok(None) };
     let factors = tensor.stored.float().and_then(|stored| stored.to_f32s(part.bytes(tensor))).unwrap_or_default();
     if factors.len() != head_dim as usize / 2 {

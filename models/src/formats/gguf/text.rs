@@ -1,21 +1,16 @@
 //! The tokenizer and chat template of a GGUF file, as the files of a Hugging Face folder.
 
 use super::Gguf;
+use super::pre_tokenizers::PreTokenizer;
 use crate::error::{Error, Result};
 use crate::text::bpe::{Bpe, Merges, Vocabulary};
 use serde_json::{Map, Value, json};
 
 /// Kinds of tokens.
 const NORMAL: u64 = 1;
-const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
-
-/// How texts are cut into words before pairs are merged, by the names that files use.
-pub(super) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(super) const UNKNOWN: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const USER_DEFINED: u64 = 4;
 
 /// What `tokenizer.json` is made of, and `tokenizer_config.json`. A file without a tokenizer has neither.
 pub(super) fn read(file: &Gguf) -> Result<Option<(Vocabulary, Vec<u8>)>> {
@@ -142,33 +137,22 @@ fn post_processor(file: &Gguf, known: &Tokens<'_>, default: bool) -> Value {
 
 /// BPE of bytes.
 fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<Vocabulary> {
-    let text = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}")).and_then(Value::as_str);
-    let pre = text("pre").unwrap_or("gpt-2");
-    let bytes = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
-    let sequence = |first: Value, second: Value| json!({ "type": "Sequence", "pretokenizers": [first, second] });
-    let split = |regex: &str| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
-    let digits = json!({ "type": "Digits", "individual_digits": true });
-    let (pre_tokenizer, normalizer, begins) = match pre {
-        "gpt-2" | "gpt2" | "phi-2" | "default" => (bytes(true), Value::Null, false),
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
-            (sequence(digits, bytes(true)), Value::Null, false)
-        }
-        "llama-bpe" | "llama3" | "llama-v3" => (sequence(split(LLAMA3), bytes(false)), Value::Null, true),
-        "qwen2" | "deepseek-r1-qwen" | "hunyuan" => {
-            (sequence(split(QWEN2), bytes(false)), json!({ "type": "NFC" }), false)
-        }
-        "tekken" => (sequence(split(TEKKEN), bytes(false)), Value::Null, true),
-        other => {
-            let what = format!(
-                "the pre-tokenizer `{other}` is not known; gpt-2, smollm, starcoder, llama-bpe, qwen2 and tekken are"
-            );
-            return Err(Error::Unsupported { path: file.path().to_path_buf(), what });
-        }
-    };
+    let pre = file.metadata().get("tokenizer.ggml.pre").and_then(Value::as_str).unwrap_or("default");
+    let PreTokenizer { steps, nfc, begins } = PreTokenizer::named(pre).ok_or_else(|| {
+        let known: Vec<&str> = PreTokenizer::names().collect();
+        let what = format!(
+            "the pre-tokenizer `{pre}` is not supported; {} are: take the model as a folder with tokenizer.json",
+            known.join(", ")
+        );
+        Error::Unsupported { path: file.path().to_path_buf(), what }
+    })?;
+    let normalizer = if nfc { json!({ "type": "NFC" }) } else { Value::Null };
+    let pre_tokenizer = json!({ "type": "Sequence", "pretokenizers": steps });
+    let decoder = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let merges = file.metadata().get("tokenizer.ggml.merges").and_then(Value::as_array);
     let merges = merges.into_iter().flatten().map(|merge| merge.as_str().unwrap_or("").to_owned()).collect();
     Ok(Vocabulary {
-        rest: rest(tokens, normalizer, pre_tokenizer, post_processor(file, tokens, begins), bytes(true)),
+        rest: rest(tokens, normalizer, pre_tokenizer, post_processor(file, tokens, begins), decoder),
         model: Bpe { ignore_merges: begins, ..Bpe::default() },
         tokens: tokens.owned(),
         merges: Merges::Listed(merges),

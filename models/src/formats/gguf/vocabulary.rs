@@ -1,6 +1,6 @@
 //! A tokenizer and chat template as the settings of a GGUF file: the other direction of [`super::text`].
 
-use super::text::{LLAMA3, QWEN2, TEKKEN};
+use super::pre_tokenizers::{LLAMA3, QWEN2, TEKKEN};
 use super::write::Setting;
 use crate::error::{Error, Result};
 use crate::files::Files;
