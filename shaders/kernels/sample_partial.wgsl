@@ -2,15 +2,16 @@
 // exp(x - it), the greatest of what is chosen by, its column). Chosen by: x, or of a row that is drawn x / temperature + noise.
 //
 // First the logits of a row that says so are adjusted, in place: bias, then repetition, presence and frequency penalties of
-// the tokens in its history's windows, then ids that may not come yet. Sums are of rows that filter or tell, else 0.
+// the tokens in its history's windows, then ids that may not come yet, then those that its mask leaves out. Sums are of
+// rows that filter or tell, else 0.
 // The bins of a row that filters are emptied for the next kernel. One workgroup a (row, block), an invocation every
 // WG-th column. Workgroup memory: 8 * BLOCK + 16 * WG bytes. Slots: rows.
 
 import package::lib::grid::linear_id;
 import package::lib::step::step_choice;
-import package::lib::choice::{ADJUSTS, FILTERS, FREQUENCY, FREQUENCY_WINDOW, LEAST_LOGIT, NOISE, N_BANNED, N_BIASES, N_EXEMPT, POSITION, PRESENCE, PRESENCE_WINDOW};
+import package::lib::choice::{ADJUSTS, FILTERS, FREQUENCY, FREQUENCY_WINDOW, KEEPS_FORM, LEAST_LOGIT, NOISE, N_BANNED, N_BIASES, N_EXEMPT, POSITION, PRESENCE, PRESENCE_WINDOW};
 import package::lib::choice::{REPETITION, REPETITION_WINDOW, SEQUENCE, TELLS, choice_flags, choice_inverse_temperature, choice_number};
-import package::lib::columns::{history_at, lists_at};
+import package::lib::columns::{history_at, lists_at, mask_at};
 import package::lib::noise::gumbel;
 import package::lib::part::{Part, part_none, part_words, workgroup_part};
 import package::slot::rows::n_rows;
@@ -43,6 +44,7 @@ fn main(
     if row >= n_rows() { return; }
     let flags = choice_flags(row);
     let adjusts = (flags & ADJUSTS) != 0u;
+    let keeps_form = (flags & KEEPS_FORM) != 0u;
     let sums = (flags & (FILTERS | TELLS)) != 0u;
     if adjusts { look_up(row, first, thread); }
     if (flags & FILTERS) != 0u && first == 0u {
@@ -55,10 +57,9 @@ fn main(
     var own = part_none();
     for (var column = first + thread; column < min(first + BLOCK, N); column += WG) {
         var value = x[row * N + column];
-        if adjusts {
-            value = adjusted(row, value, column - first);
-            x[row * N + column] = value;
-        }
+        if adjusts { value = adjusted(row, value, column - first); }
+        if keeps_form && !fits(row, column) { value = LEAST_LOGIT; }
+        if adjusts || keeps_form { x[row * N + column] = value; }
         if sums {
             let top = max(own.top, value);
             own.sum = own.sum * exp(own.top - top) + exp(value - top);
@@ -70,6 +71,11 @@ fn main(
     }
     let part = workgroup_part(own, thread);
     if thread == 0u { out[id] = part_words(part); }
+}
+
+// Whether the row's mask has an id.
+fn fits(row: u32, id: u32) -> bool {
+    return ((columns[mask_at(step_choice(row, SEQUENCE), id)] >> (id % 32u)) & 1u) == 1u;
 }
 
 // Fills `biases` and `seen` from the row's lists and history.

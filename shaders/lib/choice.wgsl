@@ -3,11 +3,12 @@
 import package::lib::step::{step_choice, step_n_choices};
 
 // Flags: there are filters or best ids to tell; bias, penalties or banned ids; the token joins the history; its
-// log-probability is told.
+// log-probability is told; only ids of the mask may come.
 const FILTERS = 1u;
 const ADJUSTS = 2u;
 const REMEMBERS = 4u;
 const TELLS = 8u;
+const KEEPS_FORM = 16u;
 
 // Words of a choice.
 const SEQUENCE = 0u;

@@ -203,7 +203,8 @@ impl<'a> Rig<'a> {
         tables.verify(self.plan.kv.groups.len(), &vec![u32::MAX; self.plan.kv.groups.len()]).expect("a step is right");
         tables.write(&mut self.words);
         self.backend.poison(true);
-        let input = StepInput { variant, dims: tables.dims(), words: &self.words, want_logits: true };
+        let input =
+            StepInput { variant, dims: tables.dims(), words: &self.words, want_logits: true, chooses_later: false };
         self.backend.submit(&input).unwrap_or_else(|error| panic!("{error}"));
         finish(&mut self.backend, &mut self.output);
 

@@ -7,7 +7,7 @@ use crate::tolerance::{draw, is_as_good};
 use ingot_compiler::{Options, TargetProfile, compile};
 use ingot_ir::graph::Op;
 use ingot_ir::plan::Plan;
-use ingot_ir::step::{LIST_WORDS, StepTables};
+use ingot_ir::step::{Choice, LIST_WORDS, StepTables, mask_words};
 use ingot_ir::weight::Format;
 use ingot_runtime::backend::{Backend, StepInput, StepOutput};
 use ingot_runtime::sample::{self, History, Random, Room, Sampling, Scratch};
@@ -30,6 +30,8 @@ pub struct Ask {
     pub n_prompt: usize,
     /// Ids that would end the answer.
     pub stop_ids: Vec<u32>,
+    /// Ids that the answer's form allows, at least one; `None` without a form.
+    pub allowed: Option<Vec<u32>>,
 }
 
 /// A chosen token.
@@ -51,6 +53,8 @@ pub struct SamplingRig {
     output: StepOutput,
     words: Vec<u32>,
     tables: StepTables,
+    /// Whether tokens are chosen by a submission of their own.
+    pub chooses_later: bool,
 }
 
 impl SamplingRig {
@@ -74,7 +78,7 @@ impl SamplingRig {
             Limits { max_sequences: max_batch, n_pages: vec![1; plan.kv.groups.len()] },
         );
         let (output, words, tables) = (StepOutput::default(), Vec::new(), StepTables::default());
-        Self { rows, plan, backend, output, words, tables }
+        Self { rows, plan, backend, output, words, tables, chooses_later: false }
     }
 
     /// Size of the vocabulary.
@@ -90,14 +94,22 @@ impl SamplingRig {
         for (row, ask) in (0u32..).zip(asks) {
             self.tables.push_sequence([ask.row as u32], 0, row);
             self.tables.rows.push(row);
-            if ask.sampling.is_greedy() {
+            if ask.sampling.is_greedy() && ask.allowed.is_none() {
                 continue;
             }
             let lists = sample::lists(&ask.sampling, &ask.stop_ids, room, &mut self.words).expect("it has room");
             self.backend.write_columns(row, 0, &self.words);
             self.backend.write_columns(row, LIST_WORDS, &ask.tokens);
             let (position, n_prompt) = (ask.tokens.len() as u32, ask.n_prompt as u32);
-            self.tables.choose(row, sample::choice(&ask.sampling, lists, row, position, n_prompt));
+            let mut choice = sample::choice(&ask.sampling, lists, row, position, n_prompt);
+            if let Some(allowed) = &ask.allowed {
+                choice.flags |= Choice::KEEPS_FORM;
+                self.words.clear();
+                self.words.resize(mask_words(n_vocab) as usize, 0);
+                allowed.iter().for_each(|id| self.words[*id as usize / 32] |= 1 << (id % 32));
+                self.backend.write_columns(row, self.plan.mask_at(), &self.words);
+            }
+            self.tables.choose(row, choice);
         }
         self.backend.poison(true);
     }
@@ -107,8 +119,17 @@ impl SamplingRig {
         let variant = self.plan.fit(&mut self.tables).expect("a variant takes it");
         self.tables.verify(0, &[]).expect("the step is right");
         self.tables.write(&mut self.words);
-        let input = StepInput { variant, dims: self.tables.dims(), words: &self.words, want_logits };
+        let input = StepInput {
+            variant,
+            dims: self.tables.dims(),
+            words: &self.words,
+            want_logits,
+            chooses_later: self.chooses_later,
+        };
         self.backend.submit(&input).unwrap_or_else(|error| panic!("{error}"));
+        if self.chooses_later {
+            self.backend.choose().unwrap_or_else(|error| panic!("{error}"));
+        }
         finish(&mut self.backend, &mut self.output);
         self.output.device_ns
     }
@@ -130,10 +151,21 @@ impl SamplingRig {
     pub fn expected(&self, ask: &Ask) -> Chosen {
         let history = History { tokens: &ask.tokens, n_prompt: ask.n_prompt, stop_ids: &ask.stop_ids };
         let mut scratch = Scratch::default();
-        let id = sample::sample(&self.rows[ask.row], &ask.sampling, &history, &mut scratch);
-        let logprobs = ask.sampling.n_logprobs.map(|n| sample::logprobs(id, n as usize, &mut scratch));
+        let forbid = |logits: &mut [f32]| {
+            for (id, logit) in (0u32..).zip(logits) {
+                if ask.allowed.as_ref().is_some_and(|allowed| !allowed.contains(&id)) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        };
         let mut logits = self.rows[ask.row].clone();
         sample::process(&mut logits, &ask.sampling, &history);
+        forbid(&mut logits);
+        // Neither bias nor penalties bring back what is forbidden.
+        let mut fitting = self.rows[ask.row].clone();
+        forbid(&mut fitting);
+        let id = sample::sample(&fitting, &ask.sampling, &history, &mut scratch);
+        let logprobs = ask.sampling.n_logprobs.map(|n| sample::logprobs(id, n as usize, &mut scratch));
         Chosen { id, logprobs, logits }
     }
 

@@ -2,10 +2,10 @@
 
 use crate::graph::ValueId;
 use crate::handle::{Arena, handle};
-use crate::kernel::{Access, KernelSpec, Role};
+use crate::kernel::{Access, KernelSpec, Role, Template};
 use crate::kv::{KvGroup, KvGroupId, KvLayerId, KvSpec, KvType, Window};
 use crate::size::{Dims, ExprId, ExprPool};
-use crate::step::{LIST_WORDS, MAX_HISTORY, StepTables};
+use crate::step::{LIST_WORDS, MAX_HISTORY, StepTables, mask_words};
 use crate::weight::{Format, Layout, RotaryPairs};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ handle! {
 }
 
 /// Version of the tables' meaning; a runtime refuses others.
-pub const PLAN_VERSION: u32 = 3;
+pub const PLAN_VERSION: u32 = 4;
 
 /// Workgroups a dimension of a dispatch; a larger grid is folded into the second dimension.
 pub const MAX_WORKGROUPS: u32 = 65_535;
@@ -335,9 +335,20 @@ impl Plan {
     pub fn history_tokens(&self) -> u32 {
         history_tokens(self.max_context)
     }
-    /// Words of a sequence's columns on a GPU: lists and history.
+    /// Words of a sequence's columns on a GPU: lists, history and mask.
     pub fn column_words(&self) -> u32 {
+        self.mask_at() + mask_words(self.n_vocab)
+    }
+    /// The word of a sequence's columns where its mask begins.
+    pub fn mask_at(&self) -> u32 {
         LIST_WORDS + self.history_tokens()
+    }
+    /// A variant's first dispatch that chooses tokens: those before it compute the logits.
+    pub fn first_choosing(&self, variant: VariantId) -> usize {
+        let Variant { first, n_dispatches, .. } = self.variants[variant];
+        let of = &self.dispatches.as_slice()[first as usize..(first + n_dispatches) as usize];
+        let chooses = |dispatch: &Dispatch| self.kernels[dispatch.kernel].spec.template == Template::SamplePartial;
+        first as usize + of.iter().position(chooses).unwrap_or(of.len())
     }
     /// Bytes of the logits buffer.
     pub fn logits_bytes(&self) -> u64 {

@@ -30,6 +30,12 @@ pub const LIST_WORDS: u32 = 1024;
 /// Tokens of a sequence's history on a GPU, at most: a ring of the newest.
 pub const MAX_HISTORY: u32 = 1 << 16;
 
+/// Words of a sequence's mask on a GPU, after its token history: bit `id % 32` of word `id / 32` says whether the form that
+/// the answer keeps allows an id next.
+pub fn mask_words(n_vocab: u32) -> u32 {
+    n_vocab.div_ceil(32)
+}
+
 /// The first words of a block: counts, and where each table begins (in words from the block's start).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
@@ -160,6 +166,8 @@ impl Choice {
     pub const REMEMBERS: u32 = 4;
     /// The log-probability is told.
     pub const TELLS: u32 = 8;
+    /// Only ids of the sequence's mask may be chosen.
+    pub const KEEPS_FORM: u32 = 16;
     /// Words in the block.
     pub const WORDS: usize = size_of::<Self>() / 4;
 

@@ -299,7 +299,7 @@ impl Runner {
         tables.write(words);
         backend.poison(true);
         let dims = tables.dims();
-        backend.submit(&StepInput { variant, dims, words, want_logits: true })?;
+        backend.submit(&StepInput { variant, dims, words, want_logits: true, chooses_later: false })?;
         backend.wait()?;
         while !backend.poll(output)? {}
         let ran = plan.dispatches_of(variant).iter().filter(|dispatch| plan.exprs.eval(dispatch.grid, &dims) > 0);

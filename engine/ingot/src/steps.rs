@@ -292,7 +292,7 @@ impl Model {
         }
         let mut words = Vec::new();
         tables.write(&mut words);
-        let input = StepInput { variant, dims: tables.dims(), words: &words, want_logits: false };
+        let input = StepInput { variant, dims: tables.dims(), words: &words, want_logits: false, chooses_later: false };
         let (mut whole_s, mut runs) = (Vec::new(), Vec::new());
         let mut output = StepOutput::default();
         // The first round warms up.

@@ -20,6 +20,8 @@ pub struct StepInput<'a> {
     pub words: &'a [u32],
     /// Whether the logits are to be read back, besides the sampled ids.
     pub want_logits: bool,
+    /// Whether the step ends with the logits for now: [`Backend::choose`] has the tokens chosen.
+    pub chooses_later: bool,
 }
 
 /// What a finished step left.
@@ -78,6 +80,14 @@ impl Backend {
         match self {
             Self::Cpu(cpu) => cpu.submit(step),
             Self::Gpu(gpu) => gpu.submit(step),
+        }
+    }
+    /// Has the tokens of the newest step chosen, which was started without. Until then no other may be started, and it does
+    /// not finish. The processor chooses none.
+    pub fn choose(&mut self) -> Result<(), RuntimeError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.choose(),
         }
     }
     /// The oldest step's result into `out`, if it is finished. Never blocks.

@@ -6,6 +6,7 @@ use crate::world::World;
 
 /// Moves every request on as far as it goes without waiting. Results are in [`World::events`].
 pub fn tick(world: &mut World) -> Result<(), RuntimeError> {
+    system::choose(world)?;
     system::clear_cache(world);
     system::admit(world);
     system::match_prefix(world);
@@ -34,10 +35,10 @@ pub fn run(world: &mut World) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// Waits for what the oldest step in flight lacks: its results, or the tokens that may be chosen from them. For the outer
+/// Waits for what the oldest step in flight lacks: its results, or to know the tokens that may be chosen. For the outer
 /// loop alone.
 pub fn wait(world: &mut World) -> Result<(), RuntimeError> {
-    if !world.waits_for_masks {
+    if !world.waits_for_masks && world.in_flight.front().is_none_or(|oldest| oldest.is_chosen) {
         return world.backend.wait();
     }
     system::wait_for_masks(world);

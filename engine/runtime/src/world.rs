@@ -228,6 +228,10 @@ impl Sequences {
             sampled_row: vec![None; n],
         }
     }
+    /// Whether the device chooses a row's tokens by a form.
+    pub fn is_formed_by_device(&self, row: usize) -> bool {
+        self.constraint[row].is_some() && matches!(self.chooser[row], Chooser::Device(_))
+    }
     /// Whether a row's next token cannot be chosen yet, since the tokens that fit are still being computed. Never blocks.
     pub fn waits_for_mask(&mut self, row: usize) -> bool {
         self.is_under_way(row) && self.constraint[row].as_mut().is_some_and(|constraint| !constraint.is_ready())
@@ -253,6 +257,8 @@ pub struct InFlight {
     pub sequences: Vec<usize>,
     /// For each entry: tokens of the step, first wanted row, wanted rows.
     pub spans: Vec<(u32, u32, u32)>,
+    /// Whether the device has been told to choose its tokens, and not only to compute the logits.
+    pub is_chosen: bool,
 }
 
 /// Limits that a world is opened with.

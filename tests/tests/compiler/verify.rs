@@ -321,7 +321,7 @@ fn plan_rules() {
         }),
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
-    plan: version 4 is not 3; compile the model again
+    plan: version 5 is not 4; compile the model again
     plan: pages of 0 tokens; kernels know those of 16
     l0: g9 does not exist
     b0: its segments do not fill it
@@ -373,6 +373,12 @@ fn plan_rules_for_strangers() {
     let mut map = small_plan(&declined);
     let maps = kernel(&map, "map");
     map.kernels[maps].spec.set("OUT_AT", Const::U32(1 << 20));
+    let columns = |name: &str, number: u32| {
+        let mut plan = small_plan(&TargetProfile::vulkan());
+        let filters = kernel(&plan, "sample_filter");
+        plan.kernels[filters].spec.set(name, Const::U32(number));
+        plan
+    };
     let refused = |plan: Plan| plan.verify().expect_err("a rule is broken").to_string();
     let said = [
         plan(|p| p.page_tokens = 1),
@@ -384,6 +390,8 @@ fn plan_rules_for_strangers() {
         refused(rows),
         refused(gather),
         refused(map),
+        refused(columns("RING", 5)),
+        refused(columns("N", 5)),
         // A vector of the matrix's rows in place of the result's rows, and the other way round.
         biased(|p| {
             let is_biased = |k: &PlanKernel| k.spec.epilogue == [EpilogueOp::Bias(0), EpilogueOp::AddOut];
@@ -403,6 +411,8 @@ fn plan_rules_for_strangers() {
     p2: attention runs over tokens, not wanted
     p13: gather_rows runs over wanted, not tokens
     d4: operand out ends at column 1048640 of rows of 64
+    d10: keeps 5 tokens of a history, not 256
+    d10: chooses among 5 tokens, not the vocabulary's 96
     d3: operand operand0 cannot be bound to that
     d1: operand operand0 cannot be bound to that
     ");

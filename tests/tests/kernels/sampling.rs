@@ -69,7 +69,8 @@ fn ask(n_vocab: u32, n_rows: usize, rng: &mut Rng) -> Ask {
     let mut stop_ids = ids(rng, 4);
     // Something must remain.
     stop_ids.truncate(n_vocab as usize - 1);
-    Ask { row: rng.below(n_rows as u32) as usize, sampling, tokens, n_prompt, stop_ids }
+    let row = rng.below(n_rows as u32) as usize;
+    Ask { row, sampling, tokens, n_prompt, stop_ids, allowed: None }
 }
 
 #[test]
@@ -90,6 +91,38 @@ fn every_chain_chooses_as_the_processors_does() {
             }
         }
         assert!(n_other * 100 <= n_all, "{n_other} of {n_all} ids are other ones, if equally good");
+    }
+}
+
+/// A form that allows one id, some, and all but some, under every chain, in one submission and in two.
+#[test]
+fn only_ids_of_the_mask_are_chosen() {
+    for device in gpus().iter().take(1) {
+        let _turn = turn(device);
+        let n_vocab = 4_101;
+        let mut rng = Rng::new(77);
+        let rows = rows(n_vocab, &mut rng);
+        let n_rows = rows.len();
+        let mut rig = SamplingRig::new(device, rows, 16);
+        for n in [16, 13, 16] {
+            let mut formed = || {
+                let mut ask = ask(n_vocab, n_rows, &mut rng);
+                let (one_in, first) = (one(&mut rng, &[1, 2, 31, 1500]), rng.below(n_vocab));
+                let among = (0..n_vocab).filter(|id| rng.below(one_in) == 0 || *id == first).collect();
+                ask.allowed = one(&mut rng, &[None, Some(vec![first]), Some(vec![n_vocab - 1]), Some(among)]);
+                if ask.allowed.is_some() {
+                    // Such rows are the processor's: all that fits might be banned.
+                    ask.sampling.min_tokens = 0;
+                }
+                ask
+            };
+            let asks: Vec<Ask> = (0..n).map(|_| formed()).collect();
+            rig.check(&asks).unwrap_or_else(|why| panic!("{why}"));
+            for (chosen, ask) in rig.choose(&asks).iter().zip(&asks) {
+                assert!(ask.allowed.as_ref().is_none_or(|allowed| allowed.contains(&chosen.id)), "{ask:?}");
+            }
+            rig.chooses_later = !rig.chooses_later;
+        }
     }
 }
 

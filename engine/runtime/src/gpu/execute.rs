@@ -1,4 +1,4 @@
-//! Executes a plan's steps on the GPU: one submission a step, nothing created after load.
+//! Executes a plan's steps on the GPU: one submission a step, or two where tokens are chosen later; nothing created after load.
 //!
 //! Everything that a dispatch binds is known at load, so bind groups are made then and a step only sets and dispatches.
 //! The step block is one buffer: `write_buffer` is ordered with submissions, and a ring of three was measured to be no
@@ -21,10 +21,11 @@ use crate::world::Limits;
 use ingot_ir::kernel::Access;
 use ingot_ir::kv::{KvGroupId, KvLayerId};
 use ingot_ir::memory::Bytes;
-use ingot_ir::plan::{Binding, BlobId, Bound, PipelineId, Plan, PlanWeight, Segment};
+use ingot_ir::plan::{Binding, BlobId, Bound, PipelineId, Plan, PlanWeight, Segment, VariantId};
 use ingot_ir::size::{Dims, ExprId, ExprPool};
 use ingot_ir::step::{SAMPLED_WORDS, max_block_words};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Bytes that a row's choice leaves.
@@ -69,6 +70,16 @@ struct Pending {
     with_logits: bool,
 }
 
+/// A step of which only the logits have been submitted.
+struct Unchosen {
+    variant: VariantId,
+    dims: Dims,
+    want_logits: bool,
+}
+
+/// Spans of time that a step has at most: one a submission.
+const MAX_SPANS: u32 = 2;
+
 /// A plan on a GPU.
 pub struct GpuBackend {
     gpu: Gpu,
@@ -76,12 +87,14 @@ pub struct GpuBackend {
     exprs: ExprPool,
     pipelines: PipelineSet,
     launches: Vec<Launch>,
-    /// First launch and number of launches, by variant.
-    spans: Vec<(usize, usize)>,
+    /// Launches by variant: those that compute the logits, then those that choose tokens.
+    spans: Vec<[Range<usize>; 2]>,
     buffers: Buffers,
     readback: ReadBack,
     timer: Option<Timer>,
     pending: VecDeque<Pending>,
+    /// The newest step, if its tokens are yet to be chosen.
+    unchosen: Option<Unchosen>,
     bytes: Vec<u8>,
     spans_ns: Vec<u64>,
     n_vocab: u32,
@@ -203,11 +216,16 @@ impl GpuBackend {
 
         let pipelines = create_pipelines(&gpu, plan, options.trusted, options.n_threads, options.pipeline_cache)?;
         let launches = bind(&gpu, plan, &pipelines, &buffers)?;
-        let timer = Timer::new(&gpu, &memory, 1)?;
+        let timer = Timer::new(&gpu, &memory, MAX_SPANS)?;
         let slot_bytes = u64::from(bounds.rows) * SAMPLED_BYTES + plan.logits_bytes() + 256;
         let readback = ReadBack::new(&memory, slot_bytes, MAX_IN_FLIGHT + 1)?;
         gpu.check()?;
-        let spans = plan.variants.as_slice().iter().map(|v| (v.first as usize, v.n_dispatches as usize)).collect();
+        let spans = plan.variants.iter().map(|(id, variant)| {
+            let (first, end) = (variant.first as usize, (variant.first + variant.n_dispatches) as usize);
+            let choosing = plan.first_choosing(id);
+            [first..choosing, choosing..end]
+        });
+        let spans = spans.collect();
         Ok(Self {
             exprs: plan.exprs.clone(),
             n_vocab: plan.n_vocab,
@@ -215,6 +233,7 @@ impl GpuBackend {
             page_bytes: plan.kv.layers.as_slice().iter().map(|layer| plan.page_bytes(layer.group)).collect(),
             column_words: plan.column_words(),
             pending: VecDeque::with_capacity(MAX_IN_FLIGHT),
+            unchosen: None,
             bytes: Vec::new(),
             spans_ns: Vec::new(),
             gpu,
@@ -255,17 +274,48 @@ impl GpuBackend {
         self.gpu.queue().write_buffer(self.buffers.kv[layer.0 as usize].raw(), at, bytemuck::cast_slice(words));
     }
 
-    /// Encodes and submits a step.
+    /// Encodes and submits a step, or as much of it as computes the logits.
     pub fn submit(&mut self, step: &StepInput<'_>) -> Result<(), RuntimeError> {
         self.gpu.queue().write_buffer(self.buffers.step.raw(), 0, bytemuck::cast_slice(step.words));
-        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
-        {
-            let timestamp_writes = self.timer.as_ref().map(|timer| timer.pass_span(0));
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-            let (first, n) = self.spans[step.variant.0 as usize];
-            encode(&mut pass, &self.launches[first..first + n], &self.pipelines, &self.exprs, &step.dims);
+        let [computes, chooses] = self.spans[step.variant.0 as usize].clone();
+        let StepInput { variant, dims, want_logits, .. } = *step;
+        if step.chooses_later {
+            let encoder = self.encode(computes, &dims, 0);
+            self.gpu.queue().submit([encoder.finish()]);
+            self.unchosen = Some(Unchosen { variant, dims, want_logits });
+            return Ok(self.gpu.check()?);
         }
-        let n_rows = step.dims.rows;
+        let encoder = self.encode(computes.start..chooses.end, &dims, 0);
+        self.submit_with_results(encoder, &dims, want_logits, 1)
+    }
+
+    /// Encodes and submits what chooses the tokens of a step that was submitted without.
+    pub fn choose(&mut self) -> Result<(), RuntimeError> {
+        let Some(Unchosen { variant, dims, want_logits }) = self.unchosen.take() else { return Ok(()) };
+        let [_, chooses] = self.spans[variant.0 as usize].clone();
+        let encoder = self.encode(chooses, &dims, 1);
+        self.submit_with_results(encoder, &dims, want_logits, MAX_SPANS)
+    }
+
+    /// Launches in a pass, which is the given span of the step's time.
+    fn encode(&self, launches: Range<usize>, dims: &Dims, span: u32) -> wgpu::CommandEncoder {
+        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        let timestamp_writes = self.timer.as_ref().map(|timer| timer.pass_span(span));
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+        encode(&mut pass, &self.launches[launches], &self.pipelines, &self.exprs, dims);
+        drop(pass);
+        encoder
+    }
+
+    /// Submits a step's last commands, and after them the read-back of what it leaves.
+    fn submit_with_results(
+        &mut self,
+        mut encoder: wgpu::CommandEncoder,
+        dims: &Dims,
+        want_logits: bool,
+        n_spans: u32,
+    ) -> Result<(), RuntimeError> {
+        let n_rows = dims.rows;
         let ids_bytes = u64::from(n_rows) * SAMPLED_BYTES;
         let logits_bytes = u64::from(n_rows) * u64::from(self.n_vocab) * 4;
         let mut parts = [(self.buffers.sampled.raw(), 0, 0); 3];
@@ -277,15 +327,15 @@ impl GpuBackend {
         if n_rows > 0 {
             add((self.buffers.sampled.raw(), 0, ids_bytes));
         }
-        if step.want_logits && n_rows > 0 {
+        if want_logits && n_rows > 0 {
             add((self.buffers.logits.raw(), 0, logits_bytes));
         }
         if let Some(timer) = &self.timer {
-            timer.resolve(&mut encoder, 1);
-            add(timer.readback_part(1));
+            timer.resolve(&mut encoder, n_spans);
+            add(timer.readback_part(n_spans));
         }
         self.readback.submit(&self.gpu, encoder, 0, &parts[..n_parts])?;
-        self.pending.push_back(Pending { n_rows, with_logits: step.want_logits });
+        self.pending.push_back(Pending { n_rows, with_logits: want_logits });
         Ok(())
     }
 
@@ -305,9 +355,9 @@ impl GpuBackend {
         let (logits, rest) = rest.split_at(n_logits * 4);
         out.logits.clear();
         out.logits.extend(logits.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-        out.device_ns = self.timer.as_ref().and_then(|timer| {
+        out.device_ns = self.timer.as_ref().map(|timer| {
             timer.spans_ns(rest, &mut self.spans_ns);
-            self.spans_ns.first().copied()
+            self.spans_ns.iter().sum()
         });
         self.bytes.clear();
         Ok(true)

@@ -1,6 +1,7 @@
 //! Answers of a given form: which tokens may come next is computed on a thread of the sequence's own, while the device
 //! runs the step after whose end the next token is chosen.
 
+use ingot_ir::step::mask_words;
 use std::fmt::Debug;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
@@ -97,6 +98,20 @@ impl Constraint {
         Ok(state)
     }
 
+    /// The ids of a vocabulary that may come next, into `mask` (emptied first): a bit each, as [`Grammar::allowed`] writes them.
+    ///
+    /// # Errors
+    /// If none of them may come.
+    pub fn allowed(&self, n_vocab: u32, mask: &mut Vec<u32>) -> Result<(), String> {
+        mask.clear();
+        mask.extend_from_slice(&self.state()?.mask);
+        mask.resize(mask_words(n_vocab) as usize, 0);
+        if let (Some(last), n_ids @ 1..) = (mask.last_mut(), n_vocab % 32) {
+            *last &= (1 << n_ids) - 1;
+        }
+        if mask.iter().all(|word| *word == 0) { Err(NONE_FITS.into()) } else { Ok(()) }
+    }
+
     /// Makes the logits of tokens that may not come next minus infinity. Where those of all that may are minus infinity too
     /// they become `plain`, the model's own: the form goes before whoever wanted none of them.
     ///
@@ -114,7 +129,7 @@ impl Constraint {
             }
         }
         if n_allowed == 0 {
-            return Err("no token of the vocabulary fits".into());
+            return Err(NONE_FITS.into());
         }
         if n_left == 0 {
             let fitting = (0..logits.len()).filter(|id| is_set(mask, *id));
@@ -140,6 +155,7 @@ impl Constraint {
     }
 }
 
+const NONE_FITS: &str = "no token of the vocabulary fits";
 const NO_THREAD: &str = "the thread that keeps the answer's form has ended";
 
 fn is_set(mask: &[u32], id: usize) -> bool {
@@ -193,6 +209,11 @@ mod tests {
             }
             assert_eq!(constraint.accept(id), Ok(id == 0));
         }
+        let mut words = vec![9; 3];
+        let mut low = Constraint::start(Box::new(Down(2)));
+        ready(&mut low);
+        assert_eq!((low.allowed(70, &mut words), &words[..]), (Ok(()), &[4, 0, 0][..]));
+        assert!(low.allowed(2, &mut words).is_err_and(|why| why.contains("no token")), "id 2 is not of it");
         let mut wide = Constraint::start(Box::new(Down(40)));
         ready(&mut wide);
         assert!(

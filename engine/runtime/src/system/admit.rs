@@ -47,15 +47,19 @@ pub fn admit(world: &mut World) {
     }
 }
 
+/// A lower bias takes a token away, whatever its logit.
+const FORBIDS: f32 = -1e9;
+
 /// Who chooses a request's tokens. Where it is the device, its columns of lists and history are written.
 fn chooser(plan: &Plan, backend: &mut Backend, row: u32, request: &Request, words: &mut Vec<u32>) -> Chooser {
     let Request { prompt, sampling, grammar, stop_ids, prompt_logits, .. } = request;
     if sampling.is_greedy() && grammar.is_none() {
         return Chooser::Greedy;
     }
-    // A program's own change of logits and the form of an answer are the processor's. A device adjusts logits in place, and
-    // who wants them wants them as they were.
-    let is_told = sampling.adjust.is_none() && grammar.is_none();
+    // A program's own change of logits is the processor's, and so is a form where all that it allows might be forbidden. A
+    // device adjusts logits in place, and who wants them wants them as they were.
+    let forbids = sampling.min_tokens > 0 || sampling.logit_bias.iter().any(|(_, bias)| *bias < FORBIDS);
+    let is_told = sampling.adjust.is_none() && !(grammar.is_some() && forbids);
     if !backend.feeds_back() || *prompt_logits || !is_told {
         return Chooser::Host;
     }

@@ -38,11 +38,15 @@ pub fn advance(world: &mut World) {
         let chosen = match sequences.chooser[row] {
             Chooser::Greedy => Ok((output.sampled[last], false)),
             Chooser::Device(_) => {
-                if let Some(n_best) = sequences.sampling[row].n_logprobs {
-                    let (logprob, best) = output.logprobs(last, n_best.min(plan.n_vocab) as usize);
+                let id = output.sampled[last];
+                let accepted = sequences.constraint[row].as_mut().map_or(Ok(false), |form| form.accept(id));
+                if let (Some(n_best), Ok(_)) = (sequences.sampling[row].n_logprobs, &accepted) {
+                    let (logprob, mut best) = output.logprobs(last, n_best.min(plan.n_vocab) as usize);
+                    // What cannot come next has no logarithm.
+                    best.retain(|(_, logprob)| logprob.is_finite());
                     events.push(Event::Logprobs { request, logprob, best });
                 }
-                Ok((output.sampled[last], false))
+                accepted.map(|is_complete| (id, is_complete))
             }
             Chooser::Host => {
                 let logits = &output.logits[last * n_vocab..(last + 1) * n_vocab];

@@ -1,5 +1,6 @@
 //! The systems of the tick, one a file, in the order in which they run.
 
+mod choose;
 mod clear_cache;
 mod admit;
 mod match_prefix;
@@ -15,6 +16,7 @@ mod retire;
 pub use admit::admit;
 pub use advance::advance;
 pub use allocate_pages::allocate_pages;
+pub use choose::choose;
 pub use clear_cache::clear_cache;
 pub use commit_pages::commit_pages;
 pub use match_prefix::match_prefix;

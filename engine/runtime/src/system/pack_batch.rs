@@ -2,7 +2,7 @@
 
 use crate::sample::{Chooser, choice};
 use crate::world::{InFlight, World};
-use ingot_ir::step::SAMPLED;
+use ingot_ir::step::{Choice, SAMPLED};
 
 /// Runs the system. The step's record goes to the end of `in_flight`; `submit` starts it.
 pub fn pack_batch(world: &mut World) {
@@ -39,7 +39,10 @@ pub fn pack_batch(world: &mut World) {
         let samples = (start + n) as usize >= known.len() && sequences.max_tokens[row] > 0;
         if let (Chooser::Device(lists), true) = (sequences.chooser[row], samples) {
             let (sampling, n_prompt) = (&sequences.sampling[row], sequences.n_prompt[row]);
-            let choice = choice(sampling, lists, row as u32, start + n, n_prompt);
+            let mut choice = choice(sampling, lists, row as u32, start + n, n_prompt);
+            if sequences.constraint[row].is_some() {
+                choice.flags |= Choice::KEEPS_FORM;
+            }
             step.choose(step.rows.len() as u32 - 1, choice);
         }
         record.sequences.push(row);

@@ -7,18 +7,22 @@ use crate::world::World;
 /// [`World::output`] until it is known which tokens may be chosen from them.
 pub fn read_back(world: &mut World) -> Result<bool, RuntimeError> {
     let World { backend, in_flight, sequences, output, waits_for_masks, device_ns, .. } = world;
-    let Some(oldest) = in_flight.front() else { return Ok(false) };
+    let Some(oldest) = in_flight.front().filter(|step| step.is_chosen) else { return Ok(false) };
     if !*waits_for_masks {
         if !backend.poll(output)? {
             return Ok(false);
         }
         *device_ns += output.device_ns.unwrap_or(0);
     }
-    *waits_for_masks = oldest.sequences.iter().any(|row| sequences.waits_for_mask(*row));
+    // Of a prompt's chunk before the last no token is chosen.
+    *waits_for_masks = oldest.sequences.iter().zip(&oldest.spans).any(|(&row, span)| {
+        let reads_all = (sequences.n_cached[row] + span.0) as usize >= sequences.tokens[row].len();
+        reads_all && sequences.waits_for_mask(row)
+    });
     Ok(!*waits_for_masks)
 }
 
-/// Waits for the tokens that may be chosen from the results at hand. For the outer loop alone.
+/// Waits to know the tokens that may be chosen in the oldest step in flight. For the outer loop alone.
 pub fn wait_for_masks(world: &mut World) {
     let World { in_flight, sequences, .. } = world;
     for &row in in_flight.front().into_iter().flat_map(|oldest| &oldest.sequences) {

@@ -14,7 +14,12 @@ pub fn can_schedule(world: &World) -> bool {
         let n = ready(world, row).min(most);
         n > 0 && !is_short(world, row, n)
     };
-    world.in_flight.len() < MAX_IN_FLIGHT && world.sequences.live().any(goes_on)
+    has_room(world) && world.sequences.live().any(goes_on)
+}
+
+/// Whether a step may follow those in flight.
+fn has_room(world: &World) -> bool {
+    world.in_flight.len() < MAX_IN_FLIGHT && world.in_flight.back().is_none_or(|newest| newest.is_chosen)
 }
 
 /// Tokens that a sequence could put into a step now.
@@ -42,7 +47,7 @@ fn ready(world: &World, row: usize) -> u32 {
 /// Runs the system.
 pub fn schedule(world: &mut World) {
     world.sequences.n_step.fill(0);
-    if world.in_flight.len() >= MAX_IN_FLIGHT {
+    if !has_room(world) {
         return;
     }
     let bounds = world.plan.max_bounds();

@@ -23,7 +23,7 @@ fn start(world: &mut World) -> Result<(), RuntimeError> {
     let variant = world.plan.fit(&mut world.step);
     let variant = variant.ok_or_else(|| RuntimeError::Cpu(format!("no variant takes a step of {dims:?}")))?;
     world.step.write(&mut world.words);
-    let Some(record) = world.in_flight.back() else { return Ok(()) };
+    let Some(record) = world.in_flight.back_mut() else { return Ok(()) };
     let sequences = &mut world.sequences;
     let spans = || record.sequences.iter().zip(&record.spans);
     let reads_all = |sequences: &Sequences, row: usize, n: u32| {
@@ -34,11 +34,14 @@ fn start(world: &mut World) -> Result<(), RuntimeError> {
     let want_logits = spans().any(|(&row, span)| {
         sequences.prompt_logits[row] || (samples(sequences, row, span.0) && sequences.chooser[row] == Chooser::Host)
     });
-    let input = StepInput { variant, dims: world.step.dims(), words: &world.words, want_logits };
+    let chooses_later =
+        spans().any(|(&row, span)| samples(sequences, row, span.0) && sequences.is_formed_by_device(row));
+    let input = StepInput { variant, dims: world.step.dims(), words: &world.words, want_logits, chooses_later };
     let started = std::time::Instant::now();
     world.backend.submit(&input)?;
     world.submit_ns += started.elapsed().as_nanos() as u64;
     world.n_steps += 1;
+    record.is_chosen = !chooses_later;
     for (&row, &(n, first_row, n_rows)) in spans() {
         let (reads_all, samples) = (reads_all(sequences, row, n), samples(sequences, row, n));
         sequences.n_scheduled[row] += n;

@@ -24,8 +24,9 @@ impl GpuBackend {
     /// # Errors
     /// [`GpuError::NoTimestamps`] if the adapter has none, or the variant more dispatches than a query set has marks.
     pub fn profile(&mut self, step: &StepInput<'_>) -> Result<Vec<KernelTime>, RuntimeError> {
-        let (first, n) = self.spans[step.variant.0 as usize];
-        let launches = &self.launches[first..first + n];
+        let [computes, chooses] = self.spans[step.variant.0 as usize].clone();
+        let launches = &self.launches[computes.start..chooses.end];
+        let n = launches.len();
         let n_spans = u32::try_from(n).unwrap_or(u32::MAX).saturating_add(1);
         let Some(timer) = Timer::new(&self.gpu, &self.memory, n_spans)? else {
             let adapter = self.gpu.info().name.clone();
