@@ -6,6 +6,8 @@
 mod answers;
 #[path = "cli/convert.rs"]
 mod convert;
+#[path = "cli/flags.rs"]
+mod flags;
 #[path = "cli/forms.rs"]
 mod forms;
 #[path = "cli/hub.rs"]
@@ -532,7 +534,7 @@ fn misuse_is_exit_code_2() {
         (&["generate", "-p", "x", "--kv-dtype", "f64"], "--kv-dtype"),
         (&["generate", "-p", "x", "--kv-bits", "5"], "--kv-bits"),
         (&["generate", "-p", "x", "--kv-bits", "8", "--kv-dtype", "f16"], "cannot be used with"),
-        (&["generate", "-p", "x", "--kv-group-size", "32"], "required"),
+        (&["generate", "-p", "x", "--kv-group-size", "33"], "--kv-group-size"),
         (&["logits", "--token-ids", "1"], "required"),
         (&["explain", "--stop-after", "nowhere"], "nowhere"),
         (&["explain", "--target", "toaster"], "toaster"),

@@ -165,6 +165,9 @@ pub enum Error {
     FixedKvSize,
     /// More tokens a step than an artifact was compiled for.
     #[error("--prefill-step-size is {found}; this artifact takes at most {most} tokens a step")]
+    /// Tiles or another target for an artifact, whose kernels are made.
+    #[error("the kernels of an artifact are fixed; compile the model again with --tiles, or leave the flag out")]
+    FixedKernels,
     BadStepSize {
         /// What was asked for.
         found: u32,

@@ -91,11 +91,12 @@ pub struct LoadOptions {
     pub progress: Option<Progress>,
     /// Whether weights go to the GPU through mapped buffers; `None` decides by the kind of device.
     pub unified_memory: Option<bool>,
-    /// Changes the target before compilation, e.g. for an adapter's feature to be left unused.
+    /// Changes the target before compilation, e.g. for an adapter's feature to be left unused. An artifact is refused with it.
     pub adjust_target: Option<AdjustTarget>,
     /// Where compiled plans and pipelines are kept for the next load.
     pub cache: Cache,
-    /// Measured tiles that a checkpoint is compiled with; an artifact has its own.
+    /// Measured tiles that a checkpoint is compiled with; an artifact has its own, and is refused with others than
+    /// [`Tiles::Stored`].
     pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
@@ -209,6 +210,9 @@ impl Model {
         let most = artifact.plan().max_bounds().tokens;
         if let Some(found) = options.prefill_step_size.filter(|n| *n > most) {
             return Err(Error::BadStepSize { found, most });
+        if options.tiles != Tiles::Stored || options.adjust_target.is_some() {
+            return Err(Error::FixedKernels);
+        }
         }
         let most = artifact.plan().max_context;
         let context = match options.context {

@@ -21,7 +21,7 @@ pub(crate) struct GenerateArgs {
     #[arg(short, long, value_name = "TEXT", default_value = "hello", allow_hyphen_values = true)]
     prompt: String,
     /// The prompt as token ids, used as they are
-    #[arg(long, value_name = "IDS", value_parser = ids, conflicts_with_all = ["prompt", "system_prompt", "ignore_chat_template"])]
+    #[arg(long, value_name = "IDS", value_parser = ids, conflicts_with_all = ["prompt", "system_prompt", "ignore_chat_template", "use_default_chat_template", "chat_template_config"])]
     prompt_token_ids: Option<Ids>,
     /// A system message before the prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "ignore_chat_template")]
