@@ -146,13 +146,16 @@ impl Model {
     /// # Errors
     /// Those of the hub, the checkpoint or artifact, of the compiler, and of the device.
     pub fn load(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
+        let asked = path;
         let path = &hub::locate(path, options.hub.as_ref(), options.progress.as_mut())?;
         // Any other file is taken for an artifact, so that its error says what it is not.
-        if path.is_file() && !is_gguf(path) {
-            Self::load_artifact(path, options)
+        let mut model = if path.is_file() && !is_gguf(path) {
+            Self::load_artifact(path, options)?
         } else {
-            Self::load_lowered(Lowered::checkpoint(path)?, options)
-        }
+            Self::load_lowered(Lowered::checkpoint(path)?, options)?
+        };
+        model.set_origin(hub::name_of(asked));
+        Ok(model)
     }
 
     /// Loads a model of a known shape with random weights, for measurements. It has no tokenizer.
@@ -207,12 +210,12 @@ impl Model {
         if options.max_kv_size.is_some() {
             return Err(Error::FixedKvSize);
         }
-        let most = artifact.plan().max_bounds().tokens;
-        if let Some(found) = options.prefill_step_size.filter(|n| *n > most) {
-            return Err(Error::BadStepSize { found, most });
         if options.tiles != Tiles::Stored || options.adjust_target.is_some() {
             return Err(Error::FixedKernels);
         }
+        let most = artifact.plan().max_bounds().tokens;
+        if let Some(found) = options.prefill_step_size.filter(|n| *n > most) {
+            return Err(Error::BadStepSize { found, most });
         }
         let most = artifact.plan().max_context;
         let context = match options.context {

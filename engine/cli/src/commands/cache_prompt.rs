@@ -36,6 +36,9 @@ pub(crate) fn run(args: &CachePromptArgs) -> Result<()> {
     let prompt = beginning(&model, &text, args.ignore_chat_template)?;
     let started = Instant::now();
     model.save_prompt(&prompt, &args.prompt_cache_file)?;
+    if let Some(name) = args.model.name() {
+        model.set_origin(name);
+    }
     let n_bytes = std::fs::metadata(&args.prompt_cache_file)?.len();
     output::println(&format!(
         "{}: {}, {}, read and written in {:.1} s",

@@ -38,7 +38,7 @@ pub(crate) struct GenerateArgs {
     /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
     #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "ignore_chat_template")]
     chat_template_config: Option<Map<String, Value>>,
-    /// A file of `ingot cache-prompt`, whose text the prompt goes on from
+    /// A file of `ingot cache-prompt`, whose text the prompt goes on from; its model is taken unless --model names one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_token_ids", "system_prompt"])]
     prompt_cache_file: Option<PathBuf>,
     /// Most tokens of the answer; -1 for as many as the context holds
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     }
     let text = message(&args.prompt)?;
     let grammar = args.answer.form()?;
-    let folder = args.model.folder()?;
+    let folder = args.model.folder_of(args.prompt_cache_file.as_deref())?;
     let mut model = args.device.load(&folder)?;
     if args.use_default_chat_template {
         model.use_default_chat_template();
