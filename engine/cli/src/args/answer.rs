@@ -72,10 +72,15 @@ impl SamplingArgs {
             presence: penalty(self.presence_penalty, self.presence_context_size),
             frequency: penalty(self.frequency_penalty, self.frequency_context_size),
             logit_bias: self.logit_bias.clone(),
-            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+            seed: self.seed.unwrap_or_else(draw_seed),
             ..Sampling::default()
         }
     }
+}
+
+/// A seed of 53 bits, which readers of JSON that have doubles alone keep as it is.
+fn draw_seed() -> u64 {
+    RandomState::new().hash_one(0) >> 11
 }
 
 /// How an answer is made, but for its greatest length.
