@@ -206,8 +206,10 @@ pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> Strin
     match answer.finish {
         FinishReason::Stop => lines,
         // Else a text that breaks off looks like the model's doing.
-        FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens or --context",
-        FinishReason::KvFull => lines + "\nStopped: the cache has no room for more keys and values; raise --context",
+        FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens, --context or --max-kv-size",
+        FinishReason::KvFull => {
+            lines + "\nStopped: the cache has no room for more keys and values; raise --context, or pass --max-kv-size"
+        }
         FinishReason::Cancelled => lines + "\nStopped by Ctrl-C",
     }
 }
