@@ -127,12 +127,13 @@ fn files_of_others_are_refused() {
     };
     let own = root().join("models/ingot-tales-1m");
     let advice = format!("load that one (--model {})", own.display());
-    let mut other = load("ingot-tales-14m", &Device::Cpu, None, None);
-    refuses(&mut other, &advice);
-    refuses(&mut other, &format!("this is {}", root().join("models/ingot-tales-14m").display()));
+    let other = || load("ingot-tales-14m", &Device::Cpu, None, None);
+    refuses(&mut other(), &advice);
+    refuses(&mut other(), &format!("this is {}", root().join("models/ingot-tales-14m").display()));
     // Another model that stands where the file's stood.
-    other.set_origin(own);
-    refuses(&mut other, "were others when it was written");
+    let mut moved = other();
+    moved.set_origin(own);
+    refuses(&mut moved, "were others when it was written");
     refuses(&mut load("ingot-tales-1m", &Device::Cpu, Some(KvType::F16), None), "--kv-dtype");
     refuses(&mut load("ingot-tales-1m", &Device::Cpu, None, Some(16)), "--max-kv-size");
     let whole = std::fs::read(&file).expect("the file");
