@@ -26,7 +26,7 @@ fn a_model_is_dequantized_quantized_and_compared() {
     assert!(told["bits_per_weight"].as_f64().is_some_and(|bits| (5.0..5.1).contains(&bits)), "{told}");
     // The file has a header besides.
     let file_bytes = std::fs::metadata(four.join("model.safetensors")).unwrap().len();
-    assert!(told["bytes"].as_u64().is_some_and(|n| n < file_bytes && n > file_bytes - 20_000), "{told}");
+    assert!(told["bytes"].as_u64().is_some_and(|n| n < file_bytes && n > file_bytes - 50_000), "{told}");
     let answer = succeed(on_cpu(&["generate", "--model", eight_str, "-p", "Hello", "-m", "5", "--verbose", "false"]));
     assert!(!answer.trim().is_empty());
 
