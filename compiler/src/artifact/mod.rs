@@ -23,10 +23,12 @@
 //! A file from a stranger is data: [`Artifact::open`] checks hashes, the plan's rules and every size before anything is
 //! used, and [`Artifact::is_trusted`] tells whether the kernels are this compiler's own.
 
+mod fingerprint;
 mod hash;
 mod read;
 mod write;
 
+pub use fingerprint::fingerprint;
 pub use hash::{hash_bytes, hash_file};
 pub use read::Artifact;
 pub use write::{WeightsOf, write};
@@ -36,7 +38,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Version of the file's form; readers refuse others. The plan's tables have [`ingot_ir::plan::PLAN_VERSION`].
-pub const ARTIFACT_VERSION: u32 = 1;
+pub const ARTIFACT_VERSION: u32 = 2;
 
 /// The metadata's `kind`.
 const KIND: &str = "ingot";
@@ -90,6 +92,8 @@ pub struct Manifest {
     pub weights: WeightsAt,
     /// Files of the weights, if they are not inside.
     pub sources: Vec<SourceFile>,
+    /// [`fingerprint()`] of the weights, if they are inside.
+    pub fingerprint: Option<String>,
     /// Ids that end a text by the model's configuration.
     pub eos_ids: Vec<u32>,
 }

@@ -1,5 +1,6 @@
 //! Writing an artifact: sizes first, then the weights in one pass from their source through the hash to the file.
 
+use super::fingerprint::fingerprint;
 use super::hash::{Hash, N_DIGITS, hash, hash_bytes, hash_head, leaf_ranges};
 use super::{
     ALIGN_BYTES, ARTIFACT_VERSION, ArtifactError, HASHES, KIND, LEAF_BYTES, MANIFEST, MAX_HEADER_BYTES, Manifest,
@@ -81,7 +82,8 @@ pub fn write<'a>(
         WeightsOf::Elsewhere => (WeightsAt::Elsewhere, Vec::new(), None),
     };
     let generator = format!("ingot {}", env!("CARGO_PKG_VERSION"));
-    let manifest = Manifest { generator, weights: at, sources, eos_ids: eos_ids.to_vec() };
+    let fingerprint = tensors.map(|tensors| fingerprint(plan, &|name| Some(tensors(name))));
+    let manifest = Manifest { generator, weights: at, sources, fingerprint, eos_ids: eos_ids.to_vec() };
     let mut items = small_items(plan, &manifest, files);
     let (weights, n_weights) = tensors.map_or((Vec::new(), 0), |tensors| weight_items(plan, tensors));
     let n_leaves = 2 + n_weights.div_ceil(LEAF_BYTES) as usize;

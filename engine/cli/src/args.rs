@@ -142,6 +142,18 @@ impl ModelArgs {
     pub(crate) fn folder(&self) -> Result<PathBuf> {
         shipped::folder(self.model.as_deref(), &self.hub)
     }
+    /// The same, but the model that a prompt's file was written with if none is named.
+    pub(crate) fn folder_of(&self, prompt_file: Option<&Path>) -> Result<PathBuf> {
+        let Some(file) = prompt_file.filter(|_| self.model.is_none()) else { return self.folder() };
+        let origin = ingot::prompt_origin(file)?;
+        let written = || format!("{}: written with the model {}", file.display(), origin.display());
+        shipped::folder(Some(&origin), &self.hub).with_context(written)
+    }
+    /// The name of the model in a prompt's file, if it is not the folder's: a shipped model's, or a hub's.
+    pub(crate) fn name(&self) -> Option<PathBuf> {
+        let asked = self.model.clone().unwrap_or_else(|| shipped::DEFAULT_MODEL.into());
+        Some(asked).filter(|asked| !asked.exists())
+    }
 }
 
 impl PathArgs {

@@ -6,6 +6,8 @@
 mod answers;
 #[path = "cli/convert.rs"]
 mod convert;
+#[path = "cli/flags.rs"]
+mod flags;
 #[path = "cli/forms.rs"]
 mod forms;
 #[path = "cli/hub.rs"]
@@ -532,7 +534,7 @@ fn misuse_is_exit_code_2() {
         (&["generate", "-p", "x", "--kv-dtype", "f64"], "--kv-dtype"),
         (&["generate", "-p", "x", "--kv-bits", "5"], "--kv-bits"),
         (&["generate", "-p", "x", "--kv-bits", "8", "--kv-dtype", "f16"], "cannot be used with"),
-        (&["generate", "-p", "x", "--kv-group-size", "32"], "required"),
+        (&["generate", "-p", "x", "--kv-group-size", "33"], "--kv-group-size"),
         (&["logits", "--token-ids", "1"], "required"),
         (&["explain", "--stop-after", "nowhere"], "nowhere"),
         (&["explain", "--target", "toaster"], "toaster"),
@@ -551,7 +553,9 @@ fn misuse_is_exit_code_2() {
 fn requests_that_the_model_cannot_take() {
     let chat = ["generate", "-p", "Tell me a story."];
     fail(on_cpu(&[&chat[..], &["--context", "4"]].concat()), 1, &["prompt", "tokens", "context holds 4", "--context"]);
-    fail(on_cpu(&[&chat[..], &["--context", "5000"]].concat()), 1, &["5000", "1024"]);
+    fail(on_cpu(&[&chat[..], &["--context", "5000"]].concat()), 1, &["5000", "1024", "--max-kv-size"]);
+    let long = "Tell me a story. ".repeat(400);
+    fail(on_cpu(&["generate", "-p", &long]), 1, &["prompt", "context holds 1024", "shorten it", "--max-kv-size"]);
     fail(on_cpu(&[&chat[..], &["--top-k", "4096"]].concat()), 1, &["top-k", "4096"]);
     fail(on_cpu(&["generate", "--prompt-token-ids", "4096"]), 1, &["token id 4096", "vocabulary of 4096"]);
     fail(on_cpu(&["logits", "--token-ids", "4096", "-o", "/dev/null"]), 1, &["token id 4096"]);

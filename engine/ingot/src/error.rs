@@ -13,7 +13,9 @@ use thiserror::Error;
 ///
 /// let options = LoadOptions { device: DeviceChoice::Cpu, context: Some(5000), ..LoadOptions::default() };
 /// match Model::load("../../models/ingot-tales-1m".as_ref(), options).map(drop) {
-///     Err(Error::BadContext { found: 5000, allowed }) => assert_eq!(allowed, "this model takes 1 to 1024 tokens"),
+///     Err(Error::BadContext { found: 5000, allowed }) => {
+///         assert_eq!(allowed, "this model takes 1 to 1024 tokens, and more with --max-kv-size");
+///     }
 ///     other => panic!("{other:?}"),
 /// }
 /// ```
@@ -100,7 +102,7 @@ pub enum Error {
         why: String,
     },
     /// Loading or running the plan.
-    #[error(transparent)]
+    #[error("{}{}", .0, beyond(.0))]
     Runtime(#[from] ingot_runtime::RuntimeError),
     /// A device that does not exist or does not open.
     #[error(transparent)]
@@ -182,6 +184,9 @@ pub enum Error {
     /// A limit of the cache for an artifact, whose kernels have theirs.
     #[error("--max-kv-size is part of what an artifact is compiled for; compile the model again with it")]
     FixedKvSize,
+    /// Tiles or another target for an artifact, whose kernels are made.
+    #[error("the kernels of an artifact are fixed; compile the model again with --tiles, or leave the flag out")]
+    FixedKernels,
     /// More tokens a step than an artifact was compiled for.
     #[error("--prefill-step-size is {found}; this artifact takes at most {most} tokens a step")]
     BadStepSize {
@@ -220,6 +225,16 @@ pub enum Error {
         /// The shape's name.
         shape: String,
     },
+}
+
+/// What else helps where a context may be the model's own.
+fn beyond(error: &RuntimeError) -> &'static str {
+    match error {
+        RuntimeError::PromptTooLong { .. } => {
+            "; where that is the model's own, --max-kv-size N goes on past it with N positions in the cache"
+        }
+        _ => "",
+    }
 }
 
 impl Error {

@@ -149,6 +149,14 @@ pub fn id_of(path: &Path) -> Option<ModelId> {
     if is_file || path.exists() { None } else { path.to_str()?.parse().ok() }
 }
 
+/// The name that a path of a model has in every folder: a hub's as it is, others absolute.
+pub(crate) fn name_of(path: &Path) -> PathBuf {
+    match id_of(path) {
+        Some(_) => path.to_owned(),
+        None => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
 /// The path of a model: as it is if it exists, else the folder in the hub's cache, into which the model is fetched first.
 pub(crate) fn locate(
     path: &Path,

@@ -59,6 +59,7 @@ pub use load::{AdjustTarget, LoadOptions, Progress, round_activations};
 pub use lower::default_context;
 pub use measure::{Measured, Workload};
 pub use model::{Model, PlanFacts};
+pub use prompt_cache::prompt_origin;
 pub use quality::{Comparison, Mean, Position, Windows, compare};
 pub use random::RandomShape;
 pub use search::sensitivities;

@@ -91,11 +91,12 @@ pub struct LoadOptions {
     pub progress: Option<Progress>,
     /// Whether weights go to the GPU through mapped buffers; `None` decides by the kind of device.
     pub unified_memory: Option<bool>,
-    /// Changes the target before compilation, e.g. for an adapter's feature to be left unused.
+    /// Changes the target before compilation, e.g. for an adapter's feature to be left unused. An artifact is refused with it.
     pub adjust_target: Option<AdjustTarget>,
     /// Where compiled plans and pipelines are kept for the next load.
     pub cache: Cache,
-    /// Measured tiles that a checkpoint is compiled with; an artifact has its own.
+    /// Measured tiles that a checkpoint is compiled with; an artifact has its own, and is refused with others than
+    /// [`Tiles::Stored`].
     pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
@@ -145,13 +146,16 @@ impl Model {
     /// # Errors
     /// Those of the hub, the checkpoint or artifact, of the compiler, and of the device.
     pub fn load(path: &Path, mut options: LoadOptions) -> Result<Self, Error> {
+        let asked = path;
         let path = &hub::locate(path, options.hub.as_ref(), options.progress.as_mut())?;
         // Any other file is taken for an artifact, so that its error says what it is not.
-        if path.is_file() && !is_gguf(path) {
-            Self::load_artifact(path, options)
+        let mut model = if path.is_file() && !is_gguf(path) {
+            Self::load_artifact(path, options)?
         } else {
-            Self::load_lowered(Lowered::checkpoint(path)?, options)
-        }
+            Self::load_lowered(Lowered::checkpoint(path)?, options)?
+        };
+        model.set_origin(hub::name_of(asked));
+        Ok(model)
     }
 
     /// Loads a model of a known shape with random weights, for measurements. It has no tokenizer.
@@ -205,6 +209,9 @@ impl Model {
         let place = device::resolve_for(&options.device, options.gpu.take(), artifact.plan(), path)?;
         if options.max_kv_size.is_some() {
             return Err(Error::FixedKvSize);
+        }
+        if options.tiles != Tiles::Stored || options.adjust_target.is_some() {
+            return Err(Error::FixedKernels);
         }
         let most = artifact.plan().max_bounds().tokens;
         if let Some(found) = options.prefill_step_size.filter(|n| *n > most) {

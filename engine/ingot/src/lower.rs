@@ -90,7 +90,10 @@ impl Lowered {
         match asked {
             None => Ok(default_context(most, self.is_limited)),
             Some(n) if (1..=most).contains(&n) => Ok(n),
-            Some(found) => Err(Error::BadContext { found, allowed: format!("this model takes 1 to {most} tokens") }),
+            Some(found) => {
+                let more = if self.is_limited { "" } else { ", and more with --max-kv-size" };
+                Err(Error::BadContext { found, allowed: format!("this model takes 1 to {most} tokens{more}") })
+            }
         }
     }
 

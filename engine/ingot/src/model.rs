@@ -10,6 +10,7 @@ use ingot_runtime::sample::Sampling;
 use ingot_runtime::tick;
 use ingot_runtime::world::{Event, Request, RequestId, World};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A model that is ready to run, with its tokenizer and chat template.
@@ -29,6 +30,8 @@ pub struct Model {
     pub(crate) language: Arc<Language>,
     /// The checkpoint or artifact that it was loaded from.
     pub(crate) source: Option<Arc<Weights>>,
+    /// The name that it was loaded by.
+    pub(crate) origin: Option<PathBuf>,
 }
 
 /// What a plan does for one token, and what it takes at most.
@@ -61,7 +64,7 @@ pub struct PlanFacts {
 
 impl Model {
     pub(crate) fn new(world: World, device: String, language: Language, source: Option<Arc<Weights>>) -> Self {
-        Self { world, device, language: Arc::new(language), source }
+        Self { world, device, language: Arc::new(language), source, origin: None }
     }
 
     /// Name of the device that runs it: the adapter's, or `CPU` with what it computes with.
@@ -74,6 +77,32 @@ impl Model {
     /// ```
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    /// What it was loaded from: an absolute path, or a hub's `owner/name[@revision]`; `None` for random weights. Files of
+    /// [`Model::save_prompt`] tell it.
+    ///
+    /// ```
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// assert!(model.origin().unwrap().ends_with("models/ingot-tales-1m"));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    pub fn origin(&self) -> Option<&Path> {
+        self.origin.as_deref()
+    }
+
+    /// Gives it another name than that of its path, e.g. that of the hub that its folder came from.
+    ///
+    /// ```
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// model.set_origin("ingot-tales-1m");
+    /// assert_eq!(model.origin(), Some("ingot-tales-1m".as_ref()));
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    pub fn set_origin(&mut self, origin: impl Into<PathBuf>) {
+        self.origin = Some(origin.into());
     }
 
     /// Tokenizer and chat template.

@@ -2,22 +2,22 @@
 //!
 //! A safetensors file: `tokens`, and of each layer `layers.N.keys` and `layers.N.values`, `[head, position, number]`, as
 //! numbers, with keys in the model's own order. So a file outlives layouts of pages and versions of the compiler. Metadata
-//! names the model, the type of the cache and what each layer sees, and a file for another is refused.
+//! names the model (`model`, as mlx-lm does, and a `fingerprint` of its weights), the type of the cache and what each layer
+//! sees, and a file for another is refused.
 
 use crate::weights::Weights;
 use crate::{Error, GenerateOptions, Model};
+use ingot_compiler::artifact;
 use ingot_ir::kv::{KvLayerId, KvType};
 use ingot_ir::plan::Plan;
 use ingot_models::formats::safetensors::{self, Safetensors, StoredType, TensorDecl};
 use ingot_runtime::{Kept, LayerKv, RuntimeError};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Metadata of the files.
 const KIND: &str = "ingot-prompt-cache";
-const VERSION: &str = "1";
-/// Bytes of each tensor that tell models apart.
-const PROBE_BYTES: usize = 4096;
+const VERSION: &str = "2";
 
 impl Model {
     /// Reads a prompt and writes its keys and values to a file.
@@ -99,21 +99,15 @@ impl Model {
     /// has no room.
     pub fn load_prompt(&mut self, path: &Path) -> Result<Vec<u32>, Error> {
         let other = |why: String| Err(Error::OtherPromptCache { path: path.to_path_buf(), why });
-        if !path.exists() {
-            return other("no such file; `ingot cache-prompt` writes one".into());
-        }
-        let file = Safetensors::open(path)?;
+        let file = open(path)?;
         let found = |key: &str| file.metadata().get(key).map_or("", String::as_str);
-        if (found("kind"), found("version")) != (KIND, VERSION) {
-            return other("not a file that `ingot cache-prompt` of this version has written".into());
-        }
         for (key, expected) in self.describes(path)? {
             if found(&key) != expected {
-                let found = found(&key);
                 return other(match key.as_str() {
-                    "model" => format!("it is of another model ({})", self.named(file.metadata())),
+                    "fingerprint" => self.unlike(found("model")),
                     "kv_type" => format!(
-                        "its cache is {found} and this one {expected}; load with the same --kv-dtype or --kv-bits"
+                        "its cache is {} and this one {expected}; load with the same --kv-dtype or --kv-bits",
+                        found(&key)
                     ),
                     "sees" => "its cache was limited otherwise; load with the same --max-kv-size".into(),
                     _ => continue,
@@ -122,7 +116,10 @@ impl Model {
         }
         let tokens = read_tokens(&file).filter(|tokens| tokens.iter().all(|id| *id < self.world.plan.n_vocab));
         let Some(tokens) = tokens else { return other("its tokens are damaged; write it again".into()) };
-        if tokens.is_empty() || tokens.len() >= self.world.plan.max_context as usize {
+        if tokens.is_empty() {
+            return other("it holds the keys and values of no token; write it again".into());
+        }
+        if tokens.len() >= self.world.plan.max_context as usize {
             let (n_prompt, max_context) = (tokens.len(), self.world.plan.max_context);
             return Err(RuntimeError::PromptTooLong { n_prompt, max_context }.into());
         }
@@ -163,35 +160,67 @@ impl Model {
         let pairs = [
             ("kind", KIND.to_owned()),
             ("version", VERSION.to_owned()),
-            ("name", plan.model.clone()),
-            ("model", fingerprint(plan, source)),
+            ("model", self.origin.as_deref().map_or(String::new(), |origin| origin.display().to_string())),
+            ("fingerprint", fingerprint(plan, source)),
             ("kv_type", plan.kv_type.to_string()),
             ("sees", sees.join(",")),
         ];
         Ok(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
-    fn named(&self, metadata: &BTreeMap<String, String>) -> String {
-        let (found, own) = (metadata.get("name").map_or("", String::as_str), &self.world.plan.model);
-        if found == own { format!("{own} with other weights") } else { format!("{found}, this is {own}") }
+    /// What is wrong with a file of `other` weights.
+    fn unlike(&self, other: &str) -> String {
+        let own = self.origin.as_deref().map_or_else(|| "this model".into(), |own| own.display().to_string());
+        if own == other {
+            return format!(
+                "the weights of {own} were others when it was written; write it again with `ingot cache-prompt`"
+            );
+        }
+        format!(
+            "it is of another model, {other}, and this is {own}; load that one (--model {other}), or write it again"
+        )
     }
 }
 
-/// Tells models apart: names and sizes of all tensors and the beginning of each, or an artifact's hash.
+/// The model that a file of [`Model::save_prompt`] was written with: what [`Model::origin`] was.
+///
+/// ```
+/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("prompt.safetensors");
+/// # model.save_prompt(&model.text_prompt("Once upon a time there was a dragon")?, &path)?;
+/// assert_eq!(Some(&*ingot::prompt_origin(&path)?), model.origin());
+/// # Ok::<(), ingot::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::OtherPromptCache`] if it is no such file.
+pub fn prompt_origin(path: &Path) -> Result<PathBuf, Error> {
+    Ok(open(path)?.metadata().get("model").map_or_else(PathBuf::new, PathBuf::from))
+}
+
+/// A file that [`Model::save_prompt`] of this version has written.
+fn open(path: &Path) -> Result<Safetensors, Error> {
+    let other = |why: &str| Error::OtherPromptCache { path: path.to_path_buf(), why: why.into() };
+    if !path.exists() {
+        return Err(other("no such file; `ingot cache-prompt` writes one"));
+    }
+    let file = Safetensors::open(path)?;
+    let found = |key: &str| file.metadata().get(key).map_or("", String::as_str);
+    if (found("kind"), found("version")) != (KIND, VERSION) {
+        return Err(other("not a file that `ingot cache-prompt` of this version has written"));
+    }
+    Ok(file)
+}
+
 fn fingerprint(plan: &Plan, weights: &Weights) -> String {
-    if let Weights::Artifact(artifact) = weights {
-        return format!("artifact {}", artifact.root());
-    }
-    let segments = plan.weights.as_slice().iter().flat_map(|weight| &weight.segments);
-    let names: BTreeSet<&str> = segments.map(|segment| segment.tensor.as_str()).collect();
-    let mut hasher = blake3::Hasher::new();
-    for name in names {
-        let Some(tensor) = weights.find(name) else { continue };
-        let (n_bytes, probe) = tensor.beginning(PROBE_BYTES);
-        hasher.update(format!("{name} {n_bytes} ").as_bytes());
-        hasher.update(&probe);
-    }
-    hasher.finalize().to_hex()[..32].to_owned()
+    let kept = match weights {
+        // Those of a GPU are in its layout, so the compiler left it there.
+        Weights::Artifact(artifact) => artifact.manifest().fingerprint.clone(),
+        _ => None,
+    };
+    kept.unwrap_or_else(|| artifact::fingerprint(plan, &|name| weights.find(name)))
 }
 
 fn name(layer: KvLayerId, what: &str) -> String {

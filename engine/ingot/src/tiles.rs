@@ -41,7 +41,7 @@ impl FromStr for Tiles {
 
 impl Tiles {
     /// Gives a target the tiles; `adapter` names the device that the plan is for, if it is here. Plans of the processor
-    /// have no tiles.
+    /// have no tiles, and no file is one of theirs.
     ///
     /// ```
     /// use ingot::{Tiles, compiler::{TargetProfile, TileTable}};
@@ -60,9 +60,9 @@ impl Tiles {
     /// [`Error::Tiles`] if the table cannot be read, is none, or was measured for another target.
     pub fn set(&self, target: &mut TargetProfile, adapter: Option<&str>) -> Result<(), Error> {
         let path = match self {
-            _ if target.is_cpu => return Ok(()),
             Self::BuiltIn => None,
             Self::File(path) => Some(path.clone()),
+            Self::Stored if target.is_cpu => None,
             Self::Stored => adapter.and_then(stored_path).filter(|path| path.exists()),
         };
         if let Some(path) = path {

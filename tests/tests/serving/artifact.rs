@@ -2,7 +2,7 @@
 
 use ingot::compiler::TargetProfile;
 use ingot::compiler::artifact::Artifact;
-use ingot::{Cache, CompileOptions, DeviceChoice, DeviceInfo, GenerateOptions, LoadOptions, Model, compile};
+use ingot::{Cache, CompileOptions, DeviceChoice, DeviceInfo, GenerateOptions, LoadOptions, Model, Tiles, compile};
 use ingot_tests::rig::{gpus, turn};
 use ingot_tests::shared::{root, shared};
 use std::path::{Path, PathBuf};
@@ -134,6 +134,10 @@ fn what_an_artifact_cannot_do_is_said() {
     said(none, &["--context is 0", "1 to 256"]);
     let two = LoadOptions { max_batch: 2, ..options(&DeviceChoice::Cpu) };
     said(two, &["--max-batch is 2", "compiled for 1"]);
+    let tiles = LoadOptions { tiles: Tiles::BuiltIn, ..options(&DeviceChoice::Cpu) };
+    said(tiles, &["kernels of an artifact are fixed", "--tiles"]);
+    let adjusted = LoadOptions { adjust_target: Some(Box::new(|_| ())), ..options(&DeviceChoice::Cpu) };
+    said(adjusted, &["kernels of an artifact are fixed"]);
     // A shorter context than compiled is that much less memory, and longer prompts are refused.
     let mut short =
         Model::load(&path, LoadOptions { context: Some(32), ..options(&DeviceChoice::Cpu) }).expect("loads");

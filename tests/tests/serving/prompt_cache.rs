@@ -1,9 +1,13 @@
 //! Prompts in files: what was read on one device goes on on another, and nothing else is taken.
 
+use ingot::compiler::TargetProfile;
 use ingot::ir::kv::KvType;
-use ingot::{DeviceChoice, Error, GenerateOptions, LoadOptions, Model};
+use ingot::{CompileOptions, DeviceChoice, Error, GenerateOptions, LoadOptions, Model};
+use ingot_compiler::artifact::Artifact;
 use ingot_tests::rig::{Device, devices, turn};
 use ingot_tests::shared::root;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use std::path::{Path, PathBuf};
 
 fn load(name: &str, device: &Device, kv_type: Option<KvType>, max_kv_size: Option<u32>) -> Model {
@@ -72,6 +76,40 @@ fn what_was_read_goes_on_where_it_is_loaded() {
     }
 }
 
+/// A folder, artifacts of it and plans of it are one model.
+#[test]
+fn a_file_serves_the_model_in_whatever_form() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = root().join("models/ingot-tales-1m");
+    let compiled = |target: TargetProfile, plan_only: bool| {
+        let path = folder.path().join(format!("{}-{plan_only}.ingot", target.name));
+        let options = CompileOptions { context: Some(256), plan_only, ..CompileOptions::new(target) };
+        ingot::compile(&model, &path, options).expect("is compiled");
+        path
+    };
+    let options = || LoadOptions { device: DeviceChoice::Cpu, context: Some(256), ..LoadOptions::default() };
+    let mut forms = [model.clone(), compiled(TargetProfile::cpu(), false), compiled(TargetProfile::cpu(), true)]
+        .map(|path| Model::load(&path, options()).expect("the model loads"));
+    let prompt = beginning(&forms[0]);
+    for writer in 0..forms.len() {
+        let file = folder.path().join(format!("{writer}.safetensors"));
+        forms[writer].save_prompt(&prompt, &file).expect("it is written");
+        assert_eq!(ingot::prompt_origin(&file).ok().as_deref(), forms[writer].origin());
+        for reader in &mut forms {
+            assert_eq!(reader.load_prompt(&file).expect("it is read"), prompt);
+        }
+    }
+    // Of a GPU's artifact the file's name for the model is known without the GPU.
+    let fingerprint = |target: TargetProfile| {
+        let artifact = Artifact::open(&compiled(target, false)).expect("it opens");
+        artifact.manifest().fingerprint.clone().expect("it has weights")
+    };
+    let of_cpu = fingerprint(TargetProfile::cpu());
+    for target in [TargetProfile::vulkan(), TargetProfile::apple()] {
+        assert_eq!(fingerprint(target), of_cpu);
+    }
+}
+
 #[test]
 fn files_of_others_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -87,7 +125,15 @@ fn files_of_others_are_refused() {
         // Nothing of it is in the cache, and no page is lost.
         assert_eq!(go_on(model, &prompt).1, 0);
     };
-    refuses(&mut load("ingot-tales-14m", &Device::Cpu, None, None), "another model");
+    let own = root().join("models/ingot-tales-1m");
+    let advice = format!("load that one (--model {})", own.display());
+    let other = || load("ingot-tales-14m", &Device::Cpu, None, None);
+    refuses(&mut other(), &advice);
+    refuses(&mut other(), &format!("this is {}", root().join("models/ingot-tales-14m").display()));
+    // Another model that stands where the file's stood.
+    let mut moved = other();
+    moved.set_origin(own);
+    refuses(&mut moved, "were others when it was written");
     refuses(&mut load("ingot-tales-1m", &Device::Cpu, Some(KvType::F16), None), "--kv-dtype");
     refuses(&mut load("ingot-tales-1m", &Device::Cpu, None, Some(16)), "--max-kv-size");
     let whole = std::fs::read(&file).expect("the file");
@@ -103,6 +149,15 @@ fn files_of_others_are_refused() {
         std::fs::write(&file, changed).expect("it is written");
         refuses(&mut load("ingot-tales-1m", &Device::Cpu, None, None), part);
     }
+    let tensors = SafeTensors::deserialize(&whole).expect("a safetensors file");
+    let metadata = SafeTensors::read_metadata(&whole).expect("a header").1.metadata().clone();
+    let without = tensors.tensors().into_iter().map(|(name, tensor)| match name.as_str() {
+        "tokens" => (name, TensorView::new(tensor.dtype(), vec![0], &[]).expect("an empty tensor")),
+        _ => (name, tensor),
+    });
+    let bytes = safetensors::serialize(without, metadata).expect("a file");
+    std::fs::write(&file, bytes).expect("it is written");
+    refuses(&mut load("ingot-tales-1m", &Device::Cpu, None, None), "of no token");
     std::fs::write(&file, &whole[..whole.len() - 8]).expect("it is written");
     assert!(model.load_prompt(&file).is_err(), "cut short");
     std::fs::remove_file(&file).expect("it was there");

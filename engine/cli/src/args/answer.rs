@@ -51,7 +51,7 @@ pub(crate) struct SamplingArgs {
     /// Add to logits of token ids, e.g. 12=-5.5,40=2
     #[arg(long, value_name = "ID=BIAS", value_delimiter = ',', value_parser = bias, allow_hyphen_values = true)]
     pub logit_bias: Vec<(u32, f32)>,
-    /// Seed of the random numbers [default: another one each time]
+    /// Seed of the random numbers [default: another one each time; of a chat 0]
     #[arg(long)]
     pub seed: Option<u64>,
 }
@@ -72,10 +72,15 @@ impl SamplingArgs {
             presence: penalty(self.presence_penalty, self.presence_context_size),
             frequency: penalty(self.frequency_penalty, self.frequency_context_size),
             logit_bias: self.logit_bias.clone(),
-            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+            seed: self.seed.unwrap_or_else(draw_seed),
             ..Sampling::default()
         }
     }
+}
+
+/// A seed of 53 bits, which readers of JSON that have doubles alone keep as it is.
+fn draw_seed() -> u64 {
+    RandomState::new().hash_one(0) >> 11
 }
 
 /// How an answer is made, but for its greatest length.
@@ -141,6 +146,10 @@ impl AnswerArgs {
     /// The form that the answer keeps. Standard input is read at most once.
     pub(crate) fn form(&self) -> Result<Option<Grammar>> {
         self.form.read()
+    }
+    /// The seed, if one was given.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        self.sampling.seed
     }
     /// Whether the form is on standard input.
     pub(crate) fn reads_stdin(&self) -> bool {

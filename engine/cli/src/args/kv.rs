@@ -20,14 +20,14 @@ pub(crate) struct KvArgs {
     /// Quantize keys and values in the cache to this many bits
     #[arg(long, value_name = "BITS", value_parser = PossibleValuesParser::new(["4", "8"]))]
     kv_bits: Option<String>,
-    /// Numbers of a quantized cache that share a scale
+    /// Numbers of a quantized cache that share a scale: of --kv-bits
     #[arg(
-        long, value_name = "SIZE", default_value = "64", requires = "kv_bits",
+        long, value_name = "SIZE", default_value = "64",
         value_parser = PossibleValuesParser::new(["32", "64", "128"])
     )]
     kv_group_size: String,
-    /// Taken for mlx-lm's sake and read as 0: a page has one type, so all of the cache is quantized
-    #[arg(long = "quantized-kv-start", value_name = "TOKENS", requires = "kv_bits")]
+    /// Taken for mlx-lm's sake and read as 0: a page has one type, so --kv-bits quantizes all of the cache
+    #[arg(long = "quantized-kv-start", value_name = "TOKENS")]
     _quantized_kv_start: Option<u32>,
     /// Positions that the cache holds of a sequence at most: the first 4 and the newest of a longer one, which may then be
     /// longer than the model's context [default: all, or the compiled file's]

@@ -27,23 +27,32 @@ pub(crate) struct CachePromptArgs {
     ignore_chat_template: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &CachePromptArgs) -> Result<()> {
     let text = message(&args.prompt)?;
     let mut model = args.device.load(&args.model.folder()?)?;
+    if let Some(name) = args.model.name() {
+        model.set_origin(name);
+    }
     let prompt = beginning(&model, &text, args.ignore_chat_template)?;
     let started = Instant::now();
     model.save_prompt(&prompt, &args.prompt_cache_file)?;
     let n_bytes = std::fs::metadata(&args.prompt_cache_file)?.len();
-    output::println(&format!(
-        "{}: {}, {}, read and written in {:.1} s",
-        args.prompt_cache_file.display(),
-        counted(prompt.len() as u64, "token"),
-        Bytes(n_bytes),
-        started.elapsed().as_secs_f64()
-    ))
+    let (file, seconds) = (args.prompt_cache_file.display().to_string(), started.elapsed().as_secs_f64());
+    if args.json {
+        let model = model.origin().map(|origin| origin.display().to_string());
+        let object = json!({
+            "file": file, "model": model, "prompt_tokens": prompt.len(), "file_bytes": n_bytes, "seconds": seconds,
+        });
+        return output::println(&object.to_string());
+    }
+    let tokens = counted(prompt.len() as u64, "token");
+    output::println(&format!("{file}: {tokens}, {}, read and written in {seconds:.1} s", Bytes(n_bytes)))
 }
 
 /// Ids of a message that is not over: the template's text up to the message's end.

@@ -1,19 +1,21 @@
 //! `ingot chat`: a conversation, line by line; lines that begin with `/` are commands.
 
+mod history;
 mod input;
 mod session;
 
 use crate::args::{AnswerArgs, DeviceArgs, ModelArgs, max_tokens, variables};
-use crate::commands::generate::statistics;
+use crate::commands::generate::{object, statistics};
 use crate::{interrupt, output};
 use anyhow::{Context, Result, anyhow, bail};
-use clap::{Args, Command, FromArgMatches};
+use clap::{ArgAction, Args, Command, FromArgMatches};
 use ingot::ir::memory::counted;
 use ingot::models::text::chat_template::ChatOptions;
-use ingot::{Answer, Conversation, GenerateOptions, Model};
+use ingot::{Answer, Conversation, GenerateOptions, Model, Stats};
 use input::{Entry, Reader};
 use serde_json::{Map, Value};
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 /// Flags of `ingot chat`.
@@ -28,6 +30,9 @@ pub(crate) struct ChatArgs {
     settings: Settings,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Print each answer as one JSON object with its figures, /stats as well, and nothing else
+    #[arg(long)]
+    json: bool,
 }
 
 /// What `/set` changes.
@@ -41,6 +46,9 @@ struct Settings {
     /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
     #[arg(long, value_name = "JSON", value_parser = variables)]
     chat_template_config: Option<Map<String, Value>>,
+    /// Print a line of figures below each answer; `--verbose false` prints the text alone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value = "true", default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), action = ArgAction::Set)]
+    verbose: bool,
 }
 
 const HELP: &str = r#"/set NAME VALUE   change a setting: a flag of `ingot chat --help` without its dashes, e.g. /set temp 0.7
@@ -55,6 +63,9 @@ const HELP: &str = r#"/set NAME VALUE   change a setting: a flag of `ingot chat 
 Ctrl-C stops an answer. A line that ends in \ goes on in the next one; """ begins and ends a text of several lines.
 A message that begins with / needs a space before it."#;
 
+/// The seed of the first answer, as in mlx-lm, if none was given.
+const DEFAULT_SEED: u64 = 0;
+
 /// A conversation and all that it needs.
 struct Chat {
     model: Model,
@@ -65,6 +76,9 @@ struct Chat {
     /// Every `/set` that holds, by name, as it would be said on the command line.
     said: Vec<(String, OsString)>,
     last: Option<Answer>,
+    /// Answers since the seed was set: each is drawn with the next one.
+    n_drawn: u64,
+    json: bool,
 }
 
 /// Runs the command. `flags` are the command line after the subcommand.
@@ -74,13 +88,18 @@ pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
     model.tokenizer()?;
     args.settings.check(&model)?;
     interrupt::install()?;
-    output::println(&format!("Chat on {}. /help lists commands, Ctrl-D ends.", model.device()))?;
-    if !model.has_chat_template() {
-        output::println("This model has no chat template: it continues each message as a text of its own.")?;
-    }
     let talk = args.system_prompt.map_or_else(Conversation::default, Conversation::with_system);
-    let mut chat = Chat { model, talk, settings: args.settings, flags, said: Vec::new(), last: None };
-    let mut reader = Reader::new()?;
+    let (settings, json) = (args.settings, args.json);
+    let mut chat = Chat { model, talk, settings, flags, said: Vec::new(), last: None, n_drawn: 0, json };
+    if !json {
+        output::println(&format!("Chat on {}. /help lists commands, Ctrl-D ends.", chat.model.device()))?;
+    }
+    if !chat.model.has_chat_template() {
+        chat.note("This model has no chat template: it continues each message as a text of its own.")?;
+    }
+    // What comes through a pipe was not typed.
+    let is_typed = std::io::stdin().is_terminal() && !args.device.no_cache;
+    let mut reader = Reader::new(if is_typed { history::path() } else { None })?;
     loop {
         // What was pressed between answers stops none.
         interrupt::clear();
@@ -132,7 +151,7 @@ impl Settings {
 impl Chat {
     fn command(&mut self, word: &str, rest: &str) -> Result<()> {
         match word {
-            "help" => output::println(HELP),
+            "help" => self.note(HELP),
             "set" => self.set(rest),
             "system" => {
                 self.talk.system = Some(rest.to_owned()).filter(|text| !text.is_empty());
@@ -146,11 +165,12 @@ impl Chat {
             "save" => session::save(&self.talk, file(rest)?),
             "load" => {
                 self.talk = session::load(file(rest)?)?;
-                output::println(&counted(self.talk.messages.len() as u64, "message"))
+                self.note(&counted(self.talk.messages.len() as u64, "message"))
             }
             "stats" => match &self.last {
+                Some(answer) if self.json => output::println(&object(answer, None).to_string()),
                 Some(answer) => output::println(&statistics(answer, None)),
-                None => output::println("no answer yet"),
+                None => self.note("no answer yet"),
             },
             _ => bail!("unknown command /{word}; /help lists commands"),
         }
@@ -178,6 +198,9 @@ impl Chat {
         })?;
         settings.check(&self.model)?;
         (self.settings, self.said) = (settings, said);
+        if name == "seed" {
+            self.n_drawn = 0;
+        }
         Ok(())
     }
 
@@ -200,16 +223,35 @@ impl Chat {
     }
 
     fn answer(&mut self) -> Result<Answer> {
-        let options = self.settings.options(&self.model)?;
+        let mut options = self.settings.options(&self.model)?;
+        options.sampling.seed = self.settings.answer.seed().unwrap_or(DEFAULT_SEED).wrapping_add(self.n_drawn);
         let prompt = self.prompt(options.max_tokens)?;
         let mut written = Ok(());
         let answer = self.model.generate(&prompt, &options, |piece| {
-            written = output::print(&piece.text);
+            if !self.json {
+                written = output::print(&piece.text);
+            }
             written.is_ok() && !interrupt::pressed()
         })?;
         written?;
-        output::println("")?;
+        self.n_drawn += 1;
+        if self.json {
+            output::println(&object(&answer, None).to_string())?;
+        } else {
+            output::println("")?;
+        }
+        if self.settings.verbose && !self.json {
+            self.note(&figures(&answer.stats))?;
+        }
         Ok(answer)
+    }
+
+    /// Prints what is no answer; where programs read the answers, beside them.
+    fn note(&self, text: &str) -> Result<()> {
+        if self.json {
+            return writeln!(std::io::stderr(), "{text}").context("standard error");
+        }
+        output::println(text)
     }
 
     /// The conversation as token ids. What does not fit the context beside an answer is forgotten, the oldest first.
@@ -224,12 +266,21 @@ impl Chat {
                 1 => ("exchange".to_owned(), "is"),
                 n => (format!("{n} exchanges"), "are"),
             };
-            output::println(&format!(
-                "[the context holds {context} tokens: the oldest {n_forgotten} {are} forgotten]"
-            ))?;
+            self.note(&format!("[the context holds {context} tokens: the oldest {n_forgotten} {are} forgotten]"))?;
         }
         Ok(prompt)
     }
+}
+
+/// The line below an answer.
+fn figures(stats: &Stats) -> String {
+    let (read, generated) = (counted(stats.n_read() as u64, "token"), counted(stats.n_generated as u64, "token"));
+    format!(
+        "[{read} read, {:.1} a second; {generated} generated, {:.1} a second; peak memory {:.3} GB]",
+        stats.prompt_tps(),
+        stats.generation_tps(),
+        stats.memory.peak as f64 / 1e9
+    )
 }
 
 fn file(rest: &str) -> Result<&Path> {

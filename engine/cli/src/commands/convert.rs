@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use ingot::ir::memory::counted;
 use ingot::models::formats::safetensors::StoredType;
 use ingot::{Bytes, ConvertOptions, Converted, GgufType, Recipe};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -53,6 +54,9 @@ pub(crate) struct ConvertArgs {
     dequantize: bool,
     #[command(flatten)]
     hub: HubArgs,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command. `started` is when the process started.
@@ -73,7 +77,7 @@ pub(crate) fn run(args: &ConvertArgs, started: Instant) -> Result<()> {
         None => ingot::convert(&folder, out, &options, told),
         Some(_) => ingot::convert_gguf(&folder, out, kind, told),
     })?;
-    tell(out, &converted, started)
+    tell(out, &converted, started, args.json)
 }
 
 type Written = Result<Converted, ingot::models::Error>;
@@ -103,8 +107,18 @@ pub(crate) fn stoppable(
 }
 
 /// Prints what was written.
-pub(crate) fn tell(out: &Path, converted: &Converted, started: Instant) -> Result<()> {
+pub(crate) fn tell(out: &Path, converted: &Converted, started: Instant, json: bool) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
+    if json {
+        let object = json!({
+            "path": out.display().to_string(),
+            "bytes": converted.n_bytes,
+            "files": converted.n_files,
+            "bits_per_weight": converted.bits_per_weight(),
+            "seconds": seconds,
+        });
+        return output::println(&object.to_string());
+    }
     output::println(&format!(
         "{}: {} in {}, {:.3} bits per weight, {seconds:.1} s",
         out.display(),

@@ -21,7 +21,7 @@ pub(crate) struct GenerateArgs {
     #[arg(short, long, value_name = "TEXT", default_value = "hello", allow_hyphen_values = true)]
     prompt: String,
     /// The prompt as token ids, used as they are
-    #[arg(long, value_name = "IDS", value_parser = ids, conflicts_with_all = ["prompt", "system_prompt", "ignore_chat_template"])]
+    #[arg(long, value_name = "IDS", value_parser = ids, conflicts_with_all = ["prompt", "system_prompt", "ignore_chat_template", "use_default_chat_template", "chat_template_config"])]
     prompt_token_ids: Option<Ids>,
     /// A system message before the prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "ignore_chat_template")]
@@ -33,12 +33,12 @@ pub(crate) struct GenerateArgs {
     #[arg(long, conflicts_with = "ignore_chat_template")]
     use_default_chat_template: bool,
     /// The beginning of the answer, which the model goes on with; it is no part of what is printed
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["ignore_chat_template", "prompt_token_ids", "prompt_cache_file"], allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["ignore_chat_template", "prompt_token_ids"], allow_hyphen_values = true)]
     prefill_response: Option<String>,
     /// Variables of the chat template as a JSON object, e.g. {"enable_thinking": false}
     #[arg(long, value_name = "JSON", value_parser = variables, conflicts_with = "ignore_chat_template")]
     chat_template_config: Option<Map<String, Value>>,
-    /// A file of `ingot cache-prompt`, whose text the prompt goes on from
+    /// A file of `ingot cache-prompt`, whose text the prompt goes on from; its model is taken unless --model names one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt_token_ids", "system_prompt"])]
     prompt_cache_file: Option<PathBuf>,
     /// Most tokens of the answer; -1 for as many as the context holds
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     }
     let text = message(&args.prompt)?;
     let grammar = args.answer.form()?;
-    let folder = args.model.folder()?;
+    let folder = args.model.folder_of(args.prompt_cache_file.as_deref())?;
     let mut model = args.device.load(&folder)?;
     if args.use_default_chat_template {
         model.use_default_chat_template();
@@ -157,10 +157,9 @@ pub(super) fn message(prompt: &str) -> Result<String> {
 fn go_on(model: &mut Model, args: &GenerateArgs, file: &Path, text: &str) -> Result<Vec<u32>> {
     const MARK: &str = "<query>";
     let mut prompt = model.load_prompt(file)?;
-    let extra = args.chat_template_config.clone().unwrap_or_default();
-    let options = ChatOptions { extra, ..ChatOptions::default() };
+    let options = chat_options(model, args)?;
     let rendered = |content: &str| -> Result<Option<String>> {
-        let messages = json!([{ "role": "user", "content": content }]);
+        let messages = messages(args, content);
         Ok(if args.ignore_chat_template { None } else { model.language().messages_text(&messages, &options)? })
     };
     let rest = match (rendered(MARK)?, rendered(text)?) {
@@ -178,18 +177,27 @@ fn encode(model: &Model, args: &GenerateArgs, text: &str) -> Result<Vec<u32>> {
     if args.ignore_chat_template {
         return Ok(model.text_prompt(text)?);
     }
+    Ok(model.messages_prompt(&messages(args, text), &chat_options(model, args)?)?)
+}
+
+/// The user's message with what the flags put around it.
+fn messages(args: &GenerateArgs, text: &str) -> Value {
     let system = args.system_prompt.iter().map(|text| json!({ "role": "system", "content": text }));
     let user = json!({ "role": "user", "content": text });
     let begun = args.prefill_response.iter().map(|text| json!({ "role": "assistant", "content": unescape(text) }));
-    if args.prefill_response.is_some() && !model.has_chat_template() {
+    Value::Array(system.chain([user]).chain(begun).collect())
+}
+
+/// How the messages are rendered.
+fn chat_options(model: &Model, args: &GenerateArgs) -> Result<ChatOptions> {
+    let continue_final_message = args.prefill_response.is_some();
+    if continue_final_message && !model.has_chat_template() {
         bail!(
             "--prefill-response needs a chat template, and this model has none; --use-default-chat-template is ChatML"
         );
     }
-    let messages = Value::Array(system.chain([user]).chain(begun).collect());
     let extra = args.chat_template_config.clone().unwrap_or_default();
-    let continue_final_message = args.prefill_response.is_some();
-    Ok(model.messages_prompt(&messages, &ChatOptions { extra, continue_final_message, ..ChatOptions::default() })?)
+    Ok(ChatOptions { extra, continue_final_message, ..ChatOptions::default() })
 }
 
 /// The lines below the text, as mlx-lm writes them, with the time to the first token.
@@ -208,13 +216,16 @@ pub(super) fn statistics(answer: &Answer, from_start: Option<Duration>) -> Strin
     match answer.finish {
         FinishReason::Stop => lines,
         // Else a text that breaks off looks like the model's doing.
-        FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens or --context",
-        FinishReason::KvFull => lines + "\nStopped: the cache has no room for more keys and values; raise --context",
+        FinishReason::Length => lines + "\nStopped at the limit: more with --max-tokens, --context or --max-kv-size",
+        FinishReason::KvFull => {
+            lines + "\nStopped: the cache has no room for more keys and values; raise --context, or pass --max-kv-size"
+        }
         FinishReason::Cancelled => lines + "\nStopped by Ctrl-C",
     }
 }
 
-fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
+/// An answer with its figures, for programs.
+pub(super) fn object(answer: &Answer, from_start: Option<Duration>) -> Value {
     let stats = &answer.stats;
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     json!({

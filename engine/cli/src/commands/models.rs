@@ -37,6 +37,9 @@ enum Action {
         /// owner/name[@revision]
         #[arg(required = true)]
         models: Vec<ModelId>,
+        /// Print one JSON object a model
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -46,8 +49,11 @@ pub(crate) fn run(args: &ModelsArgs) -> Result<()> {
     match &args.action {
         Action::List { json } => list(&settings, *json),
         Action::Show { model, json } => show(&hub::find(model, &settings)?, *json),
-        Action::Rm { models } => models.iter().try_for_each(|id| {
+        Action::Rm { models, json } => models.iter().try_for_each(|id| {
             let freed = hub::remove(id, &settings)?;
+            if *json {
+                return output::println(&json!({ "model": id.to_string(), "freed_bytes": freed }).to_string());
+            }
             output::println(&format!("{id} removed, {} freed", Bytes(freed)))
         }),
     }

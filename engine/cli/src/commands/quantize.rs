@@ -55,6 +55,9 @@ pub(crate) struct QuantizeArgs {
     hub: HubArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command. `started` is when the process started.
@@ -81,7 +84,7 @@ pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     let recipe = candidates.recipe(&sensitivities, target).map_err(|why| anyhow!("{place}{why}"))?;
     let options = ConvertOptions { quantize: Some(recipe), ..ConvertOptions::default() };
     let converted = stoppable("quantizing", |told| ingot::convert(&folder, &args.mlx_path, &options, told))?;
-    tell(&args.mlx_path, &converted, started)?;
+    tell(&args.mlx_path, &converted, started, args.json)?;
     saved
 }
 

@@ -160,8 +160,10 @@ fn a_chat_is_saved_and_loaded_and_survives_mistakes() {
 
 #[test]
 fn settings_hold_from_the_next_answer_on() {
-    let (printed, errors) =
-        chat(&["-m", "40"], &["/set stop of France", FRANCE, "/set max-tokens 1", "/stats", "Hi", "/stats"]);
+    let (printed, errors) = chat(
+        &["-m", "40", "--verbose", "false"],
+        &["/set stop of France", FRANCE, "/set max-tokens 1", "/stats", "Hi", "/stats"],
+    );
     assert_eq!(errors, "");
     assert!(printed.contains("The capital \n"), "{printed}");
     assert!(printed.contains("Generation: 1 tokens") && printed.contains("Stopped at the limit"), "{printed}");
@@ -170,7 +172,7 @@ fn settings_hold_from_the_next_answer_on() {
         &["/set regex yes|no", FRANCE, "/set regex", "/reset"][..],
         &["/set stop of France", FRANCE, "/set stop", "/reset", FRANCE],
     ];
-    let (printed, errors) = chat(&["-m", "40"], &lines.concat());
+    let (printed, errors) = chat(&["-m", "40", "--verbose", "false"], &lines.concat());
     assert_eq!(errors, "");
     let answers: Vec<&str> = printed.lines().skip(1).collect();
     assert!(["yes", "no"].contains(&answers[0]), "{printed}");
@@ -228,6 +230,8 @@ fn a_prompt_is_read_once_and_gone_on_from() {
     let went_on = json(from_file(" of France?", &[]));
     assert_eq!(went_on["text"], "The capital of France is Paris.");
     assert!(went_on["cached_tokens"].as_u64() > Some(3) && object["cached_tokens"] == 0, "{went_on}");
+    // The rest of the message, and the beginning of the answer.
+    assert_eq!(json(from_file(" of France?", &["--prefill-response", "The capital of"]))["text"], " France is Paris.");
     fail(from_file("x", &["--kv-dtype", "f16"]), 1, &["--kv-dtype"]);
     fail(
         on_cpu(&["generate", "-p", "x", "--prompt-cache-file", "/no/such/file"]),
@@ -236,6 +240,65 @@ fn a_prompt_is_read_once_and_gone_on_from() {
     );
     let nowhere = on_cpu(&["cache-prompt", "-p", "x", "--prompt-cache-file", "/no/such/folder/x.safetensors"]);
     fail(nowhere, 1, &["/no/such/folder: no such folder"]);
+}
+
+#[test]
+fn a_prompts_file_tells_its_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.safetensors");
+    let file = file.to_str().unwrap();
+    let written = ["cache-prompt", "-p", "Tell me", "--prompt-cache-file", file, "--model", "ingot-tales-1m", "--json"];
+    let told = json(on_cpu(&written));
+    assert_eq!((&told["model"], &told["file"]), (&"ingot-tales-1m".into(), &file.into()));
+    assert_eq!(told["file_bytes"], std::fs::metadata(file).unwrap().len());
+    assert!(told["prompt_tokens"].as_u64() > Some(2), "{told}");
+    let rest = ["generate", "-p", " a story.", "--prompt-cache-file", file, "-m", "2", "--json"];
+    let object = json(on_cpu(&rest));
+    assert!(object["model"].as_str().unwrap().ends_with("ingot-tales-1m"), "{object}");
+    assert!(object["cached_tokens"].as_u64() > Some(2), "{object}");
+    let other = on_cpu(&[&rest[..], &["--model", "ingot-tales-14m"]].concat());
+    fail(other, 1, &["of another model, ingot-tales-1m", "--model ingot-tales-1m"]);
+}
+
+#[test]
+fn seeds_are_whole_in_any_reader_of_json() {
+    for _ in 0..3 {
+        assert!(answer(&["-m", "1"])["seed"].as_u64().unwrap() < 1 << 53);
+    }
+    assert_eq!(answer(&["-m", "1", "--seed", "18446744073709551615"])["seed"], u64::MAX);
+}
+
+#[test]
+fn a_chat_draws_the_same_each_time_and_another_answer_each_turn() {
+    let flags = ["--temp", "1.2", "-m", "12", "--ignore-eos", "--verbose", "false"];
+    let turns = [STORY, "/reset", STORY, "/reset", "/set seed 0", STORY];
+    let (printed, errors) = chat(&flags, &turns);
+    assert_eq!(errors, "");
+    assert_eq!(chat(&flags, &turns).0, printed);
+    let (whole, _) = chat(&["--json", "--temp", "1.2", "-m", "12", "--ignore-eos"], &turns);
+    let texts: Vec<Value> = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let texts: Vec<&Value> = texts.iter().map(|object: &Value| &object["text"]).collect();
+    assert!(texts.len() == 3 && texts[0] != texts[1] && texts[0] == texts[2], "{whole}");
+    assert!(printed.contains(texts[0].as_str().unwrap()), "{printed}");
+}
+
+#[test]
+fn a_chat_tells_what_each_turn_cost() {
+    let lines = ["/stats", FRANCE, "/stats", "/set verbose false", "/reset", FRANCE];
+    let (printed, errors) = chat(&[], &lines);
+    assert_eq!(errors, "");
+    let figures: Vec<&str> = printed.lines().filter(|line| line.starts_with('[')).collect();
+    assert!(figures.len() == 1 && figures[0].starts_with("[16 tokens read, "), "{printed}");
+    assert!(figures[0].contains("generated, ") && figures[0].contains("peak memory 0."), "{printed}");
+    let (printed, errors) = chat(&["--json"], &lines);
+    assert_eq!(errors, "no answer yet\n");
+    let objects: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len(), 3, "{printed}");
+    assert_eq!(
+        (&objects[0]["text"], &objects[0]["prompt_tokens"]),
+        (&"The capital of France is Paris.".into(), &16.into())
+    );
+    assert_eq!(objects[0], objects[1]);
 }
 
 #[test]

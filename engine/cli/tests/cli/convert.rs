@@ -20,7 +20,13 @@ fn a_model_is_dequantized_quantized_and_compared() {
     convert("ingot-tales-14m", &plain, &["-d", "--dtype", "float32"]);
     let told = convert(plain_str, &eight, &["-q", "--q-mode", "mxfp8"]);
     assert!(told.contains("8.2") && told.contains("bits per weight") && told.contains("1 file"), "{told}");
-    convert(plain_str, &four, &["-q", "--q-group-size", "32"]);
+    let told: serde_json::Value =
+        serde_json::from_str(&convert(plain_str, &four, &["-q", "--q-group-size", "32", "--json"])).unwrap();
+    assert_eq!((&told["path"], &told["files"]), (&four_str.into(), &1.into()));
+    assert!(told["bits_per_weight"].as_f64().is_some_and(|bits| (5.0..5.1).contains(&bits)), "{told}");
+    // The file has a header besides.
+    let file_bytes = std::fs::metadata(four.join("model.safetensors")).unwrap().len();
+    assert!(told["bytes"].as_u64().is_some_and(|n| n < file_bytes && n > file_bytes - 50_000), "{told}");
     let answer = succeed(on_cpu(&["generate", "--model", eight_str, "-p", "Hello", "-m", "5", "--verbose", "false"]));
     assert!(!answer.trim().is_empty());
 
@@ -153,7 +159,8 @@ fn searched_widths_are_nearer_than_equal_ones() {
     assert!(of_mix < of_equal, "{of_mix} against {of_equal}");
 
     // What was measured serves again, without a text.
-    succeed(search(&again, &["--sensitivities", &kept]));
+    let told = json(search(&again, &["--sensitivities", &kept, "--json"]));
+    assert!((told["bits_per_weight"].as_f64().unwrap() - mix_size).abs() < 1e-3, "{told}");
     let weights = |folder: &str| std::fs::read(Path::new(folder).join("model.safetensors")).unwrap();
     assert!(weights(&mix) == weights(&again));
 

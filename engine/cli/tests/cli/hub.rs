@@ -183,6 +183,10 @@ fn models_are_listed_shown_and_removed() {
     let removed = succeed(scene.ingot(&["models", "rm", "owner/tiny", "some/half"]));
     assert!(removed.contains("owner/tiny removed, 8.3 MB freed") && removed.lines().count() == 2, "{removed}");
     assert!(!scene.cache().join("models--owner--tiny").exists());
+    scene.add("some/other", &[("config.json", "{}")]);
+    let removed = json(scene.ingot(&["models", "rm", "some/other", "--json"]));
+    // Its one file, and the one that says which commit is `main`.
+    assert_eq!((&removed["model"], &removed["freed_bytes"]), (&"some/other".into(), &(2 + COMMIT.len()).into()));
     fail(scene.ingot(&["models", "rm", "owner/tiny"]), 1, &["owner/tiny is not in the cache", "ingot models list"]);
     fail(scene.ingot(&["models", "show", "tiny"]), 2, &["owner/name"]);
     assert!(succeed(scene.ingot(&["models", "list"])).contains("2 models, "));

@@ -1,8 +1,9 @@
 //! Reads messages and commands from the terminal, with editing and history, or from a pipe.
 
 use anyhow::{Context, Result};
-use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use rustyline::{Config, DefaultEditor};
+use std::path::PathBuf;
 
 /// What the user said.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,11 +19,32 @@ pub(super) enum Entry {
 /// The terminal or pipe.
 pub(super) struct Reader {
     editor: DefaultEditor,
+    /// The file of what was typed in earlier chats.
+    history: Option<PathBuf>,
 }
 
+/// Entries of the history.
+const MAX_HISTORY: usize = 1000;
+
 impl Reader {
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self { editor: DefaultEditor::new().context("the terminal")? })
+    /// What is typed is remembered in the file `history`, if any, for the next chat.
+    pub(super) fn new(history: Option<PathBuf>) -> Result<Self> {
+        let config = Config::builder().max_history_size(MAX_HISTORY).context("the history")?.build();
+        let mut editor = DefaultEditor::with_config(config).context("the terminal")?;
+        if let Some(path) = &history {
+            // There is none at first, and one that cannot be read is no reason not to talk.
+            let _ = editor.load_history(path);
+        }
+        Ok(Self { editor, history })
+    }
+
+    /// A history that takes no entry is no reason to stop.
+    fn remember(&mut self, text: &str) {
+        let is_new = self.editor.add_history_entry(text).unwrap_or(false);
+        if let Some(path) = self.history.as_ref().filter(|_| is_new) {
+            let _ = path.parent().map(std::fs::create_dir_all);
+            let _ = self.editor.append_history(path);
+        }
     }
 
     /// The next message or command; empty ones are skipped. Ctrl-C drops what is being typed.
@@ -34,8 +56,7 @@ impl Reader {
             if text.trim().is_empty() {
                 continue;
             }
-            // A history that takes no entry is no reason to stop.
-            let _ = self.editor.add_history_entry(&text);
+            self.remember(&text);
             return Ok(if is_quoted { Entry::Message(text) } else { entry(text) });
         }
     }
@@ -106,6 +127,23 @@ mod tests {
         assert_eq!(read(&["\"\"\"one\"\"\""]), "one");
         assert_eq!(read(&["\"\"\"", "one", "", "/two", "\"\"\""]), "one\n\n/two");
         assert_eq!(read(&["\"\"\"one", "two"]), "one\ntwo");
+    }
+
+    #[test]
+    fn what_was_typed_is_there_in_the_next_chat() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("new/chat_history");
+        let open = |path: Option<&PathBuf>| Reader::new(path.cloned()).expect("a reader");
+        let kept = |reader: &Reader| reader.editor.history().iter().cloned().collect::<Vec<_>>();
+        let (mut first, mut beside) = (open(Some(&path)), open(Some(&path)));
+        first.remember("Hello\n  there");
+        beside.remember("/set temp 1");
+        first.remember("Bye");
+        let mut both = kept(&open(Some(&path)));
+        both.sort();
+        assert_eq!(both, ["/set temp 1", "Bye", "Hello\n  there"], "both chats, and nothing twice");
+        open(None).remember("a secret");
+        assert_eq!(kept(&open(Some(&path))).len(), 3);
     }
 
     #[test]
