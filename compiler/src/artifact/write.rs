@@ -82,7 +82,7 @@ pub fn write<'a>(
         WeightsOf::Elsewhere => (WeightsAt::Elsewhere, Vec::new(), None),
     };
     let generator = format!("ingot {}", env!("CARGO_PKG_VERSION"));
-    let fingerprint = tensors.map(|tensors| fingerprint(plan, &|name| Some(tensors(name))));
+    let fingerprint = tensors.and_then(|tensors| fingerprint(plan, &|name| Some(tensors(name))));
     let manifest = Manifest { generator, weights: at, sources, fingerprint, eos_ids: eos_ids.to_vec() };
     let mut items = small_items(plan, &manifest, files);
     let (weights, n_weights) = tensors.map_or((Vec::new(), 0), |tensors| weight_items(plan, tensors));

@@ -149,6 +149,13 @@ impl ModelArgs {
         let written = || format!("{}: written with the model {}", file.display(), origin.display());
         shipped::folder(Some(&origin), &self.hub).with_context(written)
     }
+    /// The name that goes with [`ModelArgs::folder_of`], if it is not the folder's.
+    pub(crate) fn name_of(&self, prompt_file: Option<&Path>) -> Option<PathBuf> {
+        match prompt_file.filter(|_| self.model.is_none()) {
+            Some(file) => ingot::prompt_origin(file).ok(),
+            None => self.name(),
+        }
+    }
     /// The name of the model in a prompt's file, if it is not the folder's: a shipped model's, or a hub's.
     pub(crate) fn name(&self) -> Option<PathBuf> {
         let asked = self.model.clone().unwrap_or_else(|| shipped::DEFAULT_MODEL.into());

@@ -6,7 +6,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use futures_util::StreamExt;
-use ingot::{Engine, GenerateOptions, LoadOptions, Model};
+use ingot::{Engine, Error, GenerateOptions, LoadOptions, Model};
+use std::pin::Pin;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,8 +22,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn answer(State(engine): State<Engine>, message: String) -> Result<Body, (StatusCode, String)> {
-    let refused = |error: ingot::Error| (StatusCode::BAD_REQUEST, error.to_string());
-    let prompt = engine.language().chat_prompt(&message).map_err(refused)?;
+    let refused = |error: &Error| match error {
+        Error::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        error => (StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let prompt = engine.language().chat_prompt(&message).map_err(|error| refused(&error))?;
     let pieces = engine.stream(prompt, GenerateOptions { max_tokens: 200, ..GenerateOptions::default() });
+    // What is wrong with a request is the first thing that comes.
+    let mut pieces = pieces.peekable();
+    if let Some(Err(error)) = Pin::new(&mut pieces).peek().await {
+        return Err(refused(error));
+    }
     Ok(Body::from_stream(pieces.map(|piece| piece.map(|piece| Bytes::from(piece.text)))))
 }

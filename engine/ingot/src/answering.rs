@@ -104,6 +104,7 @@ impl Answering {
             Event::Finished { reason, .. } => return self.end(reason, world).map(Some),
             Event::Prefilled { n_tokens, .. } => {
                 self.n_prefilled = n_tokens as usize;
+                self.clock.prefilled();
                 // With the prompt's end comes the first token.
                 if self.n_prefilled < self.n_prompt && !self.is_cut {
                     return Ok(Some(self.piece(None, String::new(), world)));
@@ -196,6 +197,12 @@ impl Clock {
             device_ns_at_first: world.device_ns,
             submit_ns_before: world.submit_ns,
             n_steps_before: world.n_steps,
+        }
+    }
+
+    fn prefilled(&mut self) {
+        if self.first_at.is_none() {
+            self.last_at = Instant::now();
         }
     }
 

@@ -243,6 +243,11 @@ impl Conversation {
         let room = model.room_beside(options.max_tokens);
         let prompt = self.prompt(model.language(), room, &ChatOptions::default());
         match prompt.and_then(|(prompt, _)| model.generate(&prompt, options, on_piece)) {
+            // Ended before its first token.
+            Ok(answer) if answer.ids.is_empty() && answer.finish == FinishReason::Cancelled => {
+                *self = before;
+                Ok(answer)
+            }
             Ok(answer) => {
                 self.answered(model.language(), &answer);
                 Ok(answer)

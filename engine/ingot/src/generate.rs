@@ -128,7 +128,7 @@ pub struct Stats {
     pub n_prefilled: usize,
     /// Tokens of the answer.
     pub n_generated: usize,
-    /// From the request to the first token.
+    /// From the request to the first token, or while there is none to what has been read of the prompt.
     pub first_token: Duration,
     /// From the first token to the last.
     pub generation: Duration,
@@ -141,7 +141,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Prompt tokens that had to be read.
+    /// Prompt tokens that have been read, and were not in the cache already.
     ///
     /// ```
     /// # use ingot::GenerateOptions;
@@ -155,7 +155,7 @@ impl Stats {
     /// # Ok::<(), ingot::Error>(())
     /// ```
     pub fn n_read(&self) -> usize {
-        self.n_prompt - self.n_cached
+        self.n_prefilled.saturating_sub(self.n_cached)
     }
     /// Prompt tokens read a second, until the first token of the answer.
     ///

@@ -152,6 +152,11 @@ impl Model {
             let why = "a model of random weights has no prompts worth keeping".into();
             return Err(Error::OtherPromptCache { path: path.to_path_buf(), why });
         };
+        let Some(fingerprint) = fingerprint(plan, source) else {
+            let why =
+                "the compiled file does not tell which model it is of; compile it again with `ingot compile`".into();
+            return Err(Error::OtherPromptCache { path: path.to_path_buf(), why });
+        };
         let sees = |layer: KvLayerId| {
             let window = plan.kv.groups[plan.kv.layers[layer].group].window;
             format!("{}+{}", window.window, window.keep)
@@ -161,7 +166,7 @@ impl Model {
             ("kind", KIND.to_owned()),
             ("version", VERSION.to_owned()),
             ("model", self.origin.as_deref().map_or(String::new(), |origin| origin.display().to_string())),
-            ("fingerprint", fingerprint(plan, source)),
+            ("fingerprint", fingerprint),
             ("kv_type", plan.kv_type.to_string()),
             ("sees", sees.join(",")),
         ];
@@ -214,13 +219,13 @@ fn open(path: &Path) -> Result<Safetensors, Error> {
     Ok(file)
 }
 
-fn fingerprint(plan: &Plan, weights: &Weights) -> String {
+fn fingerprint(plan: &Plan, weights: &Weights) -> Option<String> {
     let kept = match weights {
         // Those of a GPU are in its layout, so the compiler left it there.
         Weights::Artifact(artifact) => artifact.manifest().fingerprint.clone(),
         _ => None,
     };
-    kept.unwrap_or_else(|| artifact::fingerprint(plan, &|name| weights.find(name)))
+    kept.or_else(|| artifact::fingerprint(plan, &|name| weights.find(name)))
 }
 
 fn name(layer: KvLayerId, what: &str) -> String {

@@ -203,8 +203,10 @@ struct Merge<'a> {
     pair: [&'a str; 2],
 }
 
-/// Ways to make a token of two others, on average over a vocabulary, at most: Gemma's has two.
-const MAX_MERGES: usize = 16;
+/// Ways to make a token of two others, on average over a large vocabulary, at most: Gemma's has two.
+const MAX_MERGES: usize = 4;
+/// Ways that a small one may have.
+const MIN_MERGES: usize = 4096;
 
 /// Every way to make a token of two others: those of greater scores first, then of longer parts.
 fn merges(
@@ -212,7 +214,7 @@ fn merges(
     scores: &[Option<f64>],
     known: &HashMap<&str, u32>,
 ) -> Result<Vec<(String, String)>, String> {
-    let (counter, most) = (AtomicUsize::new(0), MAX_MERGES * tokens.len());
+    let (counter, most) = (AtomicUsize::new(0), (MAX_MERGES * tokens.len()).max(MIN_MERGES));
     let n_made = &counter;
     let of_token = |id: usize| {
         let token = tokens[id].as_str();
@@ -249,6 +251,6 @@ mod tests {
             merges: Merges::Scored((0..n).map(|id| Some(-(id as f64))).collect()),
         };
         assert_eq!(vocabulary(20).file().map(|file| file.model.merges.len()), Ok(190), "1 + 2 + ... + 19");
-        assert!(vocabulary(200).file().is_err_and(|why| why.contains("200 tokens") && why.contains("3200 ways")));
+        assert!(vocabulary(200).file().is_err_and(|why| why.contains("200 tokens") && why.contains("4096 ways")));
     }
 }

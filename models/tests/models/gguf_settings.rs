@@ -87,9 +87,15 @@ fn scalings_of_the_rotation_are_those_of_llama_cpp() {
     refused(&[(".rope.scaling.attn_factor", json!(1.5))], &["`llama.rope.scaling.attn_factor`", "yarn"]);
     refused(&[(".rope.scaling.alpha", json!(1000.5))], &["`llama.rope.scaling.alpha`"]);
     refused(&[(".rope.scaling.type", json!("longrope"))], &["`llama.rope.scaling.type`", "longrope", "yarn"]);
+    refused(
+        &[(".rope.scaling.type", json!("none")), (".rope.scaling.attn_factor", json!(1.5))],
+        &["`llama.rope.scaling.attn_factor`", "yarn"],
+    );
+    // What llama.cpp does not heed in these architectures changes nothing.
+    let plain = scaling(&[yarn.clone(), factor.clone()]);
     for key in ["yarn_ext_factor", "yarn_attn_factor", "yarn_log_multiplier"] {
         let key = format!(".rope.scaling.{key}");
-        refused(&[yarn.clone(), factor.clone(), (&key, json!(0.25))], &[&key]);
+        assert_eq!(scaling(&[yarn.clone(), factor.clone(), (&key, json!(0.878))]), plain, "{key}");
     }
     // Granite's files say by it that nothing is rotated.
     let finetuned = |architecture| open(architecture, &[(".rope.scaling.finetuned", json!(false))]);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args, Command, FromArgMatches};
 use ingot::ir::memory::counted;
 use ingot::models::text::chat_template::ChatOptions;
-use ingot::{Answer, Conversation, GenerateOptions, Model, Stats};
+use ingot::{Answer, Conversation, FinishReason, GenerateOptions, Model, Stats};
 use input::{Entry, Reader};
 use serde_json::{Map, Value};
 use std::ffi::OsString;
@@ -99,7 +99,10 @@ pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
     }
     // What comes through a pipe was not typed.
     let is_typed = std::io::stdin().is_terminal() && !args.device.no_cache;
-    let mut reader = Reader::new(if is_typed { history::path() } else { None })?;
+    let mut reader = match std::io::stdout().is_terminal() {
+        true => Reader::new(if is_typed { history::path() } else { None })?,
+        false => Reader::plain(),
+    };
     loop {
         // What was pressed between answers stops none.
         interrupt::clear();
@@ -210,7 +213,13 @@ impl Chat {
         self.talk.push("user", text);
         let answer = self.answer();
         match answer {
+            // Ended while the message was being read.
+            Ok(answer) if answer.ids.is_empty() && answer.finish == FinishReason::Cancelled => {
+                self.talk = before;
+                Ok(())
+            }
             Ok(answer) => {
+                self.n_drawn += 1;
                 self.talk.answered(self.model.language(), &answer);
                 self.last = Some(answer);
                 Ok(())
@@ -234,7 +243,6 @@ impl Chat {
             written.is_ok() && !interrupt::pressed()
         })?;
         written?;
-        self.n_drawn += 1;
         if self.json {
             output::println(&object(&answer, None).to_string())?;
         } else {

@@ -82,6 +82,9 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     let grammar = args.answer.form()?;
     let folder = args.model.folder_of(args.prompt_cache_file.as_deref())?;
     let mut model = args.device.load(&folder)?;
+    if let Some(name) = args.model.name_of(args.prompt_cache_file.as_deref()) {
+        model.set_origin(name);
+    }
     if args.use_default_chat_template {
         model.use_default_chat_template();
     }

@@ -40,7 +40,7 @@ impl<'a> Settings<'a> {
         Error::Field {
             path: self.file.path().to_path_buf(),
             field: self.key(name),
-            found: self.get(name).map_or("absent".into(), Value::to_string),
+            found: self.get(name).map_or("absent".into(), shown),
             allowed: allowed.to_owned(),
         }
     }
@@ -334,6 +334,14 @@ fn known_ends(metadata: &BTreeMap<String, Value>) -> Vec<u64> {
     let has_calls = has("<|call|>") || has("<|calls|>");
     let has_channels = has_calls && (has("<|return|>") || has("<|flush|>"));
     found.into_iter().filter(|(_, end)| !(has_channels && *end == "<|end|>")).map(|(id, _)| id).collect()
+}
+
+/// A value in a message, a long one cut.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(list) if list.len() > 8 => format!("a list of {}", list.len()),
+        value => value.to_string(),
+    }
 }
 
 fn find<'a>(part: &'a Gguf, name: &str) -> Option<&'a GgufTensor> {

@@ -12,7 +12,9 @@ use std::ops::RangeInclusive;
 pub(crate) const FREQS: &str = "rope_freqs.weight";
 
 /// What a configuration says of a file's scaling, as llama.cpp understands the file: where no type is told it is linear, and the
-/// factor may have its old name. `factors` are those of the frequencies, and the part that they are in.
+/// factor may have its old name, and `yarn_attn_factor`, `yarn_ext_factor` and `yarn_log_multiplier` are not those of these
+/// architectures. The betas of yarn count as in the model that was converted. `factors` are those of the frequencies, and the part
+/// that they are in.
 ///
 /// # Errors
 /// A setting that changes the rotation and cannot be kept, by its key.
@@ -28,7 +30,13 @@ pub(super) fn rope_scaling(
     if architecture == Architecture::Granite && settings.get(FINETUNED).and_then(Value::as_bool) == Some(false) {
         return Err(settings.wrong(FINETUNED, "true or absent: models without rotary embedding are not supported"));
     }
-    let is_yarn = match settings.get("rope.scaling.type").map(Value::as_str) {
+    // It scales cos and sin, which a configuration can say of YaRN alone.
+    let attention = number(settings, "rope.scaling.attn_factor", 1e-3..=1e3)?.unwrap_or(1.0);
+    let kind = settings.get("rope.scaling.type").map(Value::as_str);
+    if attention != 1.0 && kind != Some(Some("yarn")) {
+        return Err(settings.wrong("rope.scaling.attn_factor", "1 or absent where the scaling is not yarn"));
+    }
+    let is_yarn = match kind {
         None | Some(Some("linear")) => false,
         Some(Some("yarn")) => true,
         Some(Some("none")) => return from_factors(factors, theta, head_dim),
@@ -40,11 +48,6 @@ pub(super) fn rope_scaling(
         Some(_) => number(settings, "rope.scaling.factor", 1.0..=1e6)?,
         None => number(settings, "rope.scale_linear", 1.0..=1e6)?,
     };
-    // It scales cos and sin, which a configuration can say of YaRN alone.
-    let attention = number(settings, "rope.scaling.attn_factor", 1e-3..=1e3)?.unwrap_or(1.0);
-    if attention != 1.0 && !is_yarn {
-        return Err(settings.wrong("rope.scaling.attn_factor", "1 or absent where the scaling is not yarn"));
-    }
     let only = |name: &str, allowed: &[f64], what: &str| match settings.get(name).map(Value::as_f64) {
         Some(found) if !found.is_some_and(|found| allowed.contains(&found)) => Err(settings.wrong(name, what)),
         _ => Ok(()),
@@ -61,9 +64,6 @@ pub(super) fn rope_scaling(
     if let Some((part, _)) = factors {
         return Err(both(part, "yarn"));
     }
-    only("rope.scaling.yarn_log_multiplier", &[0.0], "0 or absent: this form of yarn is not supported")?;
-    only("rope.scaling.yarn_ext_factor", &[1.0, -1.0], "1 or absent: yarn is taken as a whole")?;
-    only("rope.scaling.yarn_attn_factor", &[1.0, -1.0], "1 or absent; rope.scaling.attn_factor may be another")?;
     let mut scaling = json!({
         "rope_type": "yarn", "factor": factor,
         "beta_fast": number(settings, "rope.scaling.yarn_beta_fast", 1e-3..=1e6)?,

@@ -150,7 +150,14 @@ fn byte_level(file: &Gguf, tokens: &Tokens<'_>) -> Result<Vocabulary> {
     let pre_tokenizer = json!({ "type": "Sequence", "pretokenizers": steps });
     let decoder = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let merges = file.metadata().get("tokenizer.ggml.merges").and_then(Value::as_array);
-    let merges = merges.into_iter().flatten().map(|merge| merge.as_str().unwrap_or("").to_owned()).collect();
+    let merges = merges.and_then(|all| {
+        let text = |merge: &Value| merge.as_str().filter(|text| text.contains(' ')).map(str::to_owned);
+        all.iter().map(text).collect::<Option<Vec<String>>>()
+    });
+    let merges = merges.ok_or_else(|| {
+        let what = "`tokenizer.ggml.merges` is no list of pairs of texts, without which there is no tokenizer; convert the model again";
+        Error::malformed(file.path(), what)
+    })?;
     Ok(Vocabulary {
         rest: rest(tokens, normalizer, pre_tokenizer, post_processor(file, tokens, begins), decoder),
         model: Bpe { ignore_merges: begins, ..Bpe::default() },

@@ -18,15 +18,30 @@ pub(super) enum Entry {
 
 /// The terminal or pipe.
 pub(super) struct Reader {
-    editor: DefaultEditor,
+    /// `None` where what is printed goes to a program: lines are then read as they are.
+    editor: Option<DefaultEditor>,
     /// The file of what was typed in earlier chats.
     history: Option<PathBuf>,
+}
+
+/// A line of standard input without its end.
+fn plain_line() -> Result<Option<String>> {
+    let mut line = String::new();
+    let n_bytes = std::io::stdin().read_line(&mut line).context("standard input")?;
+    let end = line.trim_end_matches(['\n', '\r']).len();
+    line.truncate(end);
+    Ok((n_bytes > 0).then_some(line))
 }
 
 /// Entries of the history.
 const MAX_HISTORY: usize = 1000;
 
 impl Reader {
+    /// For answers that a program reads: nothing but them is printed.
+    pub(super) fn plain() -> Self {
+        Self { editor: None, history: None }
+    }
+
     /// What is typed is remembered in the file `history`, if any, for the next chat.
     pub(super) fn new(history: Option<PathBuf>) -> Result<Self> {
         let config = Config::builder().max_history_size(MAX_HISTORY).context("the history")?.build();
@@ -35,15 +50,16 @@ impl Reader {
             // There is none at first, and one that cannot be read is no reason not to talk.
             let _ = editor.load_history(path);
         }
-        Ok(Self { editor, history })
+        Ok(Self { editor: Some(editor), history })
     }
 
     /// A history that takes no entry is no reason to stop.
     fn remember(&mut self, text: &str) {
-        let is_new = self.editor.add_history_entry(text).unwrap_or(false);
+        let Some(editor) = &mut self.editor else { return };
+        let is_new = editor.add_history_entry(text).unwrap_or(false);
         if let Some(path) = self.history.as_ref().filter(|_| is_new) {
             let _ = path.parent().map(std::fs::create_dir_all);
-            let _ = self.editor.append_history(path);
+            let _ = editor.append_history(path);
         }
     }
 
@@ -63,7 +79,8 @@ impl Reader {
 
     /// A line without its end; `None` at the end of the input. Ctrl-C gives an empty one.
     fn line(&mut self, prompt: &str) -> Result<Option<String>> {
-        match self.editor.readline(prompt) {
+        let Some(editor) = &mut self.editor else { return plain_line() };
+        match editor.readline(prompt) {
             Ok(line) => Ok(Some(line)),
             Err(ReadlineError::Interrupted) => Ok(Some(String::new())),
             Err(ReadlineError::Eof) => Ok(None),
@@ -134,7 +151,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("new/chat_history");
         let open = |path: Option<&PathBuf>| Reader::new(path.cloned()).expect("a reader");
-        let kept = |reader: &Reader| reader.editor.history().iter().cloned().collect::<Vec<_>>();
+        let kept =
+            |reader: &Reader| reader.editor.as_ref().expect("an editor").history().iter().cloned().collect::<Vec<_>>();
         let (mut first, mut beside) = (open(Some(&path)), open(Some(&path)));
         first.remember("Hello\n  there");
         beside.remember("/set temp 1");
