@@ -2,6 +2,7 @@
 //! made again, so that trouble with it never stops a load.
 
 use crate::Error;
+use crate::places::Place;
 use ingot_compiler::artifact::{self, Artifact, WeightsOf, hash_bytes};
 use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::graph::Graph;
@@ -75,7 +76,7 @@ impl Cache {
         match self {
             Self::Off => None,
             Self::Folder(folder) => Some(folder.clone()),
-            Self::User => user_folder(),
+            Self::User => Place::Cache.folder(),
         }
     }
 
@@ -226,20 +227,4 @@ fn describe_plan(path: &Path) -> String {
         }
         Err(_) => "not readable by this version".into(),
     }
-}
-
-/// `$INGOT_HOME/cache`, else the system's place.
-fn user_folder() -> Option<PathBuf> {
-    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(home) = var("INGOT_HOME") {
-        return Some(home.join("cache"));
-    }
-    if cfg!(target_os = "macos") {
-        return Some(var("HOME")?.join("Library/Caches/ingot"));
-    }
-    if cfg!(windows) {
-        return Some(var("LOCALAPPDATA")?.join("ingot/cache"));
-    }
-    let system = var("XDG_CACHE_HOME").filter(|folder| folder.is_absolute());
-    Some(system.or_else(|| Some(var("HOME")?.join(".cache")))?.join("ingot"))
 }

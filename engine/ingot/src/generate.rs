@@ -166,7 +166,7 @@ impl Stats {
     /// # let prompt = model.chat_prompt("Tell me a story.")?;
     /// # let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..GenerateOptions::default() };
     /// let stats = model.generate(&prompt, &options, |_| true)?.stats;
-    /// assert_eq!(stats.prompt_tps(), stats.n_read() as f64 / stats.first_token.as_secs_f64());
+    /// assert_eq!((stats.prompt_tps() * stats.first_token.as_secs_f64()).round() as usize, prompt.len());
     /// # Ok::<(), ingot::Error>(())
     /// ```
     pub fn prompt_tps(&self) -> f64 {

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::device::{self, DeviceChoice};
+use crate::places::Place;
 use ingot_compiler::select::tiles::{TileError, slug};
 use ingot_compiler::{TargetProfile, TileTable};
 use std::convert::Infallible;
@@ -101,23 +102,7 @@ pub fn tuned_target(choice: &DeviceChoice, tiles: &Tiles) -> Result<TargetProfil
 /// assert!(path.is_none_or(|path| path.ends_with("tiles/nvidia-h100.json")));
 /// ```
 pub fn stored_path(adapter: &str) -> Option<PathBuf> {
-    Some(data_folder()?.join("tiles").join(format!("{}.json", slug(adapter))))
-}
-
-/// Where what cannot be made again in a moment is kept: `$INGOT_HOME`, else the system's place for data.
-fn data_folder() -> Option<PathBuf> {
-    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(home) = var("INGOT_HOME") {
-        return Some(home);
-    }
-    if cfg!(target_os = "macos") {
-        return Some(var("HOME")?.join("Library/Application Support/ingot"));
-    }
-    if cfg!(windows) {
-        return Some(var("LOCALAPPDATA")?.join("ingot"));
-    }
-    let system = var("XDG_DATA_HOME").filter(|folder| folder.is_absolute());
-    Some(system.or_else(|| Some(var("HOME")?.join(".local/share")))?.join("ingot"))
+    Some(Place::Data.folder()?.join("tiles").join(format!("{}.json", slug(adapter))))
 }
 
 /// Adds rows to the table in a file. What was there and is no table of this target is replaced.

@@ -1,6 +1,5 @@
 //! `ingot chat`: a conversation, line by line; lines that begin with `/` are commands.
 
-mod history;
 mod input;
 mod session;
 
@@ -11,12 +10,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args, Command, FromArgMatches};
 use ingot::ir::memory::counted;
 use ingot::models::text::chat_template::ChatOptions;
-use ingot::{Answer, Conversation, FinishReason, GenerateOptions, Model, Stats};
+use ingot::{Answer, Conversation, FinishReason, GenerateOptions, Model, Place, Stats};
 use input::{Entry, Reader};
 use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Flags of `ingot chat`.
 #[derive(Args)]
@@ -100,7 +99,7 @@ pub(crate) fn run(args: ChatArgs, flags: Vec<OsString>) -> Result<()> {
     // What comes through a pipe was not typed.
     let is_typed = std::io::stdin().is_terminal() && !args.device.no_cache;
     let mut reader = match std::io::stdout().is_terminal() {
-        true => Reader::new(if is_typed { history::path() } else { None })?,
+        true => Reader::new(if is_typed { history() } else { None })?,
         false => Reader::plain(),
     };
     loop {
@@ -278,6 +277,11 @@ impl Chat {
         }
         Ok(prompt)
     }
+}
+
+/// The file of what was typed in earlier chats.
+fn history() -> Option<PathBuf> {
+    Some(Place::State.folder()?.join("chat_history"))
 }
 
 /// The line below an answer.
