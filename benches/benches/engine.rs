@@ -11,8 +11,8 @@ use ingot::models::text::detokenizer::Detokenizer;
 use ingot::models::text::grammar::GrammarState;
 use ingot::models::text::tokenizer::Tokenizer;
 use ingot::runtime::sample::{Constraint, History, Sampling, Scratch, sample, sample_fitting};
-use ingot::{DeviceChoice, GenerateOptions, Grammar, LoadOptions, Model, RandomShape};
-use serde_json::{Value, json};
+use ingot::{DeviceChoice, GenerateOptions, Grammar, LoadOptions, Model, RandomShape, made_up_tokenizer};
+use serde_json::json;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
@@ -138,7 +138,7 @@ fn forms(c: &mut Criterion) {
     });
     let answer = r#"{"name": "Ember the Old", "age": 412, "kind": "green", "hoard": ["gold", "a pizza oven"]}"#;
     for n_vocab in [49_152, 128_256] {
-        let tokenizer = vocabulary(n_vocab);
+        let tokenizer = made_up_tokenizer(n_vocab).expect("a tokenizer");
         let ids = tokenizer.encode(answer, false).expect("ids");
         let form = Grammar::JsonSchema(schema.clone());
         let begin = || tokenizer.begin(&form, n_vocab).expect("a form");
@@ -199,42 +199,6 @@ impl ingot::runtime::sample::Grammar for Held {
     fn fork(&self) -> Box<dyn ingot::runtime::sample::Grammar> {
         Box::new(self.clone())
     }
-}
-
-/// A byte-level vocabulary: every byte, then made-up words of one to six syllables, half of them after a space, and numbers.
-fn vocabulary(n: u32) -> Tokenizer {
-    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let mut others = (0x100..).filter_map(char::from_u32);
-    let bytes = (0..=255u8).map(|byte| if printable(byte) { char::from(byte) } else { others.next().unwrap_or(' ') });
-    let syllable = |x: u32| {
-        let (head, tail) = (b"bcdfghklmnprstvw"[x as usize % 16], b"aeiou"[x as usize / 16 % 5]);
-        [char::from(head), char::from(tail)]
-    };
-    let word = |ix: u32| {
-        let hash = ix.wrapping_mul(2_654_435_761);
-        let mut word = String::from(if hash & 1 == 0 { "Ġ" } else { "" });
-        (0..1 + hash / 2 % 6).for_each(|at| word.extend(syllable(hash >> 8 ^ ix.rotate_left(at * 5))));
-        word
-    };
-    let numbers = (10..1000).map(|n: u32| n.to_string());
-    let mut vocab: serde_json::Map<String, Value> = serde_json::Map::new();
-    let words = bytes.map(String::from).chain(numbers).chain((0..).map(word));
-    for word in std::iter::once("</s>".to_owned()).chain(words) {
-        if vocab.len() as u32 == n {
-            break;
-        }
-        let id = vocab.len();
-        vocab.entry(word).or_insert_with(|| id.into());
-    }
-    let level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
-    let end = json!({ "id": 0, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
-    let file = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end], "normalizer": null,
-        "pre_tokenizer": level, "post_processor": null, "decoder": level,
-        "model": { "type": "BPE", "vocab": vocab, "merges": [] }
-    });
-    let files = [("tokenizer.json".to_owned(), file.to_string().into_bytes())];
-    Tokenizer::load(&Files::held(Path::new("made up"), files.into()), &[0]).expect("a tokenizer")
 }
 
 criterion_group!(benches, compilation, passes, decode, sampler, forms, tokenizer);

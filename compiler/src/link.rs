@@ -105,6 +105,7 @@ fn template(template: Template) -> shaders::Template {
         Template::MoeSum => shaders::Template::MoeSum,
         Template::SamplePartial => shaders::Template::SamplePartial,
         Template::SampleBins => shaders::Template::SampleBins,
+        Template::SampleGather => shaders::Template::SampleGather,
         Template::SampleFilter => shaders::Template::SampleFilter,
         Template::SampleFinal => shaders::Template::SampleFinal,
     }

@@ -196,8 +196,7 @@ impl TargetProfile {
     /// Whether a matrix-vector product of quantized weights of `n_cols` columns multiplies in half precision: all but those
     /// of tables.
     pub fn multiplies_half(&self, format: Format, n_cols: u32) -> bool {
-        let has_pairs = format.is_quantized() && !matches!(format, Format::K(k) if k.has_table());
-        !self.is_cpu && self.subgroups && self.limits.f16 && has_pairs && n_cols.is_multiple_of(32)
+        !self.is_cpu && self.subgroups && self.limits.f16 && format.is_quantized() && n_cols.is_multiple_of(32)
     }
 
     /// Whether a matrix-vector product of weights of `n_cols` columns may round activations to 8 bits and multiply in whole

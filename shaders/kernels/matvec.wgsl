@@ -15,7 +15,7 @@ import package::lib::grid::linear_id;
 import package::lib::sums::{UNITS, part_products, part_squares};
 import package::slot::rows::n_rows;
 import package::slot::experts::{products_of, x_row, matrix_of};
-import package::slot::unit::{PRODUCTS_SCALE, unit_products};
+import package::slot::unit::{PRODUCTS_SCALE, unit_begin, unit_products};
 import package::slot::prologue::{HAS_SQUARES, prologue_begin, prologue_end, prologue_factor};
 import package::slot::lanes::{Lanes, team_of, n_teams_of};
 import package::slot::epilogue::{COLUMNS_PER_OUT, STORES_SQUARES, epilogue_begin, epilogue_store, epilogue_squares};
@@ -33,6 +33,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
     lanes: Lanes,
 ) {
+    unit_begin(thread);
     let id = linear_id(workgroup, n_workgroups);
     let w_first = id % WG_COLUMNS * ROWS_PER_WG;
     let row_first = id / WG_COLUMNS * M_MAX;

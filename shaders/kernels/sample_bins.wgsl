@@ -5,16 +5,12 @@
 
 import package::lib::grid::linear_id;
 import package::lib::choice::{FILTERS, choice_flags};
-import package::lib::bins::{BINS, FORBIDDEN, add_to_bin, bin_counts, bin_highs, bin_lows, bin_of, empty_bins};
+import package::lib::row_top::{N_PARTIAL, row_top};
+import package::lib::bins::{BINS, BIN_WORDS, FORBIDDEN, add_to_bin, bin_counts, bin_highs, bin_lows, bin_of, empty_bins};
 import package::slot::rows::n_rows;
 
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> parts: array<vec4<u32>>;
 @group(2) @binding(0) var<storage, read_write> out: array<atomic<u32>>;
-
-const N_PARTIAL = (N + BLOCK - 1u) / BLOCK;
-
-var<workgroup> tops: array<f32, WG>;
 
 @compute @workgroup_size(WG)
 fn main(
@@ -27,7 +23,7 @@ fn main(
     let first = id % N_PARTIAL * BLOCK;
     if row >= n_rows() || (choice_flags(row) & FILTERS) == 0u { return; }
     empty_bins(thread);
-    let top = top_of(row, thread);
+    let top = row_top(row, thread);
     for (var column = first + thread; column < min(first + BLOCK, N); column += WG) {
         let distance = top - x[row * N + column];
         if distance < FORBIDDEN { add_to_bin(bin_of(distance), distance); }
@@ -36,25 +32,10 @@ fn main(
     for (var bin = thread; bin < BINS; bin += WG) {
         let count = atomicLoad(&bin_counts[bin]);
         if count == 0u { continue; }
-        let at = row * 3u * BINS + bin;
+        let at = row * BIN_WORDS + bin;
         let low = atomicLoad(&bin_lows[bin]);
         atomicAdd(&out[at], count);
         let before = atomicAdd(&out[at + BINS], low);
         atomicAdd(&out[at + 2u * BINS], atomicLoad(&bin_highs[bin]) + select(0u, 1u, before + low < before));
     }
-}
-
-// The row's greatest logit.
-fn top_of(row: u32, thread: u32) -> f32 {
-    var top = -2e38;
-    for (var block = thread; block < N_PARTIAL; block += WG) {
-        top = max(top, bitcast<f32>(parts[row * N_PARTIAL + block].x));
-    }
-    tops[thread] = top;
-    for (var width = WG / 2u; width > 0u; width /= 2u) {
-        workgroupBarrier();
-        if thread < width { tops[thread] = max(tops[thread], tops[thread + width]); }
-    }
-    workgroupBarrier();
-    return tops[0];
 }

@@ -4,7 +4,8 @@
 // Filters, one after the other: the nearest tokens until their mass reaches TOP_P, ties with the last; those within
 // FARTHEST of the greatest, LEAST_KEPT at least; without those above the XTC threshold but the last of them and those
 // exempt; TOP_K of what is left. Each but XTC is a place in the order of tokens, nearest first, lower ids first: it is found
-// in sample_bins' bins, then in finer bins of the one where it lies, until few enough tokens are in a bin to be ranked.
+// in sample_bins' bins, then in finer bins of the one where it lies, until few enough tokens are in a bin to be ranked; of the
+// first search sample_gather has that bin's tokens together.
 // A block whose own best stays has been searched by sample_partial; others are searched again if they could do better.
 // One workgroup of 256 a row, of the rows up to the last that filters. Workgroup memory: 14 KiB. Slots: rows, logits.
 
@@ -17,12 +18,15 @@ import package::lib::columns::lists_at;
 import package::lib::chosen::{chosen, columns, sampled};
 import package::lib::noise::gumbel;
 import package::lib::part::{Part, part_from, part_none, part_of, workgroup_part};
-import package::lib::bins::{BINS, BINS_EACH, FORBIDDEN, add_to_bin, bin_counts, bin_highs, bin_lows, empty_bins, mass_of};
+import package::lib::bins::{BINS, BIN_WORDS, add_to_bin, bin_counts, bin_end, bin_highs, bin_lows, bin_start, empty_bins, mass_of};
+import package::lib::gathered::{GATHERED, GATHERED_BIN};
+import package::lib::reach::{add_up, reach, sums};
 import package::slot::rows::n_rows;
 import package::slot::logits::{logit_of, logits_of};
 
 @group(0) @binding(2) var<storage, read> parts: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> bins: array<u32>;
+@group(0) @binding(4) var<storage, read> gathered: array<u32>;
 
 const N_PARTIAL = (N + BLOCK - 1u) / BLOCK;
 const QUADS = (N + 3u) / 4u;
@@ -68,12 +72,6 @@ var<workgroup> tops: array<f32, WG>;
 var<workgroup> list: array<vec2<u32>, WG>;
 var<workgroup> ranked: array<vec2<u32>, WG>;
 var<workgroup> n_listed: atomic<u32>;
-var<workgroup> amounts: array<f32, WG>;
-var<workgroup> group_sums: array<f32, WG / 16u>;
-var<workgroup> sums: array<f32, WG>;
-var<workgroup> first_found: atomic<u32>;
-var<workgroup> last_filled: atomic<u32>;
-var<workgroup> found: vec4<u32>;
 var<workgroup> farthest: atomic<u32>;
 var<workgroup> whole_range: vec4<u32>;
 var<private> own_mass: f32;
@@ -233,14 +231,14 @@ fn tell_best(row: u32, thread: u32, whole: Part, last: Place, n_best: u32) {
 // The place up to which tokens have a share `wanted` of all mass, or are `wanted` in number: its bin, then finer bins, as fine
 // as 256 can be, then the place in a bin of few. Where there are not so many it is the last of those that may come.
 fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Place {
-    let at = row * 3u * BINS + thread;
-    let count = bins[at];
-    let amount = select(f32(count), mass_of(bins[at + BINS], bins[at + 2u * BINS]), by_mass);
+    let at = row * BIN_WORDS;
+    let count = bins[at + thread];
+    let amount = select(f32(count), mass_of(bins[at + BINS + thread], bins[at + 2u * BINS + thread]), by_mass);
     add_up(thread, amount);
     let goal = select(wanted, wanted * sums[BINS - 1u], by_mass);
     var bin = reach(thread, amount, count, goal);
-    let high = select(bitcast<u32>(f32(bin.x + 1u) / BINS_EACH), bitcast<u32>(FORBIDDEN), bin.x == BINS - 1u);
-    var look = Look(TO_BINS, GAPS, bitcast<u32>(f32(bin.x) / BINS_EACH), high, 0u, 0u, 0.0);
+    let n_gathered = select(0u, bin.y, bins[at + GATHERED_BIN] == bin.x + 1u);
+    var look = Look(TO_BINS, GAPS, bin_start(bin.x), bin_end(bin.x), 0u, 0u, 0.0);
     // Amount of all that is nearer.
     var nearer = bitcast<f32>(bin.z);
     var place = Place(NOWHERE, NOWHERE);
@@ -262,7 +260,7 @@ fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Plac
         look.shift = max(firstLeadingBit(look.high - look.low - 1u), 7u) - 7u;
         empty_bins(thread);
         empty_list(thread);
-        look_at_row(row, thread, top, look);
+        if n_gathered > 0u { look_at_gathered(row, thread, top, look, n_gathered); } else { look_at_row(row, thread, top, look); }
         workgroupBarrier();
         var n = 0u;
         var own = 0.0;
@@ -310,43 +308,6 @@ fn rank(thread: u32, n: u32) {
     workgroupBarrier();
 }
 
-// Sums of amounts up to each invocation's, into `sums`: of groups of 16, then each its own.
-fn add_up(thread: u32, amount: f32) {
-    workgroupBarrier();
-    amounts[thread] = amount;
-    workgroupBarrier();
-    let group = thread / 16u;
-    if thread % 16u == 0u {
-        var sum = 0.0;
-        for (var ix = 0u; ix < 16u; ix++) { sum += amounts[thread + ix]; }
-        group_sums[group] = sum;
-    }
-    workgroupBarrier();
-    var sum = 0.0;
-    for (var ix = 0u; ix < group; ix++) { sum += group_sums[ix]; }
-    for (var ix = 16u * group; ix <= thread; ix++) { sum += amounts[ix]; }
-    sums[thread] = sum;
-    workgroupBarrier();
-}
-
-// The first invocation whose sum reaches a goal, else the last that counts something; its count; and the sum before it.
-fn reach(thread: u32, amount: f32, count: u32, goal: f32) -> vec4<u32> {
-    if thread == 0u {
-        atomicStore(&first_found, WG);
-        atomicStore(&last_filled, 0u);
-    }
-    workgroupBarrier();
-    if count > 0u {
-        atomicMax(&last_filled, thread);
-        if sums[thread] >= goal { atomicMin(&first_found, thread); }
-    }
-    workgroupBarrier();
-    var at = atomicLoad(&first_found);
-    if at == WG { at = atomicLoad(&last_filled); }
-    if thread == at { found = vec4<u32>(thread, count, bitcast<u32>(sums[thread] - amount), 0u); }
-    return workgroupUniformLoad(&found);
-}
-
 // Bits of the mass and number of a look's tokens, and the greatest gap of those with a mass above its limit (0 if none).
 fn survey(row: u32, thread: u32, top: f32, look: Look) -> vec4<u32> {
     own_mass = 0.0;
@@ -392,6 +353,19 @@ fn look_at_row(row: u32, thread: u32, top: f32, look: Look) {
                 let gaps = select(select(a, b, ix >= 4u), select(c, d, ix >= 12u), ix >= 8u);
                 visit(gaps[ix % 4u], 4u * (quad + ix / 4u * WG) + ix % 4u, look);
             }
+        }
+    }
+}
+
+// The same with the tokens that sample_gather found in the bin that is looked into.
+fn look_at_gathered(row: u32, thread: u32, top: f32, look: Look, n: u32) {
+    for (var base = 0u; base < n; base += 4u * WG) {
+        let at = vec4<u32>(base + thread) + vec4<u32>(0u, WG, 2u * WG, 3u * WG);
+        let places = vec4<u32>(row * GATHERED) + min(at, vec4<u32>(n - 1u));
+        let ids = vec4<u32>(gathered[places.x], gathered[places.y], gathered[places.z], gathered[places.w]);
+        let logits = vec4<f32>(logit_of(row, ids.x), logit_of(row, ids.y), logit_of(row, ids.z), logit_of(row, ids.w));
+        for (var ix = 0u; ix < 4u; ix++) {
+            if at[ix] < n { visit(gap_of(top - logits[ix]), ids[ix], look); }
         }
     }
 }

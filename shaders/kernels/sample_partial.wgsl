@@ -8,6 +8,7 @@
 // WG-th column. Workgroup memory: 8 * BLOCK + 16 * WG bytes. Slots: rows.
 
 import package::lib::grid::linear_id;
+import package::lib::bins::BIN_WORDS;
 import package::lib::step::step_choice;
 import package::lib::choice::{ADJUSTS, FILTERS, FREQUENCY, FREQUENCY_WINDOW, KEEPS_FORM, LEAST_LOGIT, NOISE, N_BANNED, N_BIASES, N_EXEMPT, POSITION, PRESENCE, PRESENCE_WINDOW};
 import package::lib::choice::{REPETITION, REPETITION_WINDOW, SEQUENCE, TELLS, choice_flags, choice_inverse_temperature, choice_number};
@@ -22,9 +23,6 @@ import package::slot::rows::n_rows;
 @group(2) @binding(1) var<storage, read_write> bins: array<u32>;
 
 const N_PARTIAL = (N + BLOCK - 1u) / BLOCK;
-// Three tables of 256 bins.
-const BIN_WORDS = 768u;
-
 // Of the block's columns: what is added, and how often each occurs in the window of frequencies, with three marks.
 const REPEATED = 1u << 31u;
 const PRESENT = 1u << 30u;

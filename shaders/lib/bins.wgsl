@@ -1,8 +1,10 @@
 // Bins over how far logits lie below their row's greatest: how many are in each, and their mass, the sum of exp(-distance),
 // in units of 2^-40 of 64 bits, since sums of integers do not depend on their order. A row's bins are three tables:
-// counts, low words and high words of the masses. 12 bytes of workgroup memory a bin. No bin holds tokens that may not come.
+// counts, low words and high words of the masses; two words of lib/gathered follow. 12 bytes of workgroup memory a bin. No bin
+// holds tokens that may not come.
 
 const BINS = 256u;
+const BIN_WORDS = 3u * BINS + 2u;
 // Bins of one natural logarithm; the last bin holds all that is farther.
 const BINS_EACH = 8.0;
 // A distance that only logits have which stand for what may not come (choice::LEAST_LOGIT).
@@ -13,6 +15,10 @@ var<workgroup> bin_lows: array<atomic<u32>, BINS>;
 var<workgroup> bin_highs: array<atomic<u32>, BINS>;
 
 fn bin_of(distance: f32) -> u32 { return u32(min(distance * BINS_EACH, f32(BINS - 1u))); }
+
+// Gaps (a distance's bits, which grow with it) of a bin: from the first to before the end.
+fn bin_start(bin: u32) -> u32 { return bitcast<u32>(f32(bin) / BINS_EACH); }
+fn bin_end(bin: u32) -> u32 { return select(bin_start(bin + 1u), bitcast<u32>(FORBIDDEN), bin == BINS - 1u); }
 
 fn empty_bins(thread: u32) {
     for (var bin = thread; bin < BINS; bin += WG) {

@@ -16,6 +16,7 @@ struct Block { words: vec4<u32>, scales: array<Scale, GROUPS> }
 
 struct Opaque { zero: u32 }
 
+fn pairs_begin(thread: u32) {}
 fn opaque() -> Opaque { return Opaque(step_zero()); }
 fn pairs_load(row: u32, block: u32) -> Block {
     var loaded: Block;

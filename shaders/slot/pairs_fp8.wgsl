@@ -15,6 +15,7 @@ struct Block { words: vec4<u32>, scale: Scale }
 
 struct Opaque { zero: u32 }
 
+fn pairs_begin(thread: u32) {}
 fn opaque() -> Opaque { return Opaque(step_zero()); }
 fn pairs_load(row: u32, block: u32) -> Block {
     return Block(low_words(row, block), scale_load(row * (W_COLS / W_GROUP) + block * BLOCK / W_GROUP));

@@ -1,6 +1,6 @@
 // A unit of a matrix-vector product in single precision.
 //
-// Every provider of units has PRODUCTS_SCALE, a product's worth in units of its sum, and unit_products: a team's share of
+// Every provider of units has unit_begin, which invocations call first, PRODUCTS_SCALE, a product's worth in units of its sum, and unit_products: a team's share of
 // unit `unit` (if there is one) of the workgroup whose first row of W is `w_first` from row `w_base` on, for the M_MAX rows of x from `x_first`
 // (row `x_last` stands in for missing ones). The sums come to lie in lib/sums. Must be called in uniform control flow.
 
@@ -16,6 +16,8 @@ const BLOCKS_PER_PART = (N_BLOCKS + K_SPLIT - 1u) / K_SPLIT;
 
 // What a lane sums up: products [row of W][row of x], and squares of x.
 struct Sums { products: array<f32, ROWS_PER_SUBGROUP * M_MAX>, squares: array<f32, M_MAX> }
+
+fn unit_begin(thread: u32) {}
 
 fn unit_products(unit: u32, w_base: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {
     let part_first = unit % K_SPLIT * BLOCKS_PER_PART;

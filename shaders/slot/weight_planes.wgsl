@@ -2,7 +2,7 @@
 // number of a table. Interface: slot/weight_f32.
 
 import package::lib::planes::{EIGHTS, W_HIGH, high_words, low_words, turned};
-import package::slot::codes::code_numbers;
+import package::slot::codes::{code_numbers, low_bits};
 import package::slot::scale::scale_bias;
 
 const BLOCK = 8u;
@@ -26,7 +26,7 @@ fn weight_load(row: u32, eight: u32) -> Block {
 }
 fn weight_place(eight: u32, i: u32) -> u32 { return i; }
 fn weight_quad(block: Block, quad: u32) -> vec4<f32> {
-    var bits = vec4<u32>(block.low.x >> (16u * quad)) >> (W_LOW * vec4<u32>(0u, 1u, 2u, 3u));
+    var bits = low_bits(block.low.x, quad);
     if W_LOW == 8u { bits = vec4<u32>(block.low.xx >> vec2<u32>(16u * quad, 16u * quad + 8u), block.low.yy >> vec2<u32>(16u * quad, 16u * quad + 8u)); }
     var codes = bits & vec4<u32>((1u << W_LOW) - 1u);
     if W_HIGH > 0u {

@@ -59,7 +59,9 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         }
         Template::SamplePartial => rule(rows, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
         Template::SampleFilter => rule(GridUnit::Filtered, 1, 1),
-        Template::SampleBins => rule(GridUnit::Filtered, 1, c.u32("N").div_ceil(c.u32("BLOCK"))),
+        Template::SampleBins | Template::SampleGather => {
+            rule(GridUnit::Filtered, 1, c.u32("N").div_ceil(c.u32("BLOCK")))
+        }
     })
 }
 
@@ -240,7 +242,7 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
         }
     };
     let codes = match format {
-        WeightFormat::K(KFormat::Iq4Nl | KFormat::Iq4Xs) => "codes_table",
+        WeightFormat::K(k) if has_table(k) => "codes_table",
         _ => "codes_unsigned",
     };
     slots.insert("codes", source(&format!("slot/{codes}.wgsl")));
@@ -251,13 +253,19 @@ fn bind_weight(format: WeightFormat, cols: u32, slots: &mut BTreeMap<&'static st
     }
 }
 
+/// Whether codes are places in a table.
+fn has_table(k: KFormat) -> bool {
+    matches!(k, KFormat::Iq4Nl | KFormat::Iq4Xs)
+}
+
 /// Binds the slot `pairs`.
 fn bind_pairs(spec: &KernelSpec, cols: u32, slots: &mut BTreeMap<&'static str, Source>) -> Result<(), LinkError> {
     let bad = |why: &str| LinkError::BadWeight { template: spec.template, weight: spec.weight, why: why.into() };
     let pairs = match spec.weight {
         Some(WeightFormat::Affine { bits: 4, .. } | WeightFormat::K(KFormat::Q4K)) => "slot/pairs_affine4.wgsl",
         Some(WeightFormat::Affine { .. }) => "slot/pairs_planes.wgsl",
-        Some(WeightFormat::K(k)) if !matches!(k, KFormat::Iq4Nl | KFormat::Iq4Xs) => "slot/pairs_planes.wgsl",
+        Some(WeightFormat::K(k)) if has_table(k) => "slot/pairs_table.wgsl",
+        Some(WeightFormat::K(_)) => "slot/pairs_planes.wgsl",
         Some(WeightFormat::Mxfp4 | WeightFormat::Nvfp4 { .. }) => "slot/pairs_fp4.wgsl",
         Some(WeightFormat::Mxfp8) => "slot/pairs_fp8.wgsl",
         _ => return Err(bad("there are no half-precision products (HALF) of this format")),
@@ -305,8 +313,12 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
         Template::RmsNorm => list.push(info(Role::NormWeight, 1, 0, Read)),
         Template::SamplePartial => list.push(info(Role::Columns, 0, 2, Read)),
-        Template::SampleBins | Template::SampleFinal => list.push(info(Role::Parts, 0, 2, Read)),
-        Template::SampleFilter => list.extend([info(Role::Parts, 0, 2, Read), info(Role::Bins, 0, 3, Read)]),
+        Template::SampleBins | Template::SampleGather | Template::SampleFinal => {
+            list.push(info(Role::Parts, 0, 2, Read))
+        }
+        Template::SampleFilter => {
+            list.extend([info(Role::Parts, 0, 2, Read), info(Role::Bins, 0, 3, Read), info(Role::Gathered, 0, 4, Read)])
+        }
         _ => {}
     }
     match spec.prologue {
@@ -321,7 +333,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         Template::Attention | Template::AttentionDecode => {
             list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)])
         }
-        Template::SamplePartial => list.push(info(Role::Bins, 2, 1, ReadWrite)),
+        Template::SamplePartial | Template::SampleGather => list.push(info(Role::Bins, 2, 1, ReadWrite)),
         Template::SampleFilter | Template::SampleFinal => list.push(info(Role::Columns, 2, 1, ReadWrite)),
         _ => {}
     }
@@ -336,7 +348,10 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
             let lanes = if spec.tier == Tier::Plain { c.u32("WG") } else { 0 };
             let bytes = if c.u32("INT8") == 1 { 10 * 512 } else { 0 };
             let squares = 1 + c.u32("M_MAX") * (c.u32("ROWS_PER_WG") + c.u32("WG") / 4);
-            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares + bytes)
+            // The table of pairs, 16 times.
+            let has_pairs = c.u32("HALF") == 1 && matches!(spec.weight, Some(WeightFormat::K(k)) if has_table(k));
+            let pairs = if has_pairs { 16 * 256 } else { 0 };
+            4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares + bytes + pairs)
         }
         Template::Matmul => 4 * c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")),
         Template::Attention => {
@@ -356,6 +371,7 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::RmsNorm => 4 * c.u32("WG"),
         Template::SamplePartial => 8 * c.u32("BLOCK") + 16 * c.u32("WG"),
         Template::SampleBins => 12 * 256 + 4 * c.u32("WG"),
+        Template::SampleGather => 4 * c.u32("BLOCK") + 12 * c.u32("WG") + 96,
         Template::SampleFilter => 12 * 256 + 44 * c.u32("WG") + 128,
         Template::SampleFinal => 16 * c.u32("WG"),
         Template::MoeRoute => 4 * (c.u32("EXPERTS") + c.u32("TOP_K")),

@@ -255,6 +255,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
         Template::SamplePartial => const { &[size("N"), BLOCK, RING, WG] },
         Template::SampleBins => const { &[size("N"), BLOCK, WG] },
         // An invocation a bin.
+        Template::SampleGather => const { &[size("N"), BLOCK, power("WG", 256, 256, 256)] },
         Template::SampleFilter => const { &[size("N"), BLOCK, RING, power("WG", 256, 256, 256)] },
         Template::SampleFinal => const { &[size("N"), BLOCK, RING, WG] },
     }

@@ -51,6 +51,8 @@ named! {
         SamplePartial "sample_partial",
         /// How far a row's logits lie below its greatest.
         SampleBins "sample_bins",
+        /// The tokens at one distance.
+        SampleGather "sample_gather",
         /// The id that the logits of a row choose that filters.
         SampleFilter "sample_filter",
         /// The id that another row's logits choose.
@@ -137,6 +139,8 @@ named! {
         Parts "parts",
         /// Distances of logits, counted.
         Bins "bins",
+        /// Ids of one bin.
+        Gathered "gathered",
     }
 }
 

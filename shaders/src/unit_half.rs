@@ -15,7 +15,7 @@ import package::lib::half_rows::{Eight, HALF_SCALE};
 import package::lib::sums::{UNITS, part_products, part_squares};
 import package::slot::x::{whole, x_eight};
 import package::slot::prologue::HAS_SQUARES;
-import package::slot::pairs::{BLOCK, Block, opaque, pairs_load, pairs_at, pairs_eight, pairs_finish};
+import package::slot::pairs::{BLOCK, Block, opaque, pairs_begin, pairs_load, pairs_at, pairs_eight, pairs_finish};
 import package::slot::lanes::{Lanes, lane_of, n_lanes_of};
 
 // A unit of a matrix-vector product in half precision: x and codes meet as pairs of f16, at most 8 products are added in
@@ -35,6 +35,7 @@ pub(crate) fn generate(consts: &Consts) -> Source {
     let parts = if consts.u32("W_GROUP") == 16 { eights / CHAIN } else { 1 };
     let unit = Unit { rows, xs, eights, parts };
     let mut text = HEAD.to_string();
+    text.push_str("fn unit_begin(thread: u32) { pairs_begin(thread); }\n");
     text.push_str(
         "fn unit_products(unit: u32, w_base: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n",
     );

@@ -24,6 +24,7 @@ pub(crate) fn generate(consts: &Consts) -> Source {
     let (rows, xs) = (consts.u32("ROWS_PER_SUBGROUP"), consts.u32("M_MAX"));
     let sums = || (0..rows).flat_map(move |r| (0..xs).map(move |m| (r, m)));
     let mut text = HEAD.to_string();
+    text.push_str("fn unit_begin(thread: u32) {}\n");
     text.push_str(
         "fn unit_products(unit: u32, w_base: u32, w_first: u32, x_first: u32, x_last: u32, lanes: Lanes) {\n",
     );

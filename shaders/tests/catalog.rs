@@ -137,6 +137,7 @@ fn specs() -> Vec<KernelSpec> {
                 };
                 list.push(sample(Template::SamplePartial).with("WG", wg).with("RING", n));
                 list.push(sample(Template::SampleBins).with("WG", wg));
+                list.push(sample(Template::SampleGather));
                 list.push(sample(Template::SampleFilter).with("RING", n));
                 list.push(sample(Template::SampleFinal).with("WG", wg).with("RING", n));
                 list.push(KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", n).with("WG", wg));
@@ -277,8 +278,7 @@ fn half_products() -> Vec<KernelSpec> {
 /// Products in half precision of every other format, and those in whole numbers.
 fn half_formats() -> Vec<KernelSpec> {
     let affine = |bits| WeightFormat::Affine { bits, group: 64, scales: ScaleType::F16 };
-    let tables = [KFormat::Iq4Nl, KFormat::Iq4Xs];
-    let blocks = KFormat::ALL.iter().filter(|k| !tables.contains(k)).map(|k| WeightFormat::K(*k));
+    let blocks = KFormat::ALL.iter().map(|k| WeightFormat::K(*k));
     let mut formats: Vec<WeightFormat> = [1, 2, 3, 5, 6, 8].map(affine).into_iter().chain(blocks).collect();
     formats.extend([WeightFormat::Mxfp4, WeightFormat::Mxfp8]);
     formats.extend([false, true].map(|global| WeightFormat::Nvfp4 { global }));

@@ -70,6 +70,8 @@ named! {
         SamplePartial "sample_partial",
         /// How far a row's logits lie below its greatest.
         SampleBins "sample_bins",
+        /// The tokens at one distance.
+        SampleGather "sample_gather",
         /// The id that the logits of a row choose that filters.
         SampleFilter "sample_filter",
         /// The id that another row's logits choose.
@@ -146,6 +148,8 @@ named! {
         Parts "parts",
         /// Distances of logits, counted.
         Bins "bins",
+        /// Ids of one bin.
+        Gathered "gathered",
     }
 }
 
@@ -162,8 +166,13 @@ named! {
 /// Words that a block of logits comes to: the greatest, a sum, the best and its id.
 pub const PART_WORDS: u32 = 4;
 
-/// Words of a row's bins: counts, low and high words of the masses of 256.
-pub const BIN_WORDS: u32 = 768;
+/// Words of a row's bins: counts, low and high words of the masses of 256, how many ids of one of them are gathered, and of which.
+pub const BIN_WORDS: u32 = 770;
+
+/// Ids of one bin that are gathered at most, of a row with so many.
+pub const fn gathered_ids(n_vocab: u32) -> u32 {
+    if n_vocab < 16_384 { n_vocab } else { 16_384 }
+}
 
 /// The n-th epilogue operand's role.
 pub const EPILOGUE_ROLES: [Role; 3] = [Role::Operand0, Role::Operand1, Role::Operand2];

@@ -2,7 +2,9 @@
 
 use crate::IrError;
 use crate::handle::Handle;
-use crate::kernel::{BIN_WORDS, EPILOGUE_ROLES, EpilogueOp, KernelSpec, PART_WORDS, Prologue, Role, Rows, Template};
+use crate::kernel::{
+    BIN_WORDS, EPILOGUE_ROLES, EpilogueOp, KernelSpec, PART_WORDS, Prologue, Role, Rows, Template, gathered_ids,
+};
 use crate::kv::PAGE_TOKENS;
 use crate::plan::{
     BINDING_ALIGN, Binding, Bound, DispatchId, MAX_BATCH, MAX_BYTES, MAX_CONTEXT, MAX_STEP, MAX_WORKGROUPS,
@@ -336,6 +338,9 @@ impl Plan {
                 rows * n("N").div_ceil(n("BLOCK").max(1)) * u128::from(PART_WORDS)
             }
             (Template::SampleBins, Role::Out) | (_, Role::Bins) => rows * u128::from(BIN_WORDS),
+            (Template::SampleGather, Role::Out) | (_, Role::Gathered) => {
+                rows * u128::from(gathered_ids(n("N").try_into().unwrap_or(u32::MAX)))
+            }
             _ => 0,
         };
         let bound = match operand.binding {
@@ -444,8 +449,8 @@ impl Plan {
 
 /// Whether a template is one of those that choose tokens.
 fn samples(template: Template) -> bool {
-    use Template::{SampleBins, SampleFilter, SampleFinal, SamplePartial};
-    matches!(template, SamplePartial | SampleBins | SampleFilter | SampleFinal)
+    use Template::{SampleBins, SampleFilter, SampleFinal, SampleGather, SamplePartial};
+    matches!(template, SamplePartial | SampleBins | SampleGather | SampleFilter | SampleFinal)
 }
 
 /// Whether an operand of a role may lie where it is bound.
@@ -471,7 +476,9 @@ fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
             binding == Binding::Sampled
         }
         Role::Columns => binding == Binding::Columns,
-        Role::Normed | Role::Squares | Role::Parts | Role::Bins => matches!(binding, Binding::Arena { .. }),
+        Role::Normed | Role::Squares | Role::Parts | Role::Bins | Role::Gathered => {
+            matches!(binding, Binding::Arena { .. })
+        }
         Role::X | Role::Q | Role::K | Role::V | Role::Route | Role::Out => {
             matches!(binding, Binding::Arena { .. } | Binding::Logits)
         }

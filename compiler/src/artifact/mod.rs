@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Version of the file's form; readers refuse others. The plan's tables have [`ingot_ir::plan::PLAN_VERSION`].
-pub const ARTIFACT_VERSION: u32 = 2;
+pub const ARTIFACT_VERSION: u32 = 3;
 
 /// The metadata's `kind`.
 const KIND: &str = "ingot";

@@ -17,6 +17,8 @@ enum Kind {
     Plain,
     /// Codes of so many bits, in planes.
     Codes(u32),
+    /// Places of 4 bits in a table, two a byte: codes 0 and 4, 1 and 5, 2 and 6, 3 and 7 of eight.
+    Places,
     /// Numbers of 4 bits, the bits of each four spread over 16.
     Fp4,
 }
@@ -27,6 +29,7 @@ impl Arrangement {
         let kind = match format {
             Format::F32 | Format::F16 | Format::Bf16 => Kind::Plain,
             Format::Affine { bits, .. } => Kind::Codes(bits.into()),
+            Format::K(k) if k.has_table() => Kind::Places,
             Format::K(k) => Kind::Codes(k.bits()),
             // Two bytes a pair of columns, as codes.
             Format::Mxfp8 => Kind::Codes(8),
@@ -40,7 +43,7 @@ impl Arrangement {
         match self.kind {
             Kind::Plain => 0,
             Kind::Codes(bits) => 1 << bits.ilog2(),
-            Kind::Fp4 => 4,
+            Kind::Places | Kind::Fp4 => 4,
         }
     }
 
@@ -48,7 +51,7 @@ impl Arrangement {
     pub(super) fn low_row_bytes(self, code_bytes: u64) -> u64 {
         match self.kind {
             Kind::Codes(bits) => code_bytes / u64::from(bits) * u64::from(self.low_bits()),
-            Kind::Plain | Kind::Fp4 => code_bytes,
+            Kind::Plain | Kind::Places | Kind::Fp4 => code_bytes,
         }
     }
 
@@ -77,6 +80,7 @@ impl Arrangement {
             Kind::Codes(5) => self.nibbles::<5>(row, within, out),
             Kind::Codes(6) => self.nibbles::<6>(row, within, out),
             Kind::Codes(_) => self.bytes(row, within, out),
+            Kind::Places => self.words(row, within, out, places_word),
             Kind::Fp4 => self.words(row, within, out, fp4_word),
         }
     }
@@ -227,6 +231,15 @@ const fn ones(n: u32, period: u32) -> u64 {
 /// Bytes of columns 0 to 7 in the order of two words: columns 0, 1, 4, 5 and 2, 3, 6, 7.
 fn interleave_bytes(codes: u64) -> u64 {
     (codes & 0xffff_0000_0000_ffff) | ((codes >> 16) & 0xffff_0000) | ((codes & 0xffff_0000) << 16)
+}
+
+/// Codes of eight columns, those of columns j and j + 4 in byte j.
+fn places_word(codes: u32) -> u32 {
+    let spread = |codes: u32| {
+        let pairs = (codes & 0xff) | (codes & 0xff00) << 8;
+        (pairs & 0x000f_000f) | (pairs & 0x00f0_00f0) << 4
+    };
+    spread(codes & 0xffff) | spread(codes >> 16) << 4
 }
 
 /// Numbers of 4 bits (three of size, then a sign) of eight columns: of the four in each half of the word sizes go to bits 9,

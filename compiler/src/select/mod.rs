@@ -17,7 +17,7 @@ use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::{
     Access, BIN_WORDS, Const, EPILOGUE_ROLES, EpilogueOp, KernelGraph, KernelSpec, Operand, PART_WORDS, Place,
-    Prologue, Role, Rows, Template,
+    Prologue, Role, Rows, Template, gathered_ids,
 };
 use ingot_ir::kv::{KvLayerId, KvType};
 use ingot_ir::plan::history_tokens;
@@ -472,6 +472,7 @@ fn argmax(b: &mut Builder<'_>, group: &Group, max_context: u32) -> Result<(), Co
         return b.node(last, vec![STEP, read(Role::Parts, parts), write(Role::Out, Place::Sampled)], &group.members);
     }
     let bins = b.scratch(result, BIN_WORDS);
+    let gathered = b.scratch(result, gathered_ids(n));
     let history = Const::U32(history_tokens(max_context));
     first.set("RING", history);
     last.set("RING", history);
@@ -485,6 +486,14 @@ fn argmax(b: &mut Builder<'_>, group: &Group, max_context: u32) -> Result<(), Co
     b.node(first, operands, &group.members)?;
     let operands = vec![STEP, read(Role::X, logits), read(Role::Parts, parts), write(Role::Out, bins)];
     b.node(spec(b, Template::SampleBins), operands, &group.members)?;
+    let operands = vec![
+        STEP,
+        read(Role::X, logits),
+        read(Role::Parts, parts),
+        write(Role::Out, gathered),
+        write(Role::Bins, bins),
+    ];
+    b.node(spec(b, Template::SampleGather), operands, &group.members)?;
     let mut operands = vec![
         STEP,
         read(Role::X, logits),
@@ -493,7 +502,7 @@ fn argmax(b: &mut Builder<'_>, group: &Group, max_context: u32) -> Result<(), Co
         write(Role::Columns, Place::Columns),
     ];
     b.node(last, operands.clone(), &group.members)?;
-    operands.push(read(Role::Bins, bins));
+    operands.extend([read(Role::Bins, bins), read(Role::Gathered, gathered)]);
     let mut filter = spec(b, Template::SampleFilter);
     filter.set("RING", history);
     b.node(filter, operands, &group.members)

@@ -3,7 +3,7 @@
 mod answer;
 mod kv;
 
-pub(crate) use answer::{AnswerArgs, SamplingArgs, max_tokens, unescape, variables};
+pub(crate) use answer::{AnswerArgs, FormArgs, SamplingArgs, max_tokens, unescape, variables};
 pub(crate) use kv::KvArgs;
 
 use crate::{progress, shipped};

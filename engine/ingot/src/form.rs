@@ -1,8 +1,10 @@
 //! Answers of a form: the models' grammars as the runtime takes them.
 
 use crate::language::Language;
+use crate::vocabulary::made_up_tokenizer;
 use crate::{Error, Model};
 use ingot_models::text::grammar::{Grammar, GrammarState};
+use ingot_models::text::tokenizer::Tokenizer;
 use ingot_runtime::sample::Grammar as RuntimeGrammar;
 
 #[derive(Clone, Debug)]
@@ -21,7 +23,9 @@ impl RuntimeGrammar for Form {
 }
 
 impl Model {
-    /// The beginning of an answer of a form, for a [`ingot_runtime::world::Request`]. Here it tells whether a form is one:
+    /// The beginning of an answer of a form, for a [`ingot_runtime::world::Request`] or a [measurement](Model::measure_form). A
+    /// model without a tokenizer, as those with random weights are, takes a [made-up vocabulary](made_up_tokenizer) of its size.
+    /// Here it tells whether a form is one:
     ///
     /// ```
     /// # use ingot::{DeviceChoice, Grammar, LoadOptions, Model};
@@ -35,13 +39,22 @@ impl Model {
     /// # Errors
     /// If the form is malformed, or the model's tokens cannot be held to one.
     pub fn form(&self, grammar: &Grammar) -> Result<Box<dyn RuntimeGrammar>, Error> {
-        self.language.form(grammar, self.world.plan.n_vocab)
+        let n_vocab = self.world.plan.n_vocab;
+        match self.language.form(grammar, n_vocab) {
+            Err(Error::NoTokenizer) => begin(&made_up_tokenizer(n_vocab)?, grammar, n_vocab),
+            form => form,
+        }
     }
 }
 
 impl Language {
     /// The beginning of an answer of a form, for a model with so many ids.
     pub(crate) fn form(&self, grammar: &Grammar, n_vocab: u32) -> Result<Box<dyn RuntimeGrammar>, Error> {
-        Ok(Box::new(Form(self.tokenizer()?.begin(grammar, n_vocab)?)))
+        begin(self.tokenizer()?, grammar, n_vocab)
     }
+}
+
+/// The beginning of an answer of a form, in a tokenizer's tokens.
+fn begin(tokenizer: &Tokenizer, grammar: &Grammar, n_vocab: u32) -> Result<Box<dyn RuntimeGrammar>, Error> {
+    Ok(Box::new(Form(tokenizer.begin(grammar, n_vocab)?)))
 }

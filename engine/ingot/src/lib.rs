@@ -40,6 +40,7 @@ mod conversation;
 mod places;
 mod prompt_cache;
 mod steps;
+mod vocabulary;
 mod measure;
 mod quality;
 mod search;
@@ -69,3 +70,4 @@ pub use steps::{Profile, ProfiledKernel, ProfiledLaunch, StepFacts, StepShape, c
 pub use stream::Stream;
 pub use tiles::{Tiles, stored_path, tuned_target};
 pub use tune::{TuneOptions, TuneProgress, Tuned, TunedShape, tune, tune_random};
+pub use vocabulary::made_up_tokenizer;

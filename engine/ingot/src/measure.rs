@@ -2,7 +2,7 @@
 
 use crate::steps::made_up_id;
 use crate::{Error, Model};
-use ingot_runtime::sample::Sampling;
+use ingot_runtime::sample::{Grammar, Sampling};
 use ingot_runtime::tick;
 use ingot_runtime::world::{Event, Request, RequestId, World};
 use std::time::{Duration, Instant};
@@ -109,14 +109,53 @@ impl Model {
     /// # Errors
     /// Those of the runtime, e.g. a prompt that the context does not hold.
     pub fn measure(&mut self, workload: Workload, sampling: &Sampling) -> Result<Measured, Error> {
-        let measured = self.timed(workload, sampling);
+        self.measure_from(workload, sampling, None)
+    }
+
+    /// As [`Model::measure`], with answers that keep a form of [`Model::form`]; one that ends before the workload does is measured
+    /// up to its end.
+    ///
+    /// ```
+    /// use ingot::{Grammar, Sampling, Workload};
+    ///
+    /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
+    /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
+    /// let form = model.form(&Grammar::Regex("[a-z]{8}".into()))?;
+    /// let workload = Workload { n_sequences: 1, n_prompt: 16, n_gen: 100 };
+    /// assert!(model.measure_form(workload, &Sampling::default(), form.as_ref())?.n_decoded <= 8);
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Model::measure`].
+    pub fn measure_form(
+        &mut self,
+        workload: Workload,
+        sampling: &Sampling,
+        form: &dyn Grammar,
+    ) -> Result<Measured, Error> {
+        self.measure_from(workload, sampling, Some(form))
+    }
+
+    fn measure_from(
+        &mut self,
+        workload: Workload,
+        sampling: &Sampling,
+        form: Option<&dyn Grammar>,
+    ) -> Result<Measured, Error> {
+        let measured = self.timed(workload, sampling, form);
         if measured.is_err() {
             self.abandon();
         }
         measured
     }
 
-    fn timed(&mut self, workload: Workload, sampling: &Sampling) -> Result<Measured, Error> {
+    fn timed(
+        &mut self,
+        workload: Workload,
+        sampling: &Sampling,
+        form: Option<&dyn Grammar>,
+    ) -> Result<Measured, Error> {
         let Workload { n_sequences, n_prompt, n_gen } = workload;
         let n_vocab = self.world.plan.n_vocab;
         let n_prompt = n_prompt.max(1);
@@ -128,7 +167,7 @@ impl Model {
             let request = Request {
                 prompt,
                 sampling: sampling.clone(),
-                grammar: None,
+                grammar: form.map(|form| form.fork()),
                 stop_ids: Vec::new(),
                 max_tokens,
                 prompt_logits: false,

@@ -56,6 +56,7 @@ fn llama_decoding_on_a_gpu() {
             rms_norm > matvec bf16
             sample_partial
             sample_bins
+            sample_gather
             sample_final
             sample_filter
             ");
@@ -79,6 +80,7 @@ fn qwen2_decoding_on_a_gpu() {
     rms_norm > matvec affine4g32_bf16
     sample_partial
     sample_bins
+    sample_gather
     sample_final
     sample_filter
     ");
@@ -101,6 +103,7 @@ fn normed_heads() {
     rms_norm > matvec bf16
     sample_partial
     sample_bins
+    sample_gather
     sample_final
     sample_filter
     ");
@@ -121,6 +124,7 @@ fn normed_heads() {
     rms_norm > matvec bf16
     sample_partial
     sample_bins
+    sample_gather
     sample_final
     sample_filter
     ");
@@ -143,6 +147,7 @@ fn gemma_decoding() {
     rms_norm > matvec bf16 > softcap
     sample_partial
     sample_bins
+    sample_gather
     sample_final
     sample_filter
     ");
@@ -171,6 +176,7 @@ fn unlike_formats_on_a_gpu() {
     rms_norm > matvec bf16
     sample_partial
     sample_bins
+    sample_gather
     sample_final
     sample_filter
     ");
@@ -227,6 +233,7 @@ fn llama_prefill_on_a_gpu() {
     rms_norm > matvec bf16
     sample_partial
     sample_bins
+    sample_gather
     sample_final
     sample_filter
     ");

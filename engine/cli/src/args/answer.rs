@@ -107,7 +107,7 @@ pub(crate) struct AnswerArgs {
 /// The form that an answer keeps: at most one.
 #[derive(Args)]
 #[group(multiple = false)]
-struct FormArgs {
+pub(crate) struct FormArgs {
     /// Answer in JSON that this schema describes: a file, `-` for standard input, or the schema itself
     #[arg(long, value_name = "FILE")]
     json_schema: Option<String>,
@@ -120,7 +120,8 @@ struct FormArgs {
 }
 
 impl FormArgs {
-    fn read(&self) -> Result<Option<Grammar>> {
+    /// The form that was asked for. Standard input is read at most once.
+    pub(crate) fn read(&self) -> Result<Option<Grammar>> {
         Ok(match (&self.json_schema, &self.regex, &self.grammar) {
             (Some(schema), ..) => {
                 let is_itself = schema.trim_start().starts_with('{');

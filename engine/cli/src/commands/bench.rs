@@ -1,6 +1,6 @@
 //! `ingot bench`: prefill and decode speed, with what the plan costs a token and what the device could do at most.
 //!
-//! Prompts are made-up token ids; answers never end early, and are greedy unless flags say otherwise. A prefill of P tokens is timed from the
+//! Prompts are made-up token ids; answers never end early, unless they have a form that ends, and are greedy unless flags say otherwise. A prefill of P tokens is timed from the
 //! request to its first token, a decode of G tokens from the moment when every sequence has its first token.
 
 mod html;
@@ -8,10 +8,11 @@ mod peer;
 mod report;
 mod row;
 
-use crate::args::{self, DeviceArgs, PathArgs, SamplingArgs};
+use crate::args::{self, DeviceArgs, FormArgs, PathArgs, SamplingArgs};
 use crate::output;
 use anyhow::{Context, Result};
 use clap::Args;
+use ingot::runtime::sample::Grammar;
 use ingot::{Bytes, Ceilings, Measured, Model, RandomShape, Sampling, Workload};
 use peer::{Against, Peer};
 use report::Report;
@@ -50,6 +51,8 @@ pub(crate) struct BenchArgs {
     against_model: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    form: FormArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object
@@ -100,9 +103,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if printed {
         output::println(&report.heading())?;
     }
-    let sampling = args.sampling.sampling();
+    let form = args.form.read()?.map(|form| model.form(&form)).transpose()?;
+    let choice = Choice { sampling: args.sampling.sampling(), form };
     for test in tests {
-        let row = measure(&mut model, test, &sampling, args.repeats, &ceilings, &peers)?;
+        let row = measure(&mut model, test, &choice, args.repeats, &ceilings, &peers)?;
         if printed {
             output::println(&report::markdown(&row))?;
         }
@@ -116,6 +120,21 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         (true, _) => output::println(&report.object().to_string()),
         (_, true) => output::print(&report.csv()),
         _ => output::println(&format!("\npeak memory {}", Bytes(report.peak_bytes))),
+    }
+}
+
+/// How tokens are chosen.
+struct Choice {
+    sampling: Sampling,
+    form: Option<Box<dyn Grammar>>,
+}
+
+impl Choice {
+    fn measure(&self, model: &mut Model, workload: Workload) -> Result<Measured> {
+        Ok(match &self.form {
+            Some(form) => model.measure_form(workload, &self.sampling, form.as_ref())?,
+            None => model.measure(workload, &self.sampling)?,
+        })
     }
 }
 
@@ -154,18 +173,18 @@ impl Test {
 fn measure(
     model: &mut Model,
     test: Test,
-    sampling: &Sampling,
+    choice: &Choice,
     repeats: u32,
     ceilings: &Ceilings,
     peers: &[Peer],
 ) -> Result<Row> {
     let workload = test.workload();
-    model.measure(workload, sampling)?;
+    choice.measure(model, workload)?;
     let mut runs = Vec::with_capacity(repeats as usize);
     let mut theirs: Vec<Vec<f64>> = vec![Vec::new(); peers.len()];
     // In turn, so that a machine that slows down meanwhile favours none.
     for _ in 0..repeats {
-        runs.push(model.measure(workload, sampling)?);
+        runs.push(choice.measure(model, workload)?);
         for (peer, speeds) in peers.iter().zip(&mut theirs) {
             speeds.extend(peer.speed(test)?);
         }

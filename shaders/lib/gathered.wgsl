@@ -1,0 +1,7 @@
+// Tokens that sample_gather puts together for sample_filter: those of one bin of a row, if they are not more than GATHERED.
+
+const GATHERED = min(N, 16384u);
+
+// Words of a row's bins: how many, and one more than which bin, 0 for none.
+const GATHERED_COUNT = 768u;
+const GATHERED_BIN = 769u;
