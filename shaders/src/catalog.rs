@@ -348,9 +348,9 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
             let lanes = if spec.tier == Tier::Plain { c.u32("WG") } else { 0 };
             let bytes = if c.u32("INT8") == 1 { 10 * 512 } else { 0 };
             let squares = 1 + c.u32("M_MAX") * (c.u32("ROWS_PER_WG") + c.u32("WG") / 4);
-            // The table of pairs, 16 times.
+            // A table of 16, twice.
             let has_pairs = c.u32("HALF") == 1 && matches!(spec.weight, Some(WeightFormat::K(k)) if has_table(k));
-            let pairs = if has_pairs { 16 * 256 } else { 0 };
+            let pairs = if has_pairs { 32 } else { 0 };
             4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares + bytes + pairs)
         }
         Template::Matmul => 4 * c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")),
