@@ -49,6 +49,16 @@ pub struct RandomShape {
 }
 
 /// A mixture of experts. Shares of those that a token takes add up to 1.
+///
+/// ```
+/// use ingot::{RandomExperts, RandomShape};
+///
+/// // Qwen3 30B A3B with fewer and wider experts.
+/// let experts = Some(RandomExperts { n_experts: 16, n_active: 2 });
+/// let shape = RandomShape { experts, intermediate: 3072, ..RandomShape::named("qwen3-30b-a3b")? };
+/// assert!(shape.graph()?.verify().is_ok());
+/// # Ok::<(), ingot::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RandomExperts {
     /// Experts of a layer.

@@ -321,7 +321,7 @@ fn plan_rules() {
         }),
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
-    plan: version 5 is not 4; compile the model again
+    plan: version 6 is not 5; compile the model again
     plan: pages of 0 tokens; kernels know those of 16
     l0: g9 does not exist
     b0: its segments do not fill it
@@ -497,6 +497,9 @@ fn plan_rules_of_a_gpu() {
     d0: 4 operands for 3 bindings
     d0: operand page_table is missing
     d0: step is declared read_write
+    d56: operand order spans 6192 bytes, 256 are bound
+    p31: moe_order does not say how many products a tile has
+    d56: operand order cannot be bound to that
     ");
 }
 
