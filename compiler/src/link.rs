@@ -11,17 +11,19 @@ use ingot_ir::size::Dim;
 use ingot_ir::weight::{Format, KFormat, ScaleType};
 use ingot_shaders as shaders;
 
-/// Workgroups of a kernel: `ceil(dim / divisor) * times`; `dim` is 1 if absent.
+/// Workgroups of a kernel: `(ceil(dim * each / divisor) + more) * times`; `dim` is 1 if absent.
 pub(crate) struct GridRule {
     pub dim: Option<Dim>,
+    pub each: u32,
     pub divisor: u32,
+    pub more: u32,
     pub times: u32,
 }
 
 /// The grid rule of a kernel. The CPU runtime splits work itself.
 pub(crate) fn grid(spec: &KernelSpec, target: &TargetProfile) -> Result<GridRule, CompileError> {
     if target.is_cpu {
-        return Ok(GridRule { dim: None, divisor: 1, times: 1 });
+        return Ok(GridRule { dim: None, each: 1, divisor: 1, more: 0, times: 1 });
     }
     let rule = shaders::grid(&translate(spec, target)).map_err(|error| failed(spec, &error))?;
     let dim = match rule.per {
@@ -31,7 +33,7 @@ pub(crate) fn grid(spec: &KernelSpec, target: &TargetProfile) -> Result<GridRule
         shaders::GridUnit::Filtered => Some(Dim::Filtered),
         shaders::GridUnit::One => None,
     };
-    Ok(GridRule { dim, divisor: rule.unit_div, times: rule.times })
+    Ok(GridRule { dim, each: rule.each, divisor: rule.unit_div, more: rule.more, times: rule.times })
 }
 
 /// An unsigned number of a kernel, defaults applied; `None` if the spec is not valid or has no such number.
@@ -102,6 +104,7 @@ fn template(template: Template) -> shaders::Template {
         Template::GatherRows => shaders::Template::GatherRows,
         Template::Map => shaders::Template::Map,
         Template::MoeRoute => shaders::Template::MoeRoute,
+        Template::MoeOrder => shaders::Template::MoeOrder,
         Template::MoeSum => shaders::Template::MoeSum,
         Template::SamplePartial => shaders::Template::SamplePartial,
         Template::SampleBins => shaders::Template::SampleBins,

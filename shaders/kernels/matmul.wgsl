@@ -1,13 +1,15 @@
 // matmul: out[r, OUT_AT + n] = epilogue(sum over k of W[n, k] * x[r, k]), for many rows r.
 //
-// A workgroup of 256 owns a tile of TILE_M rows of x and TILE_N rows of W (both multiples of 64), an invocation
-// TILE_M/16 x TILE_N/16 sums. TILE_K columns at a time go through workgroup memory, transposed and as f32:
-// 4 * TILE_K * (TILE_M + TILE_N) bytes, 12 KiB by default. Ragged edges are filled with zeros.
+// A workgroup of 256 owns a tile of TILE_M rows of x and TILE_N rows of W (multiples of 64, or 32 and 128), in 16 columns of
+// invocations of which each has 4 x 4 sums or a multiple. TILE_K columns at a time go through workgroup memory, transposed
+// and as f32: 4 * TILE_K * (TILE_M + TILE_N) bytes, 12 KiB by default. Ragged edges are filled with zeros.
+// With a stack of experts the rows of a tile are products of one expert, wherever they lie, and W is its matrix.
 // Assumes TILE_K a multiple of 4. Sums are f32.
-// Slots: weight, x, rows, epilogue.
+// Slots: weight, x, rows, tile, epilogue.
 
 import package::lib::grid::linear_id;
 import package::slot::rows::n_rows;
+import package::slot::tile::{products_of, tile_begin, tile_product, x_row};
 import package::slot::x::x_quad;
 import package::slot::weight::weight_columns;
 import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_begin, epilogue_store};
@@ -17,9 +19,11 @@ const N_TILES = (N + TILE_N - 1u) / TILE_N;
 // Pieces of 4 rows x 4 columns in the two tiles.
 const X_PIECES = TILE_M / 4u * (TILE_K / 4u);
 const W_PIECES = TILE_N / 4u * (TILE_K / 4u);
-// Groups of 4 rows that an invocation owns.
-const OWN_M = TILE_M / 64u;
-const OWN_N = TILE_N / 64u;
+// Groups of 4 rows of a tile that neighbouring invocations own, and how many of them one does.
+const GROUPS_M = min(16u, TILE_M / 4u);
+const GROUPS_N = WG / GROUPS_M;
+const OWN_M = TILE_M / (4u * GROUPS_M);
+const OWN_N = TILE_N / (4u * GROUPS_N);
 
 // [column][row / 4]: four rows' numbers of one column. Groups of rows are permuted by the column's quad, so that the
 // stores of neighbouring invocations, which take neighbouring quads, fall into different banks.
@@ -33,12 +37,13 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let id = linear_id(workgroup, n_workgroups);
-    let x_first = id / N_TILES * TILE_M;
+    let tile = id / N_TILES;
     let w_first = id % N_TILES * TILE_N;
-    let x_end = n_rows();
-    if x_first >= x_end { return; }
-    let own_n = thread % 16u;
-    let own_m = thread / 16u;
+    let x_end = products_of(n_rows());
+    let matrix = tile_begin(tile, x_end, thread);
+    if !matrix.is_here { return; }
+    let own_n = thread % 16u + 16u * (thread / (16u * GROUPS_M));
+    let own_m = thread / 16u % GROUPS_M;
 
     // [row of x][4 rows of W]
     var sums: array<vec4<f32>, 4u * OWN_M * OWN_N>;
@@ -49,8 +54,8 @@ fn main(
                 let group = piece / (TILE_K / 4u);
                 var rows: mat4x4<f32>;
                 for (var i = 0u; i < 4u; i++) {
-                    let row = x_first + 4u * group + i;
-                    if row < x_end && k + 4u * quad < K { rows[i] = x_quad(row, k / 4u + quad); }
+                    let row = tile_product(tile, 4u * group + i);
+                    if row < x_end && k + 4u * quad < K { rows[i] = x_quad(x_row(row), k / 4u + quad); }
                 }
                 rows = transpose(rows);
                 for (var i = 0u; i < 4u; i++) { x_tile[(4u * quad + i) * (TILE_M / 4u) + (group ^ (quad % 8u))] = rows[i]; }
@@ -60,7 +65,7 @@ fn main(
                 var rows: mat4x4<f32>;
                 for (var i = 0u; i < 4u; i++) {
                     let row = w_first + 4u * group + i;
-                    if row < N && k + 4u * quad < K { rows[i] = weight_columns(row, k / 4u + quad); }
+                    if row < N && k + 4u * quad < K { rows[i] = weight_columns(matrix.first_row + row, k / 4u + quad); }
                 }
                 rows = transpose(rows);
                 for (var i = 0u; i < 4u; i++) { w_tile[(4u * quad + i) * (TILE_N / 4u) + (group ^ (quad % 8u))] = rows[i]; }
@@ -70,9 +75,9 @@ fn main(
         for (var i = 0u; i < TILE_K; i++) {
             let swizzle = i / 4u % 8u;
             var w: array<vec4<f32>, OWN_N>;
-            for (var n = 0u; n < OWN_N; n++) { w[n] = w_tile[i * (TILE_N / 4u) + ((n * 16u + own_n) ^ swizzle)]; }
+            for (var n = 0u; n < OWN_N; n++) { w[n] = w_tile[i * (TILE_N / 4u) + ((n * GROUPS_N + own_n) ^ swizzle)]; }
             for (var m = 0u; m < OWN_M; m++) {
-                let x = x_tile[i * (TILE_M / 4u) + ((m * 16u + own_m) ^ swizzle)];
+                let x = x_tile[i * (TILE_M / 4u) + ((m * GROUPS_M + own_m) ^ swizzle)];
                 for (var n = 0u; n < OWN_N; n++) {
                     sums[(m * 4u) * OWN_N + n] += x.x * w[n];
                     sums[(m * 4u + 1u) * OWN_N + n] += x.y * w[n];
@@ -85,11 +90,11 @@ fn main(
     }
 
     for (var m = 0u; m < 4u * OWN_M; m++) {
-        let row = x_first + m / 4u * 64u + own_m * 4u + m % 4u;
+        let row = tile_product(tile, (m / 4u * GROUPS_M + own_m) * 4u + m % 4u);
         if row >= x_end { continue; }
         for (var n = 0u; n < OWN_N; n++) {
             let values = sums[m * OWN_N + n];
-            let column = w_first + n * 64u + own_n * 4u;
+            let column = w_first + (n * GROUPS_N + own_n) * 4u;
             for (var i = 0u; i < 4u; i += COLUMNS_PER_OUT) {
                 if column + i < N {
                     let out_column = (column + i) / COLUMNS_PER_OUT;

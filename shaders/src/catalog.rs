@@ -38,7 +38,7 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Rows::Tokens => GridUnit::Tokens,
         Rows::Wanted => GridUnit::Rows,
     };
-    let rule = |per, unit_div, times| GridRule { per, unit_div, times };
+    let rule = |per, unit_div, times| GridRule { per, each: 1, unit_div, more: 0, times };
     Ok(match spec.template {
         Template::Embed => rule(GridUnit::Tokens, 1, 1),
         Template::RopeKv => rule(GridUnit::Tokens, 1, c.u32("ROPE_WGS")),
@@ -53,7 +53,13 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
             rule(rows, 1, c.u32("TOP_K") * c.u32("N").div_ceil(c.u32("ROWS_PER_WG")))
         }
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
-        Template::Matmul => rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N"))),
+        Template::Matmul => {
+            let tiles = rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N")));
+            // How many products an expert has is known on the GPU alone.
+            let experts = has_experts(spec).then(|| (c.u32("TOP_K"), c.u32("EXPERTS")));
+            experts.map_or(tiles, |(each, more)| GridRule { each, more, ..tiles })
+        }
+        Template::MoeOrder => rule(GridUnit::One, 1, c.u32("EXPERTS")),
         Template::Map => {
             rule(rows, 1, (c.u32("N_COLS") / epilogue::columns_per_out(&spec.epilogue)).div_ceil(c.u32("WG")))
         }
@@ -134,6 +140,10 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         } else {
             slots.insert("unit", source("slot/unit_single.wgsl"));
         }
+    }
+    if template == Template::Matmul {
+        let tile = if has_experts(spec) { "slot/tile_experts.wgsl" } else { "slot/tile_rows.wgsl" };
+        slots.insert("tile", source(tile));
     }
     if matches!(template, Template::Matvec | Template::Matmul) {
         let whole = consts.u32("K").is_multiple_of(4);
@@ -299,6 +309,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     list.push(match spec.template {
         Template::Embed => info(Role::Sampled, 0, 1, Read),
         Template::RopeKv | Template::Attention | Template::AttentionDecode => info(Role::Q, 0, 1, Read),
+        Template::MoeOrder => info(Role::Route, 0, 3, Read),
         // Adjusted in place.
         Template::SamplePartial => info(Role::X, 0, 1, ReadWrite),
         _ => info(Role::X, 0, 1, Read),
@@ -306,8 +317,11 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     if spec.template == Template::RopeKv {
         list.extend([info(Role::K, 0, 2, Read), info(Role::V, 0, 3, Read), info(Role::Freqs, 1, 0, Read)]);
     }
-    if has_experts(spec) || spec.template == Template::MoeSum {
-        list.push(info(Role::Route, 0, 3, Read));
+    match spec.template {
+        Template::Matmul if has_experts(spec) => list.push(info(Role::Order, 0, 3, Read)),
+        Template::Matvec if has_experts(spec) => list.push(info(Role::Route, 0, 3, Read)),
+        Template::MoeSum => list.push(info(Role::Route, 0, 3, Read)),
+        _ => {}
     }
     match spec.template {
         template if has_weight(template) => list.push(info(Role::Weight, 1, 0, Read)),
@@ -353,7 +367,10 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
             let pairs = if has_pairs { 32 } else { 0 };
             4 * (c.u32("M_MAX") * (c.u32("ROWS_PER_WG") * c.u32("K_SPLIT") + units) + lanes + squares + bytes + pairs)
         }
-        Template::Matmul => 4 * c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")),
+        Template::Matmul => {
+            let products = if has_experts(spec) { c.u32("TILE_M") } else { 0 };
+            4 * (c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")) + products)
+        }
         Template::Attention => {
             let (queries, words) = (c.u32("Q_TILE"), c.u32("HEAD_DIM") / 2);
             let groups = c.u32("WG") / words;
@@ -375,6 +392,7 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::SampleFilter => 12 * 256 + 44 * c.u32("WG") + 128,
         Template::SampleFinal => 16 * c.u32("WG"),
         Template::MoeRoute => 4 * (c.u32("EXPERTS") + c.u32("TOP_K")),
+        Template::MoeOrder => 4 * (c.u32("EXPERTS") + c.u32("WG") + 1),
         Template::Embed | Template::GatherRows | Template::Map | Template::MoeSum => 0,
     }
 }

@@ -139,8 +139,11 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     size("N"),
                     OUT_STRIDE,
                     OUT_AT,
-                    power("TILE_M", 128, 64, 128),
-                    power("TILE_N", 64, 64, 128),
+                    power("TILE_M", 128, 32, 128),
+                    ConstRule {
+                        power_of_two: true,
+                        ..rule("TILE_N", ConstDefault::Derived("64, and 128 for TILE_M of 32"), 64, 128)
+                    },
                     power("TILE_K", 16, 4, 64),
                 ]
             }
@@ -249,6 +252,16 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                 ]
             }
         }
+        Template::MoeOrder => {
+            const {
+                &[
+                    rule("EXPERTS", ConstDefault::Required, 1, MAX_ROUTED),
+                    rule("TOP_K", ConstDefault::Required, 1, MAX_TOP_K),
+                    ConstRule { power_of_two: true, ..rule("TILE_M", ConstDefault::Required, 32, 128) },
+                    WG,
+                ]
+            }
+        }
         Template::MoeSum => {
             const { &[size("N_COLS"), rule("TOP_K", ConstDefault::Required, 1, MAX_TOP_K), OUT_STRIDE, OUT_AT, WG] }
         }
@@ -279,7 +292,7 @@ pub(crate) const SCALE_RULES: &[ConstRule] = &[float("FACTOR")];
 /// The constant that [`EpilogueOp::Softcap`] adds.
 pub(crate) const SOFTCAP_RULES: &[ConstRule] = &[float("CAP")];
 
-/// The constants of products with a stack of experts, which a matvec has that sets EXPERTS.
+/// The constants of products with a stack of experts, which a matvec or matmul has that sets EXPERTS.
 pub const EXPERT_RULES: &[ConstRule] = &[
     rule("EXPERTS", ConstDefault::Required, 1, MAX_ROUTED),
     // The experts of the matrix, which may be a part of the stack.
@@ -291,7 +304,8 @@ pub const EXPERT_RULES: &[ConstRule] = &[
 
 /// Whether a spec is of products with experts.
 pub(crate) fn has_experts(spec: &KernelSpec) -> bool {
-    spec.template == Template::Matvec && spec.consts.iter().any(|(name, _)| name == "EXPERTS")
+    matches!(spec.template, Template::Matvec | Template::Matmul)
+        && spec.consts.iter().any(|(name, _)| name == "EXPERTS")
 }
 
 /// Every constant of a spec.
@@ -398,6 +412,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
             let most = if c.u32("PARTS") > 0 { 2 } else { 1 };
             (1..=most).rev().find(|n| shared.is_multiple_of(*n)).unwrap_or(1)
         }
+        (_, "TILE_N") => 64.max(4096 / c.u32("TILE_M")),
         (_, "TOKENS") => (256 / c.u32("HEAD_DIM")).clamp(1, 4),
         (_, "SQUARE_PARTS") => c.u32("N").div_ceil(c.u32("ROWS_PER_WG")),
         (_, "ROT_DIM") => c.u32("HEAD_DIM"),
@@ -465,14 +480,15 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
     if has_experts(spec) {
         need(c.u32("TOP_K") <= c.u32("EXPERTS"), "TOP_K", "at most EXPERTS")?;
         need(c.u32("EXPERT_FIRST") + c.u32("EXPERT_COUNT") <= c.u32("EXPERTS"), "EXPERT_COUNT", "of those in EXPERTS")?;
-        need(c.u32("M_MAX") == 1, "M_MAX", "1, since each row of products has a matrix of its own")?;
+        let one = spec.template == Template::Matmul || c.u32("M_MAX") == 1;
+        need(one, "M_MAX", "1, since each row of products has a matrix of its own")?;
         let norms = matches!(spec.prologue, Prologue::None | Prologue::RmsNorm);
         let ops =
             !spec.epilogue.iter().any(|op| matches!(op, EpilogueOp::RopeKv | EpilogueOp::Normed | EpilogueOp::Bias(_)));
         need(norms && ops, "EXPERTS", "of products without biases, rotation or normed copies")?;
     }
     match spec.template {
-        Template::MoeRoute => need(c.u32("TOP_K") <= c.u32("EXPERTS"), "TOP_K", "at most EXPERTS"),
+        Template::MoeRoute | Template::MoeOrder => need(c.u32("TOP_K") <= c.u32("EXPERTS"), "TOP_K", "at most EXPERTS"),
         Template::Matvec => {
             need(
                 c.u32("ROWS_PER_WG").is_multiple_of(c.u32("ROWS_PER_SUBGROUP")),
@@ -501,7 +517,10 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             let half_row = c.u32("OUT_STRIDE").is_multiple_of(8) && c.u32("OUT_AT").is_multiple_of(8);
             need(c.u32("OUT_HALF") == 0 || half_row, "OUT_STRIDE", "a multiple of 8, as half rows are stored")
         }
-        Template::Matmul => need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns"),
+        Template::Matmul => {
+            need(c.u32("TILE_M") * c.u32("TILE_N") >= 4096, "TILE_N", "128 for TILE_M of 32")?;
+            need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
+        }
         Template::Map => {
             need(!pairs || c.u32("N_COLS").is_multiple_of(2), "N_COLS", "even, since the epilogue pairs columns")
         }

@@ -45,6 +45,8 @@ named! {
         Map "map",
         /// The experts that each row takes, and their shares.
         MoeRoute "moe_route",
+        /// Products with experts, in tiles of one expert.
+        MoeOrder "moe_order",
         /// The sum of what a row's experts left.
         MoeSum "moe_sum",
         /// Adjusts logits and finds the best of each block of a row.
@@ -109,6 +111,8 @@ named! {
         V "v",
         /// The experts that each row takes, and their shares.
         Route "route",
+        /// Products with experts, in tiles of one expert.
+        Order "order",
         /// The matrix.
         Weight "weight",
         /// A normalization's weight.
@@ -382,13 +386,17 @@ pub enum GridUnit {
     One,
 }
 
-/// Workgroups that a kernel takes: `ceil(count / unit_div) * times`, to be folded at 65,535 a dimension.
+/// Workgroups that a kernel takes: `(ceil(count * each / unit_div) + more) * times`, to be folded at 65,535 a dimension.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GridRule {
     /// What is counted.
     pub per: GridUnit,
+    /// Units that each makes.
+    pub each: u32,
     /// Units a workgroup takes at once.
     pub unit_div: u32,
+    /// Portions besides.
+    pub more: u32,
     /// Workgroups for each such portion.
     pub times: u32,
 }

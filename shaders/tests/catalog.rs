@@ -321,6 +321,9 @@ fn mixtures() -> Vec<KernelSpec> {
             let route = KernelSpec::new(Template::MoeRoute, Tier::Plain).with("EXPERTS", n_experts).with("TOP_K", k);
             list.push(with(route.clone()));
             list.push(with(route.with("RENORMALIZE", 1).with("WG", wg)));
+            let order = KernelSpec::new(Template::MoeOrder, Tier::Plain).with("EXPERTS", n_experts).with("TOP_K", k);
+            list.push(with(order.clone().with("TILE_M", wg.min(128))));
+            list.push(with(order.with("TILE_M", 32).with("WG", wg)));
             for epilogue in [vec![], vec![AddOut], vec![Add(0), Gelu, Mul(1)]] {
                 let sum = KernelSpec::new(Template::MoeSum, Tier::Plain).with("N_COLS", 64 * k - 1).with("TOP_K", k);
                 list.push(KernelSpec { epilogue, ..with(sum) }.with("WG", wg));
@@ -347,6 +350,17 @@ fn mixtures() -> Vec<KernelSpec> {
                 list.push(KernelSpec { prologue: Prologue::RmsNorm, ..spec.clone() });
                 let part = spec.with("X_EACH", 1).with("EXPERT_FIRST", n_experts / 2).with("EXPERT_COUNT", 1);
                 list.push(KernelSpec { epilogue: vec![Silu, Mul(0)], ..part.clone() });
+                if tier == Tier::Plain {
+                    let tiled = KernelSpec::new(Template::Matmul, tier)
+                        .with("K", 256)
+                        .with("N", 98)
+                        .with("EXPERTS", n_experts)
+                        .with("TOP_K", k)
+                        .with("TILE_M", [32, 64, 128][ix % 3]);
+                    let tiled = KernelSpec { weight: Some(format), rows: Rows::ALL[ix % 2], ..tiled };
+                    list.push(KernelSpec { epilogue: vec![SiluMulPairs, Add(0), Mul(1)], ..tiled.clone() });
+                    list.push(tiled.with("X_EACH", 1).with("EXPERT_FIRST", n_experts / 2).with("EXPERT_COUNT", 1));
+                }
                 let is_half = tier == Tier::Subgroups && matches!(format, WeightFormat::Affine { .. });
                 if is_half {
                     list.push(part.with("HALF", 1).with("X_HALF", 1).with("OUT_HALF", 1));
@@ -536,6 +550,10 @@ fn specs_that_cannot_be_are_refused_by_name() {
         spec.epilogue = vec![op];
         assert_eq!(message(&spec), format!("moe_sum: epilogue op {op}: a sum of experts pairs no columns"));
     }
+    let order = KernelSpec::new(Template::MoeOrder, Tier::Plain).with("EXPERTS", 4).with("TOP_K", 2);
+    assert_eq!(message(&order), "moe_order: constant `TILE_M` is missing");
+    let message_of = |k: u32| message(&order.clone().with("TILE_M", 32).with("TOP_K", k));
+    assert_eq!(message_of(5), "moe_order: constant `TOP_K` is 5, but must be at most EXPERTS");
     let mut spec = KernelSpec::new(Template::GatherRows, Tier::Plain).with("N_COLS", 64);
     spec.prologue = Prologue::RmsNorm;
     assert_eq!(message(&spec), "gather_rows: has no prologue; only matvec and rope_kv take one");
@@ -547,6 +565,8 @@ fn specs_that_cannot_be_are_refused_by_name() {
         .with("TILE_K", 64);
     spec.weight = Some(WeightFormat::F32);
     assert!(matches!(link(&spec), Err(LinkError::TooMuchWorkgroupMemory { n_bytes: 65536, .. })));
+    let narrow = spec.with("TILE_M", 32).with("TILE_N", 64);
+    assert_eq!(message(&narrow), "matmul: constant `TILE_N` is 64, but must be 128 for TILE_M of 32");
 }
 
 #[test]

@@ -64,6 +64,8 @@ named! {
         Map "map",
         /// The experts that each row takes.
         MoeRoute "moe_route",
+        /// Products with experts, in tiles of one expert.
+        MoeOrder "moe_order",
         /// The sum of what a row's experts left.
         MoeSum "moe_sum",
         /// Adjusts logits and finds the best of each block of a row.
@@ -118,6 +120,8 @@ named! {
         V "v",
         /// The experts that each row takes, and their shares.
         Route "route",
+        /// Products with experts, in tiles of one expert.
+        Order "order",
         /// The matrix.
         Weight "weight",
         /// A normalization's weight.

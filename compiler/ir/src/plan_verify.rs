@@ -266,6 +266,9 @@ impl Plan {
         let top_k = n("TOP_K").max(1);
         let products = rows * top_k;
         let x_rows = if n("X_EACH") == 1 { products } else { rows };
+        // Tiles of products of one expert, which say whose they are and which: each expert's last may not be full.
+        let tile = n("TILE_M").max(1);
+        let order_words = (products.div_ceil(tile) + n("EXPERTS")) * (tile + 1);
         let heads = |n_heads: &str| n(n_heads) * n("HEAD_DIM");
         let runs = u128::from(kernel.u32("RUNS").unwrap_or(1)) * n("N_COLS");
         // Pairs leave half the columns, a rotation with cache write the queries'.
@@ -312,6 +315,7 @@ impl Plan {
             (Template::Matvec, Role::Squares) => rows * n("SQUARE_PARTS"),
             (Template::MoeRoute, Role::X) => rows * n("EXPERTS"),
             (Template::MoeRoute, Role::Out) | (_, Role::Route) => products * 2,
+            (Template::MoeOrder, Role::Out) | (_, Role::Order) => order_words,
             (Template::MoeSum, Role::X) => products * n("N_COLS"),
             (Template::MoeSum, Role::Out) => rows * out_stride,
             (Template::MoeSum, Role::Operand0 | Role::Operand1 | Role::Operand2) => rows * n_out,
@@ -476,7 +480,7 @@ fn may_bind(role: Role, kernel: &KernelSpec, binding: Binding) -> bool {
             binding == Binding::Sampled
         }
         Role::Columns => binding == Binding::Columns,
-        Role::Normed | Role::Squares | Role::Parts | Role::Bins | Role::Gathered => {
+        Role::Normed | Role::Squares | Role::Parts | Role::Bins | Role::Gathered | Role::Order => {
             matches!(binding, Binding::Arena { .. })
         }
         Role::X | Role::Q | Role::K | Role::V | Role::Route | Role::Out => {

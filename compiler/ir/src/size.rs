@@ -128,6 +128,17 @@ impl ExprPool {
             }
         }
     }
+    /// `a + n`, folded where it can be.
+    pub fn plus(&mut self, a: ExprId, n: u32) -> ExprId {
+        match (self.items[a.ix()], n) {
+            (_, 0) => a,
+            (Expr::Const(m), _) => self.constant(m.saturating_add(n)),
+            _ => {
+                let n = self.constant(n);
+                self.add(Expr::Add(a, n))
+            }
+        }
+    }
     /// `ceil(a / n)`, folded where it can be.
     pub fn ceil_div(&mut self, a: ExprId, n: u32) -> ExprId {
         assert!(n > 0, "a divisor is positive");

@@ -87,11 +87,11 @@ impl KernelSpec {
     fn verify_experts(&self) -> Result<(), String> {
         let n = |name: &str| self.u32(name).unwrap_or(0);
         let (k, n_experts) = (n("TOP_K"), n("EXPERTS"));
-        let routes = matches!(self.template, Template::MoeRoute | Template::MoeSum);
+        let routes = matches!(self.template, Template::MoeRoute | Template::MoeOrder | Template::MoeSum);
         if !routes && n_experts == 0 {
             return if k == 0 { Ok(()) } else { Err(format!("{} takes no experts", self.template)) };
         }
-        if !(routes || self.template == Template::Matvec) {
+        if !(routes || matches!(self.template, Template::Matvec | Template::Matmul)) {
             return Err(format!("{} takes no experts", self.template));
         }
         if k == 0 || (self.template != Template::MoeSum && k > n_experts) {
@@ -102,6 +102,14 @@ impl KernelSpec {
             return if pairs { Err("a sum of experts pairs no columns".into()) } else { Ok(()) };
         }
         if self.template == Template::MoeRoute {
+            return Ok(());
+        }
+        // The table of tiles is as long as they say.
+        let tiled = matches!(self.template, Template::MoeOrder | Template::Matmul);
+        if tiled && n("TILE_M") == 0 {
+            return Err(format!("{} does not say how many products a tile has", self.template));
+        }
+        if self.template == Template::MoeOrder {
             return Ok(());
         }
         let end = n("EXPERT_FIRST").checked_add(n("EXPERT_COUNT"));

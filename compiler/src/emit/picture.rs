@@ -172,7 +172,7 @@ fn kernel(graph: &Graph, kernels: &KernelGraph, id: KernelId) -> Shown {
             Look::Attention
         }
         Template::RmsNorm => Look::Norm,
-        Template::Map | Template::MoeRoute | Template::MoeSum => Look::Element,
+        Template::Map | Template::MoeRoute | Template::MoeOrder | Template::MoeSum => Look::Element,
         _ => Look::Rows,
     };
     Shown { id: id.to_string(), lines, title: kernels.node_line(id), look }

@@ -244,11 +244,11 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             }
             Op::MoeLinear { x, .. } => {
                 let norm = absorbed[x].then_some(x);
+                let template = matrix_template(graph, target, bucket, id);
                 let (epilogue, tail) = grow(graph, target, &users, &grouped, id, None);
                 tail.iter().for_each(|v| grouped[*v] = true);
                 let members = norm.into_iter().chain([id]).chain(tail).collect();
-                groups
-                    .push(Group::new(Kind::Matrix { linear: id, template: Template::Matvec, norm, epilogue }, members));
+                groups.push(Group::new(Kind::Matrix { linear: id, template, norm, epilogue }, members));
                 continue;
             }
             Op::KvWrite { .. } => {
@@ -309,14 +309,19 @@ fn sole_user(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, v: ValueId) -
     }
 }
 
-/// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled. Rows that take experts
-/// are each multiplied on their own.
+/// Products that each expert must have, were all taken alike, for tiles of them: fewer leave most of a tile empty, and cost
+/// less one by one.
+const FEW_PRODUCTS: u32 = 8;
+
+/// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled. So do products with experts
+/// on a GPU, if experts have enough of them; the processor sorts them itself.
 fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {
-    if matches!(graph.values[linear].op, Op::MoeLinear { .. }) {
-        return Template::Matvec;
-    }
     let rows = graph.values[linear].shape.rows;
-    let few = rows == Dim::Rows || bucket.get(rows) <= target.few_rows();
+    let few_of_each = graph.experts(linear).is_some_and(|experts| {
+        let products = bucket.get(rows).saturating_mul(experts.k);
+        target.is_cpu || products < experts.n_experts.saturating_mul(FEW_PRODUCTS)
+    });
+    let few = rows == Dim::Rows || bucket.get(rows) <= target.few_rows() || few_of_each;
     if few { Template::Matvec } else { Template::Matmul }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Builder<'a> {
     half: Column<ValueId, bool>,
     /// Norms of which weighted half rows lie in memory.
     normed: Column<ValueId, Option<Normed>>,
+    /// Tables of the products with experts that a route names, once there is one.
+    orders: Column<ValueId, Option<Place>>,
     /// Products that were given tiles, before and after: a model's layers are alike.
     tiled: Vec<(KernelSpec, KernelSpec)>,
 }
@@ -58,6 +60,7 @@ impl<'a> Builder<'a> {
         }
         let slabs = Column::new(graph.values.len(), None);
         let (half, normed) = (Column::new(graph.values.len(), false), Column::new(graph.values.len(), None));
+        let orders = Column::new(graph.values.len(), None);
         Self {
             graph,
             target,
@@ -68,6 +71,7 @@ impl<'a> Builder<'a> {
             slabs,
             half,
             normed,
+            orders,
             tiled: Vec::new(),
         }
     }
@@ -150,6 +154,20 @@ impl<'a> Builder<'a> {
     /// Where weighted half rows of a norm's input lie, if they do.
     pub(super) fn normed(&self, norm: ValueId) -> Option<Normed> {
         self.normed[norm]
+    }
+
+    /// Where the table of a route's products lies, if it was made.
+    pub(super) fn order(&self, route: ValueId) -> Option<Place> {
+        self.orders[route]
+    }
+
+    /// Where a table of `n_words` words of a route's products will lie.
+    pub(super) fn order_for(&mut self, route: ValueId, n_words: u32) -> Place {
+        // Memory is a number of words for each row of the largest step.
+        let n_rows = self.bucket.bounds.get(self.graph.values[route].shape.rows).max(1);
+        let place = self.scratch(route, n_words.div_ceil(n_rows));
+        self.orders[route] = Some(place);
+        place
     }
 
     /// Where a value lies, seen through slices.

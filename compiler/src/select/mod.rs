@@ -42,12 +42,10 @@ pub fn run(
         match &group.kind {
             Kind::Embed { embed: lookup, scale } => embed(&mut builder, group, *lookup, *scale)?,
             Kind::Norm { norm: of, added } => norm(&mut builder, group, *of, *added)?,
-            Kind::Matrix { linear, norm, epilogue, .. } if graph.experts(*linear).is_some() => {
-                experts::products(&mut builder, group, *linear, *norm, epilogue)?
-            }
-            Kind::Matrix { linear, template, norm, epilogue } => {
-                matrix(&mut builder, group, *linear, *template, *norm, epilogue)?
-            }
+            Kind::Matrix { linear, template, norm, epilogue } => match graph.experts(*linear) {
+                Some(numbers) => experts::products(&mut builder, group, *linear, *template, numbers, *norm, epilogue)?,
+                None => matrix(&mut builder, group, *linear, *template, *norm, epilogue)?,
+            },
             Kind::RopeKv { q, k, write, norms } => rope_kv(&mut builder, group, [*q, *k, *write], *norms)?,
             Kind::Attention => attention(&mut builder, group, max_pages)?,
             Kind::Gather => gather(&mut builder, group)?,
@@ -519,6 +517,8 @@ pub(crate) fn grid_of(
         Some(dim) => graph.exprs.dim(dim),
         None => graph.exprs.constant(1),
     };
+    let unit = graph.exprs.times(unit, rule.each);
     let unit = graph.exprs.ceil_div(unit, rule.divisor);
+    let unit = graph.exprs.plus(unit, rule.more);
     Ok(graph.exprs.times(unit, rule.times))
 }

@@ -511,6 +511,7 @@ fn the_doctor_tells_and_checks() {
     for format in ["f32", "f16", "bf16", "affine2g64_f16", "affine3g64_f16", "affine8g64_f16", "affine4g64_f32"] {
         assert!(checks.iter().any(|check| check["name"] == format!("weights {format}")), "{format}");
     }
+    assert!(checks.iter().any(|check| check["name"] == "experts"), "{object}");
     let told = succeed(on_cpu(&["doctor", "--quick"]));
     assert!(told.contains("+ run models") && told.contains("ok   weights bf16"), "{told}");
     assert!(told.trim_end().ends_with("0 of which failed"), "{told}");

@@ -189,6 +189,8 @@ fn examine(case: &Case, target: &TargetProfile, place: &Place, check: &mut Check
         let mut target = target.clone();
         if !target.is_cpu {
             target.declined.extend(&case.declined);
+            // One round, so that the longer chunks take tiled products on every device.
+            target.matvec_rounds = 1;
         }
         compile(&graph, &target, Options { max_batch: N_SEQUENCES, ..Options::new(CONTEXT) })
     };

@@ -64,7 +64,7 @@ pub use model::{Model, PlanFacts};
 pub use places::Place;
 pub use prompt_cache::prompt_origin;
 pub use quality::{Comparison, Mean, Position, Windows, compare};
-pub use random::RandomShape;
+pub use random::{RandomExperts, RandomShape};
 pub use search::sensitivities;
 pub use steps::{Profile, ProfiledKernel, ProfiledLaunch, StepFacts, StepShape, ceilings};
 pub use stream::Stream;

@@ -8,7 +8,7 @@ use ingot_ir::kv::{KvShape, Window};
 use ingot_ir::weight::{Format, KFormat, Layout, ScaleType, Source, Weight, WeightId};
 use std::collections::BTreeMap;
 
-/// The shape of a Llama.
+/// The shape of a Llama, or of a relative with norms of heads or a mixture of experts.
 ///
 /// ```
 /// use ingot::RandomShape;
@@ -32,8 +32,12 @@ pub struct RandomShape {
     pub n_kv_heads: u32,
     /// Numbers a head.
     pub head_dim: u32,
-    /// Width of the MLP.
+    /// Width of the MLP, of a mixture of each expert's.
     pub intermediate: u32,
+    /// The mixture that each layer has in place of the MLP.
+    pub experts: Option<RandomExperts>,
+    /// Whether the heads of queries and keys are normed before they are rotated.
+    pub head_norms: bool,
     /// Vocabulary.
     pub n_vocab: u32,
     /// Whether the head is the embedding.
@@ -44,9 +48,28 @@ pub struct RandomShape {
     pub format: Format,
 }
 
+/// A mixture of experts. Shares of those that a token takes add up to 1.
+///
+/// ```
+/// use ingot::{RandomExperts, RandomShape};
+///
+/// // Qwen3 30B A3B with fewer and wider experts.
+/// let experts = Some(RandomExperts { n_experts: 16, n_active: 2 });
+/// let shape = RandomShape { experts, intermediate: 3072, ..RandomShape::named("qwen3-30b-a3b")? };
+/// assert!(shape.graph()?.verify().is_ok());
+/// # Ok::<(), ingot::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RandomExperts {
+    /// Experts of a layer.
+    pub n_experts: u32,
+    /// Experts that a token takes.
+    pub n_active: u32,
+}
+
 const AFFINE4: Format = Format::Affine { bits: 4, group: 64, scales: ScaleType::F16 };
 
-/// The published shapes: SmolLM2 135M, Llama 3.2 1B, Llama 3.1 8B and 70B.
+/// The published shapes: SmolLM2 135M, Llama 3.2 1B, Llama 3.1 8B and 70B, Qwen3 30B A3B.
 const SHAPES: &[RandomShape] = &[
     RandomShape {
         name: "smollm2-135m",
@@ -56,6 +79,8 @@ const SHAPES: &[RandomShape] = &[
         n_kv_heads: 3,
         head_dim: 64,
         intermediate: 1536,
+        experts: None,
+        head_norms: false,
         n_vocab: 49_152,
         tied: true,
         max_context: 8192,
@@ -69,6 +94,8 @@ const SHAPES: &[RandomShape] = &[
         n_kv_heads: 8,
         head_dim: 64,
         intermediate: 8192,
+        experts: None,
+        head_norms: false,
         n_vocab: 128_256,
         tied: true,
         max_context: 131_072,
@@ -82,6 +109,8 @@ const SHAPES: &[RandomShape] = &[
         n_kv_heads: 8,
         head_dim: 128,
         intermediate: 14_336,
+        experts: None,
+        head_norms: false,
         n_vocab: 128_256,
         tied: false,
         max_context: 131_072,
@@ -95,16 +124,34 @@ const SHAPES: &[RandomShape] = &[
         n_kv_heads: 8,
         head_dim: 128,
         intermediate: 28_672,
+        experts: None,
+        head_norms: false,
         n_vocab: 128_256,
         tied: false,
         max_context: 131_072,
+        format: AFFINE4,
+    },
+    RandomShape {
+        name: "qwen3-30b-a3b",
+        hidden: 2048,
+        n_layers: 48,
+        n_heads: 32,
+        n_kv_heads: 4,
+        head_dim: 128,
+        intermediate: 768,
+        experts: Some(RandomExperts { n_experts: 128, n_active: 8 }),
+        head_norms: true,
+        n_vocab: 151_936,
+        tied: false,
+        max_context: 40_960,
         format: AFFINE4,
     },
 ];
 
 impl RandomShape {
     /// A known shape, 4-bit affine with group 64 unless a format follows its name: `llama-8b`, `llama-8b:mxfp4`,
-    /// `llama-8b:affine8g64_f16`. Known are `smollm2-135m`, `llama-1b`, `llama-8b` and `llama-70b`.
+    /// `llama-8b:affine8g64_f16`. Known are `smollm2-135m`, `llama-1b`, `llama-8b`, `llama-70b`
+    /// and `qwen3-30b-a3b`.
     ///
     /// ```
     /// use ingot::{RandomShape, ir::weight::Format};
@@ -152,18 +199,10 @@ impl RandomShape {
     }
 
     fn build(&self, graph: &mut Graph) -> Result<Vec<ValueId>, ingot_ir::IrError> {
-        let Self { hidden, intermediate, n_heads, n_kv_heads, head_dim, n_vocab, .. } = *self;
-        let eps = 1e-5;
-        let mut n_tensors = 0;
-        let mut tensor = |graph: &mut Graph, n_rows: u32, n_cols: u32| {
-            let format = if n_cols == 1 { Format::F32 } else { self.format };
-            n_tensors += 1;
-            // RandomWeights tells vectors from matrices by their names.
-            let source = Source::Tensor(format!("{}{n_tensors}", if n_cols == 1 { "n" } else { "t" }));
-            graph.weights.push(Weight { n_rows, n_cols, format, layout: Layout::Unassigned, source })
-        };
+        let Self { hidden, n_heads, n_kv_heads, head_dim, n_vocab, .. } = *self;
+        let mut tensors = Tensors { format: self.format, n: 0 };
         let freqs: Vec<f32> = (0..head_dim / 2).map(|i| 500_000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
-        let table = tensor(graph, n_vocab, hidden);
+        let table = tensors.next(graph, n_vocab, hidden);
         let source = Source::Inline(freqs);
         let freqs = graph.weights.push(Weight {
             n_rows: head_dim / 2,
@@ -173,16 +212,15 @@ impl RandomShape {
             source,
         });
         let mut x = graph.push(Op::Embed { parts: vec![table] })?;
-        let linear = |graph: &mut Graph, x: ValueId, weight: WeightId| graph.push(Op::Linear { x, weight, bias: None });
         for _ in 0..self.n_layers {
-            let weight = tensor(graph, hidden, 1);
-            let normed = graph.push(Op::RmsNorm { x, weight, eps })?;
-            let (q, k, v) = (
-                tensor(graph, n_heads * head_dim, hidden),
-                tensor(graph, n_kv_heads * head_dim, hidden),
-                tensor(graph, n_kv_heads * head_dim, hidden),
-            );
-            let (q, k, v) = (linear(graph, normed, q)?, linear(graph, normed, k)?, linear(graph, normed, v)?);
+            let normed = tensors.norm(graph, x, hidden)?;
+            let mut q = tensors.linear(graph, normed, n_heads * head_dim)?;
+            let mut k = tensors.linear(graph, normed, n_kv_heads * head_dim)?;
+            let v = tensors.linear(graph, normed, n_kv_heads * head_dim)?;
+            if self.head_norms {
+                q = tensors.norm(graph, q, head_dim)?;
+                k = tensors.norm(graph, k, head_dim)?;
+            }
             let rope =
                 |x, n_heads| Op::Rope { x, freqs, n_heads, head_dim, rot_dim: head_dim, scale: 1.0, neighbours: false };
             let q = graph.push(rope(q, n_heads))?;
@@ -194,25 +232,73 @@ impl RandomShape {
             let scale = 1.0 / (head_dim as f32).sqrt();
             let attended =
                 graph.push(Op::Attention { q, kv, layer, n_heads, scale, softcap: 0.0, window: Window::FULL })?;
-            let o = tensor(graph, hidden, n_heads * head_dim);
-            let o = linear(graph, attended, o)?;
+            let o = tensors.linear(graph, attended, hidden)?;
             x = graph.push(Op::Add { a: x, b: o })?;
-            let weight = tensor(graph, hidden, 1);
-            let normed = graph.push(Op::RmsNorm { x, weight, eps })?;
-            let (gate, up) = (tensor(graph, intermediate, hidden), tensor(graph, intermediate, hidden));
-            let (gate, up) = (linear(graph, normed, gate)?, linear(graph, normed, up)?);
-            let gate = graph.push(Op::Silu { x: gate })?;
-            let product = graph.push(Op::Mul { a: gate, b: up })?;
-            let down = tensor(graph, hidden, intermediate);
-            let down = linear(graph, product, down)?;
-            x = graph.push(Op::Add { a: x, b: down })?;
+            let normed = tensors.norm(graph, x, hidden)?;
+            let added = self.mlp(graph, &mut tensors, normed)?;
+            x = graph.push(Op::Add { a: x, b: added })?;
         }
-        let weight = tensor(graph, hidden, 1);
-        let normed = graph.push(Op::RmsNorm { x, weight, eps })?;
-        let head = if self.tied { table } else { tensor(graph, n_vocab, hidden) };
-        let logits = linear(graph, normed, head)?;
+        let normed = tensors.norm(graph, x, hidden)?;
+        let logits = match self.tied {
+            true => graph.push(Op::Linear { x: normed, weight: table, bias: None })?,
+            false => tensors.linear(graph, normed, n_vocab)?,
+        };
         let sampled = graph.push(Op::Argmax { x: logits })?;
         Ok(vec![logits, sampled])
+    }
+
+    /// The gated MLP, or a mixture of such.
+    fn mlp(&self, graph: &mut Graph, tensors: &mut Tensors, x: ValueId) -> Result<ValueId, ingot_ir::IrError> {
+        let Self { hidden, intermediate, .. } = *self;
+        let route = match self.experts {
+            None => None,
+            Some(RandomExperts { n_experts, n_active }) => {
+                let logits = tensors.linear(graph, x, n_experts)?;
+                Some((graph.push(Op::MoeRoute { logits, k: n_active, renormalize: true })?, n_experts))
+            }
+        };
+        let mut product = |graph: &mut Graph, x: ValueId, n_rows: u32, n_cols: u32| match route {
+            None => tensors.linear(graph, x, n_rows),
+            Some((route, n_experts)) => {
+                let stack = tensors.next(graph, n_rows.saturating_mul(n_experts), n_cols);
+                graph.push(Op::MoeLinear { x, route, parts: vec![stack], n_experts })
+            }
+        };
+        let (gate, up) = (product(graph, x, intermediate, hidden)?, product(graph, x, intermediate, hidden)?);
+        let gate = graph.push(Op::Silu { x: gate })?;
+        let inner = graph.push(Op::Mul { a: gate, b: up })?;
+        let down = product(graph, inner, hidden, intermediate)?;
+        match route {
+            None => Ok(down),
+            Some((route, _)) => graph.push(Op::MoeSum { x: down, route }),
+        }
+    }
+}
+
+/// Makes a graph's tensors up: their names, each once.
+struct Tensors {
+    format: Format,
+    n: u32,
+}
+
+impl Tensors {
+    fn next(&mut self, graph: &mut Graph, n_rows: u32, n_cols: u32) -> WeightId {
+        let format = if n_cols == 1 { Format::F32 } else { self.format };
+        self.n += 1;
+        // RandomWeights tells vectors from matrices by their names.
+        let source = Source::Tensor(format!("{}{}", if n_cols == 1 { "n" } else { "t" }, self.n));
+        graph.weights.push(Weight { n_rows, n_cols, format, layout: Layout::Unassigned, source })
+    }
+
+    fn linear(&mut self, graph: &mut Graph, x: ValueId, n_rows: u32) -> Result<ValueId, ingot_ir::IrError> {
+        let weight = self.next(graph, n_rows, graph.values[x].shape.n_cols);
+        graph.push(Op::Linear { x, weight, bias: None })
+    }
+
+    /// Norms runs of `n` columns.
+    fn norm(&mut self, graph: &mut Graph, x: ValueId, n: u32) -> Result<ValueId, ingot_ir::IrError> {
+        let weight = self.next(graph, n, 1);
+        graph.push(Op::RmsNorm { x, weight, eps: 1e-5 })
     }
 }
 
@@ -370,6 +456,18 @@ mod tests {
         assert!(error("llama-8b:q9").contains("`q9`"));
         // 576 columns are no whole blocks.
         assert!(error("smollm2-135m:q4_k").contains("smollm2-135m"));
+    }
+
+    #[test]
+    fn shapes_have_as_many_parameters_as_the_published_models() {
+        for (name, billions) in [("llama-1b", 1.24), ("llama-8b", 8.03), ("llama-70b", 70.55), ("qwen3-30b-a3b", 30.53)]
+        {
+            let graph = RandomShape::named(name).unwrap().graph().unwrap();
+            graph.verify().unwrap();
+            let tensors = graph.weights.as_slice().iter().filter(|weight| matches!(weight.source, Source::Tensor(_)));
+            let n: u64 = tensors.map(|weight| u64::from(weight.n_rows) * u64::from(weight.n_cols)).sum();
+            assert!((n as f64 / 1e9 - billions).abs() < 0.006, "{name}: {n}");
+        }
     }
 
     #[test]

@@ -427,6 +427,26 @@ fn a_mixture_is_five_kernels() {
     }
 }
 
+/// A chunk's products are sorted by expert once a layer, for both products with experts. The processor sorts them itself, few
+/// rows take experts one by one, and so do rows of which an expert has few.
+#[test]
+fn a_chunk_of_a_mixture_is_sorted_by_expert() {
+    let layer = |experts, target: &TargetProfile| {
+        let shape = Shape { experts: Some(experts), n_layers: 2, ..Shape::llama() };
+        let found = prefill(&shape, target);
+        let first = found.lines().skip_while(|kernel| *kernel != "moe_route").skip(1);
+        first.take_while(|kernel| !kernel.starts_with("moe_sum")).map(String::from).collect::<Vec<_>>().join("\n")
+    };
+    let one_by_one = "matvec bf16 > silu_mul_pairs\nmatvec bf16";
+    for target in [TargetProfile::vulkan(), TargetProfile::apple(), TargetProfile::webgpu()] {
+        assert_eq!(layer((4, 2), &target), "moe_order\nmatmul bf16 > silu_mul_pairs\nmatmul bf16", "{}", target.name);
+        assert_eq!(layer((8, 1), &target), layer((4, 2), &target));
+        assert_eq!(layer((9, 1), &target), one_by_one);
+    }
+    assert_eq!(layer((4, 2), &TargetProfile::nvidia()), format!("rms_norm > {one_by_one}"));
+    assert!(!layer((4, 2), &TargetProfile::cpu()).contains("moe_order"));
+}
+
 /// Experts multiply in half precision where the device does, and leave half rows to each other; what chooses them does not.
 #[test]
 fn a_router_is_in_single_precision() {

@@ -470,6 +470,13 @@ fn plan_rules_of_a_gpu() {
         change(&mut plan);
         plan.verify().expect_err("a rule is broken").to_string()
     };
+    // Of products with experts, sorted by expert.
+    let sorted = |change: fn(&mut Plan)| {
+        let graph = Shape { experts: Some((4, 2)), n_layers: 2, ..Shape::llama() }.graph();
+        let mut plan = compile(&graph, &TargetProfile::vulkan(), OPTIONS).expect("compiles");
+        change(&mut plan);
+        plan.verify().expect_err("a rule is broken").to_string()
+    };
     let said = [
         plan(|p| p.max_binding_bytes = 256),
         plan(|p| {
@@ -477,12 +484,22 @@ fn plan_rules_of_a_gpu() {
         }),
         plan(|p| p.kernels[PipelineId(0)].slots[0].role = Role::PageTable),
         plan(|p| p.kernels[PipelineId(0)].slots[0].access = Access::ReadWrite),
+        sorted(|p| {
+            let order = p.operands.iter_mut().find(|operand| operand.role == Role::Order).expect("a table of tiles");
+            let Binding::Arena { n_bytes, .. } = &mut order.binding else { panic!("it is in memory") };
+            *n_bytes = 256;
+        }),
+        sorted(|p| constant(p, "TILE_M", 0)),
+        sorted(|p| bind(p, Role::Order, Binding::Logits)),
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
     b0: 12288 bytes exceed the target's binding limit of 256
     d0: 4 operands for 3 bindings
     d0: operand page_table is missing
     d0: step is declared read_write
+    d56: operand order spans 6192 bytes, 256 are bound
+    p31: moe_order does not say how many products a tile has
+    d56: operand order cannot be bound to that
     ");
 }
 

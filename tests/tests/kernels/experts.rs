@@ -4,6 +4,7 @@ use crate::support::{batch, check, formats, target};
 use ingot_compiler::TargetProfile;
 use ingot_compiler::target::Fusion;
 use ingot_ir::graph::{Graph, Op, ValueId};
+use ingot_ir::kernel::Template;
 use ingot_ir::weight::Format;
 use ingot_tests::random::{AFFINE4, AFFINE8, GraphBuilder, VOCAB};
 use ingot_tests::rig::{Device, Rig, devices, turn};
@@ -20,9 +21,12 @@ struct Mixture {
     k: u32,
     format: Format,
     normed: bool,
+    /// Whether all rows are computed before some are taken, so that a chunk's products are sorted by expert.
+    all_rows: bool,
 }
 
-const SMALL: Mixture = Mixture { hidden: 64, inner: 96, n_experts: 5, k: 2, format: Format::Bf16, normed: true };
+const SMALL: Mixture =
+    Mixture { hidden: 64, inner: 96, n_experts: 5, k: 2, format: Format::Bf16, normed: true, all_rows: false };
 
 impl Mixture {
     fn stack(self, b: &mut GraphBuilder, x: ValueId, route: ValueId, name: &str, n_rows: u32, n_cols: u32) -> ValueId {
@@ -32,7 +36,7 @@ impl Mixture {
 
     /// The mixture added to its input, as a layer of a model is.
     fn graph(self) -> Graph {
-        let Self { hidden, inner, n_experts, k, normed, .. } = self;
+        let Self { hidden, inner, n_experts, k, normed, all_rows, .. } = self;
         let mut b = GraphBuilder::new("mixture");
         let table = b.matrix("embed", VOCAB, hidden, Format::F32);
         let residual = b.op(Op::Embed { parts: vec![table] });
@@ -45,7 +49,10 @@ impl Mixture {
         let inner_value = b.op(Op::Mul { a: gate, b: up });
         let down = self.stack(&mut b, inner_value, route, "down", hidden, inner);
         let x = b.op(Op::MoeSum { x: down, route });
-        let x = b.op(Op::Add { a: residual, b: x });
+        let mut x = b.op(Op::Add { a: residual, b: x });
+        if all_rows {
+            x = b.op(Op::GatherRows { x });
+        }
         b.finish(vec![x])
     }
 }
@@ -132,7 +139,7 @@ fn experts_of_every_kind_of_format() {
 #[test]
 fn few_and_many_rows() {
     for format in [Format::F32, AFFINE4] {
-        each_device(Mixture { format, ..SMALL }, &[1, 3, 8, 17, 90], |_, _| {});
+        each_device(Mixture { format, all_rows: true, ..SMALL }, &[1, 3, 8, 17, 90], |_, _| {});
     }
 }
 
@@ -141,7 +148,7 @@ fn few_and_many_rows() {
 fn odd_shapes() {
     let format = Format::F32;
     for (hidden, inner, n_experts, k) in [(6, 10, 1, 1), (9, 7, 4, 4), (130, 1, 7, 3)] {
-        let mixture = Mixture { hidden, inner, n_experts, k, format, normed: n_experts % 2 == 0 };
+        let mixture = Mixture { hidden, inner, n_experts, k, format, normed: n_experts % 2 == 0, all_rows: false };
         each_device(mixture, &[5, 1], |_, _| {});
     }
 }
@@ -167,6 +174,88 @@ fn without_subgroups_and_without_fusions() {
 #[test]
 fn stacks_above_the_binding_limit() {
     for (format, limit) in [(Format::Bf16, 25 << 10), (AFFINE4, 17 << 10)] {
-        each_device(Mixture { format, ..SMALL }, &[3, 1], move |_, target| target.max_binding_bytes = limit);
+        let mixture = Mixture { format, all_rows: true, ..SMALL };
+        each_device(mixture, &[3, 1, 20], move |_, target| target.max_binding_bytes = limit);
+    }
+}
+
+/// A chunk, and what chooses its experts.
+struct Chunk {
+    n_experts: u32,
+    /// Experts that every token takes; as many as it takes are chosen at random if there are none.
+    taken: &'static [u32],
+    k: u32,
+    n_tokens: u32,
+    hidden: u32,
+    inner: u32,
+    format: Format,
+    /// Products of a tile.
+    tile: u32,
+}
+
+impl Chunk {
+    /// Two products with experts, one input for all of a row's and one for each.
+    fn graph(&self) -> Graph {
+        let mut b = GraphBuilder::new("chunk");
+        let [x, logits] = [("embed", self.hidden), ("logits", self.n_experts)].map(|(name, n_cols)| {
+            let table = b.matrix(name, VOCAB, n_cols, Format::F32);
+            b.op(Op::Embed { parts: vec![table] })
+        });
+        let route = b.op(Op::MoeRoute { logits, k: self.k, renormalize: false });
+        let mixture = Mixture { n_experts: self.n_experts, format: self.format, ..SMALL };
+        let x = mixture.stack(&mut b, x, route, "up", self.inner, self.hidden);
+        let x = mixture.stack(&mut b, x, route, "down", self.hidden, self.inner);
+        let x = b.op(Op::GatherRows { x });
+        b.finish(vec![x])
+    }
+
+    fn stored(&self, graph: &Graph) -> Arc<StoredTensors> {
+        let mut stored = StoredTensors::random(graph, 3);
+        let mut logits = stored.numbers("logits");
+        for row in logits.chunks_mut(self.n_experts as usize) {
+            self.taken.iter().for_each(|expert| row[*expert as usize] += 100.0);
+        }
+        stored.set("logits", logits);
+        Arc::new(stored)
+    }
+}
+
+/// Tiles of every size, the last of an expert full, short and of one product; experts with all rows and with none, the first
+/// and the last among them; a variant with room for more rows.
+#[test]
+fn products_of_a_chunk_are_sorted_by_expert() {
+    let small =
+        Chunk { n_experts: 5, taken: &[], k: 2, n_tokens: 23, hidden: 20, inner: 7, format: Format::F32, tile: 32 };
+    let chunks = [
+        Chunk { taken: &[3], k: 1, n_tokens: 40, ..small },
+        Chunk { taken: &[0, 4], n_tokens: 32, hidden: 64, inner: 130, format: Format::Bf16, ..small },
+        Chunk { n_experts: 300, k: 3, n_tokens: 801, ..small },
+        Chunk {
+            n_experts: 2,
+            n_tokens: 129,
+            hidden: 64,
+            inner: 32,
+            format: Format::Nvfp4 { global: true },
+            tile: 64,
+            ..small
+        },
+        Chunk { n_experts: 1, k: 1, n_tokens: 257, hidden: 64, inner: 128, format: AFFINE4, tile: 128, ..small },
+        small,
+    ];
+    for chunk in chunks {
+        let graph = chunk.graph();
+        let stored = chunk.stored(&graph);
+        for device in devices() {
+            let batch = batch(&graph, &[chunk.n_tokens]);
+            let target = target(&device, &batch, 9);
+            let _turn = turn(&device);
+            let mut rig = Rig::new(&graph, &stored, &device, &target, &batch);
+            let kernels = rig.plan().kernels.as_slice().iter().map(|kernel| &kernel.spec);
+            let tiles: Vec<_> = kernels.filter_map(|spec| Some((spec.template, spec.u32("TILE_M")?))).collect();
+            let (order, product) = ((Template::MoeOrder, chunk.tile), (Template::Matmul, chunk.tile));
+            assert_eq!(tiles, if device.is_cpu() { vec![] } else { vec![order, product, product] });
+            let tolerance = 2.0 * kernel(Arithmetic::of(&target, &graph), chunk.hidden.max(chunk.inner));
+            rig.check(&batch, tolerance).unwrap_or_else(|why| panic!("{} experts: {why}", chunk.n_experts));
+        }
     }
 }

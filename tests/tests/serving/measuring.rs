@@ -2,7 +2,9 @@
 //! that is looked at leaves nothing behind.
 
 use ingot::ir::weight::{Format, ScaleType};
-use ingot::{Cache, DeviceChoice, LoadOptions, Model, RandomShape, Sampling, StepShape, Tiles, Workload};
+use ingot::{
+    Cache, DeviceChoice, LoadOptions, Model, RandomExperts, RandomShape, Sampling, StepShape, Tiles, Workload,
+};
 use ingot_tests::rig::{Device, gpus, turn};
 use ingot_tests::tolerance::{GPU_LOGITS, relative_l2};
 
@@ -23,6 +25,10 @@ fn shape() -> RandomShape {
 }
 
 fn load(device: &DeviceChoice, max_batch: u32) -> Model {
+    load_shape(&shape(), device, max_batch)
+}
+
+fn load_shape(shape: &RandomShape, device: &DeviceChoice, max_batch: u32) -> Model {
     let options = LoadOptions {
         device: device.clone(),
         context: Some(128),
@@ -32,7 +38,7 @@ fn load(device: &DeviceChoice, max_batch: u32) -> Model {
         tiles: Tiles::BuiltIn,
         ..LoadOptions::default()
     };
-    Model::load_random(&shape(), options).expect("a random model")
+    Model::load_random(shape, options).expect("a random model")
 }
 
 /// The processor and the first adapter, by name.
@@ -72,6 +78,21 @@ fn made_up_weights_are_the_same_everywhere_and_profiles_change_no_answer() {
         assert_eq!(facts.cost.kv_bytes, 2 * 2 * 64 * n_bytes * 2 * (10 + 1));
         let (found, _) = model.logits(&prompt).expect("logits");
         let error = relative_l2(&found, &expected);
+        assert!(error <= 2.0 * GPU_LOGITS, "{choice:?} is off by {error:.1e}");
+    }
+}
+
+/// A token takes all experts, since a choice between two that are nearly as good may differ.
+#[test]
+fn a_made_up_mixture_is_the_same_everywhere() {
+    let experts = Some(RandomExperts { n_experts: 4, n_active: 4 });
+    let shape = RandomShape { experts, head_norms: true, ..shape() };
+    let prompt: Vec<u32> = (0..20).map(|ix| (ix * 37 + 5) % 200).collect();
+    let logits = |choice: &DeviceChoice| load_shape(&shape, choice, 1).logits(&prompt).expect("logits").0;
+    let expected = logits(&DeviceChoice::Cpu);
+    for (choice, device) in choices() {
+        let _turn = device.map(turn);
+        let error = relative_l2(&logits(&choice), &expected);
         assert!(error <= 2.0 * GPU_LOGITS, "{choice:?} is off by {error:.1e}");
     }
 }

@@ -24,8 +24,8 @@ use std::path::PathBuf;
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     model: PathArgs,
-    /// A model of a published shape with random weights: smollm2-135m, llama-1b, llama-8b, llama-70b, in 4 bits or in
-    /// the format after a colon, e.g. llama-8b:affine8g64_f16 or llama-8b:mxfp4
+    /// A model of a published shape with random weights: smollm2-135m, llama-1b, llama-8b, llama-70b,
+    /// qwen3-30b-a3b, in 4 bits or in the format after a colon, e.g. llama-8b:affine8g64_f16 or llama-8b:mxfp4
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
     /// Tokens of the prompts to prefill; 0 for none

@@ -17,7 +17,7 @@ pub(crate) struct TuneArgs {
     #[command(flatten)]
     model: PathArgs,
     /// A model of a published shape with random weights instead: smollm2-135m, llama-1b, llama-8b, llama-70b,
-    /// in 4 bits or in the format after a colon, e.g. llama-8b:mxfp4
+    /// qwen3-30b-a3b, in 4 bits or in the format after a colon, e.g. llama-8b:mxfp4
     #[arg(long, value_name = "SHAPE", value_parser = args::shape, conflicts_with = "model")]
     random: Option<RandomShape>,
     /// auto, gpu, or a part of an adapter's name (see `ingot devices`)

@@ -1,5 +1,5 @@
-//! The small models that are run on a device: between them they use every weight format and every kernel that a fusion
-//! makes or leaves.
+//! The small models that are run on a device: between them they use every weight format, every kernel that a fusion makes
+//! or leaves, and those of a mixture of experts.
 
 use ingot_compiler::target::Fusion;
 use ingot_ir::IrError;
@@ -28,6 +28,8 @@ pub(super) struct Case {
     pub head_norms: bool,
     pub window: Window,
     pub softcap: f32,
+    /// Whether layers have a mixture of experts in place of the MLP.
+    pub experts: bool,
     /// Fusions that the compiler is told not to make.
     pub declined: Vec<Fusion>,
 }
@@ -37,6 +39,8 @@ const MLP: u32 = 256;
 const N_HEADS: u32 = 4;
 const N_KV_HEADS: u32 = 2;
 const N_LAYERS: u32 = 2;
+/// Experts of a mixture. A token takes all: a choice between two that are nearly as good may differ by a rounding.
+const N_EXPERTS: u32 = 3;
 /// Vocabulary: more than the first argmax kernel compares at once.
 pub(super) const N_VOCAB: u32 = 1100;
 
@@ -68,6 +72,7 @@ impl Case {
             head_norms: false,
             window: Window::FULL,
             softcap: 0.0,
+            experts: false,
             declined: Vec::new(),
         }
     }
@@ -100,6 +105,7 @@ impl Case {
         cases.push(Self { head_norms: true, ..Self::new("norms of heads", AFFINE4) });
         cases.push(Self { tied: true, ..Self::new("tied embedding", AFFINE4) });
         cases.push(Self { values: Format::Bf16, ..Self::new("values of another format", AFFINE4) });
+        cases.push(Self { experts: true, ..Self::new("experts", AFFINE4) });
         for head_dim in [64, 96, 128] {
             cases.push(Self { head_dim, ..Self::new(format!("heads of {head_dim}"), AFFINE4) });
         }
@@ -141,11 +147,8 @@ impl Case {
             let o = b.linear(attended, hidden, N_HEADS * head_dim, self.format)?;
             x = b.graph.push(Op::Add { a: x, b: o })?;
             let normed = b.norm(x, hidden)?;
-            let (gate, up) = (b.linear(normed, MLP, hidden, self.format)?, b.linear(normed, MLP, hidden, self.format)?);
-            let gate = b.graph.push(if self.gelu { Op::Gelu { x: gate } } else { Op::Silu { x: gate } })?;
-            let product = b.graph.push(Op::Mul { a: gate, b: up })?;
-            let down = b.linear(product, hidden, MLP, self.format)?;
-            x = b.graph.push(Op::Add { a: x, b: down })?;
+            let added = self.mlp(&mut b, normed)?;
+            x = b.graph.push(Op::Add { a: x, b: added })?;
         }
         let normed = b.norm(x, hidden)?;
         let head = if self.tied { table } else { b.matrix(N_VOCAB, hidden, self.format) };
@@ -153,6 +156,30 @@ impl Case {
         let sampled = b.graph.push(Op::Argmax { x: logits })?;
         b.graph.outputs = vec![logits, sampled];
         Ok(b.graph)
+    }
+
+    fn mlp(&self, b: &mut Builder, x: ValueId) -> Result<ValueId, IrError> {
+        let route = if self.experts {
+            let logits = b.linear(x, N_EXPERTS, self.hidden, self.format)?;
+            Some(b.graph.push(Op::MoeRoute { logits, k: N_EXPERTS, renormalize: true })?)
+        } else {
+            None
+        };
+        let product = |b: &mut Builder, x: ValueId, n_rows: u32, n_cols: u32| match route {
+            None => b.linear(x, n_rows, n_cols, self.format),
+            Some(route) => {
+                let stack = b.matrix(N_EXPERTS * n_rows, n_cols, self.format);
+                b.graph.push(Op::MoeLinear { x, route, parts: vec![stack], n_experts: N_EXPERTS })
+            }
+        };
+        let (gate, up) = (product(b, x, MLP, self.hidden)?, product(b, x, MLP, self.hidden)?);
+        let gate = b.graph.push(if self.gelu { Op::Gelu { x: gate } } else { Op::Silu { x: gate } })?;
+        let inner = b.graph.push(Op::Mul { a: gate, b: up })?;
+        let down = product(b, inner, self.hidden, MLP)?;
+        match route {
+            None => Ok(down),
+            Some(route) => b.graph.push(Op::MoeSum { x: down, route }),
+        }
     }
 }
 

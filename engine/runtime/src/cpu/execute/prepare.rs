@@ -194,6 +194,7 @@ pub(super) fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, Runtim
         Template::SampleFinal => {
             (Work::ArgmaxFinal { parts: operand(Role::Parts)?, n_blocks: n("N")?.div_ceil(n("BLOCK")?) }, 1)
         }
+        Template::MoeOrder => return Err(RuntimeError::Cpu("it sorts products with experts itself".into())),
         Template::SampleBins | Template::SampleGather | Template::SampleFilter => {
             return Err(RuntimeError::Cpu("it chooses by more than the greatest elsewhere".into()));
         }
