@@ -19,6 +19,8 @@ const N_TILES = (N + TILE_N - 1u) / TILE_N;
 // Pieces of 4 rows x 4 columns in the two tiles.
 const X_PIECES = TILE_M / 4u * (TILE_K / 4u);
 const W_PIECES = TILE_N / 4u * (TILE_K / 4u);
+// Pieces of an invocation at most.
+const PIECES_EACH = (X_PIECES + W_PIECES + WG - 1u) / WG;
 // Groups of 4 rows of a tile that neighbouring invocations own, and how many of them one does.
 const GROUPS_M = min(16u, TILE_M / 4u);
 const GROUPS_N = WG / GROUPS_M;
@@ -47,31 +49,17 @@ fn main(
 
     // [row of x][4 rows of W]
     var sums: array<vec4<f32>, 4u * OWN_M * OWN_N>;
+    var held: array<mat4x4<f32>, PIECES_EACH>;
+    for (var i = 0u; i < PIECES_EACH; i++) { held[i] = piece_at(thread + i * WG, 0u, tile, x_end, matrix.first_row, w_first); }
     for (var k = 0u; k < K; k += TILE_K) {
-        for (var piece = thread; piece < X_PIECES + W_PIECES; piece += WG) {
-            if piece < X_PIECES {
-                let quad = piece % (TILE_K / 4u);
-                let group = piece / (TILE_K / 4u);
-                var rows: mat4x4<f32>;
-                for (var i = 0u; i < 4u; i++) {
-                    let row = tile_product(tile, 4u * group + i);
-                    if row < x_end && k + 4u * quad < K { rows[i] = x_quad(x_row(row), k / 4u + quad); }
-                }
-                rows = transpose(rows);
-                for (var i = 0u; i < 4u; i++) { x_tile[(4u * quad + i) * (TILE_M / 4u) + (group ^ (quad % 8u))] = rows[i]; }
-            } else {
-                let quad = (piece - X_PIECES) % (TILE_K / 4u);
-                let group = (piece - X_PIECES) / (TILE_K / 4u);
-                var rows: mat4x4<f32>;
-                for (var i = 0u; i < 4u; i++) {
-                    let row = w_first + 4u * group + i;
-                    if row < N && k + 4u * quad < K { rows[i] = weight_columns(matrix.first_row + row, k / 4u + quad); }
-                }
-                rows = transpose(rows);
-                for (var i = 0u; i < 4u; i++) { w_tile[(4u * quad + i) * (TILE_N / 4u) + (group ^ (quad % 8u))] = rows[i]; }
+        for (var i = 0u; i < PIECES_EACH; i++) { put(thread + i * WG, held[i]); }
+        workgroupBarrier();
+        // The next columns come while these are multiplied.
+        if k + TILE_K < K {
+            for (var i = 0u; i < PIECES_EACH; i++) {
+                held[i] = piece_at(thread + i * WG, k + TILE_K, tile, x_end, matrix.first_row, w_first);
             }
         }
-        workgroupBarrier();
         for (var i = 0u; i < TILE_K; i++) {
             let swizzle = i / 4u % 8u;
             var w: array<vec4<f32>, OWN_N>;
@@ -103,5 +91,38 @@ fn main(
                 }
             }
         }
+    }
+}
+
+// Numbers of a piece from column k on, [row][column]; zeros past the rows and columns that there are.
+fn piece_at(piece: u32, k: u32, tile: u32, x_end: u32, w_base: u32, w_first: u32) -> mat4x4<f32> {
+    var rows: mat4x4<f32>;
+    if piece < X_PIECES {
+        let quad = k / 4u + piece % (TILE_K / 4u);
+        for (var i = 0u; i < 4u; i++) {
+            let row = tile_product(tile, 4u * (piece / (TILE_K / 4u)) + i);
+            if row < x_end && 4u * quad < K { rows[i] = x_quad(x_row(row), quad); }
+        }
+    } else if piece < X_PIECES + W_PIECES {
+        let quad = k / 4u + (piece - X_PIECES) % (TILE_K / 4u);
+        for (var i = 0u; i < 4u; i++) {
+            let row = w_first + 4u * ((piece - X_PIECES) / (TILE_K / 4u)) + i;
+            if row < N && 4u * quad < K { rows[i] = weight_columns(w_base + row, quad); }
+        }
+    }
+    return rows;
+}
+
+// A piece to its place in workgroup memory.
+fn put(piece: u32, rows: mat4x4<f32>) {
+    let columns = transpose(rows);
+    if piece < X_PIECES {
+        let quad = piece % (TILE_K / 4u);
+        let group = piece / (TILE_K / 4u);
+        for (var i = 0u; i < 4u; i++) { x_tile[(4u * quad + i) * (TILE_M / 4u) + (group ^ (quad % 8u))] = columns[i]; }
+    } else if piece < X_PIECES + W_PIECES {
+        let quad = (piece - X_PIECES) % (TILE_K / 4u);
+        let group = (piece - X_PIECES) / (TILE_K / 4u);
+        for (var i = 0u; i < 4u; i++) { w_tile[(4u * quad + i) * (TILE_N / 4u) + (group ^ (quad % 8u))] = columns[i]; }
     }
 }
