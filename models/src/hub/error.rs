@@ -138,6 +138,14 @@ pub enum HubError {
         /// The file.
         file: String,
     },
+    /// Parts of a file that do not belong to one content.
+    #[error(
+        "{file}: the hub's answers are parts of different files, perhaps since it has changed; run the same command again"
+    )]
+    Changed {
+        /// The file.
+        file: String,
+    },
     /// No room.
     #[error(
         "{}: the disk is full, and {file} needs {needed} more bytes; make room (`ingot models rm`) or set HF_HUB_CACHE to a \
@@ -208,6 +216,7 @@ impl HubError {
                 | Self::NoNetwork { .. }
                 | Self::Cut { .. }
                 | Self::Damaged { .. }
+                | Self::Changed { .. }
         )
     }
 }

@@ -13,6 +13,8 @@ mod id;
 mod settings;
 mod error;
 mod client;
+mod part;
+mod pieces;
 mod download;
 mod side_by_side;
 mod cached;
@@ -51,7 +53,7 @@ pub struct Fetched {
 }
 
 /// Brings a model's newest files of its revision into the cache: those that Ingot reads (`model*.safetensors`, `*.json`,
-/// `*.jinja`), and of them those that are not there yet, a few at one time. `on_progress` stops the fetch by returning false;
+/// `*.jinja`), and of them those that are not there yet, over a few connections at one time, which share large files. `on_progress` stops the fetch by returning false;
 /// what has arrived by then is kept. Offline, and where the hub cannot be reached, a copy in the cache serves.
 ///
 /// # Errors
