@@ -146,6 +146,8 @@ impl Download<'_> {
             response = self.client.get(self.id, &place.url, None)?;
         }
         rest.accept(piece, &Answer::of(&response))?;
+        // Where nothing comes for long somebody may want to stop.
+        rest.tell(line)?;
         let mut body = response.body_mut().as_reader();
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut read = |chunk: &mut [u8]| loop {

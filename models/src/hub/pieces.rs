@@ -256,6 +256,14 @@ impl<'f> Rest<'f> {
         Ok(piece.until.is_none() || n < left)
     }
 
+    /// Tells how far the file is, and hears whether to go on.
+    pub(super) fn tell(&self, line: &Line<'f, '_>) -> Result<(), HubError> {
+        let state = self.lock();
+        line.say(self.name, state.arrived());
+        drop(state);
+        line.hear(self.name)
+    }
+
     /// No more bytes come of a piece.
     pub(super) fn end(&self, piece: &Piece) -> Result<(), HubError> {
         let mut state = self.lock();
