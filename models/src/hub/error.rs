@@ -10,7 +10,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum HubError {
     /// No name of a model.
-    #[error("`{found}` is no name of a model on the hub; write owner/name or owner/name@revision")]
+    #[error("`{found}` is no name of a model on the hub; write owner/name, owner/name@revision or owner/name:QUANT")]
     BadId {
         /// What was given.
         found: String,
@@ -187,9 +187,19 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
+    /// A repository without the GGUF file that was named.
+    #[error("{}: this repository has no GGUF file {quant}{}", id.repo(), if found.is_empty() { String::new() } else { format!("; choose one of {found}") })]
+    NoQuant {
+        /// The model.
+        id: ModelId,
+        /// What was named.
+        quant: String,
+        /// The GGUF files that it has.
+        found: String,
+    },
     /// A repository without the files of a checkpoint.
     #[error(
-        "{id}: this repository has no {lacks}{}; choose one with config.json and safetensors",
+        "{id}: this repository has no {lacks}{}; choose one with config.json and safetensors, or with a GGUF file in one part",
         if found.is_empty() { String::new() } else { format!(" (it has {found})") }
     )]
     NoCheckpoint {

@@ -41,13 +41,13 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    fn fetch_as(&self, id: &str) -> Result<Fetched, HubError> {
+    pub(crate) fn fetch_as(&self, id: &str) -> Result<Fetched, HubError> {
         fetch(&id.parse().expect("a name"), &self.settings, &mut |_| true)
     }
     pub(crate) fn fetch(&self) -> Result<Fetched, HubError> {
         self.fetch_as("owner/tiny")
     }
-    fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.settings.cache.join("models--owner--tiny")
     }
     pub(crate) fn blob(&self, file: &str) -> PathBuf {
@@ -394,8 +394,11 @@ fn a_renamed_model_is_found() {
 
 #[test]
 fn a_repository_without_a_checkpoint_is_told_before_anything_is_fetched() {
-    let none =
-        scene_of(PlayHub::start(&[("config.json", b"{}"), ("pytorch_model.bin", b"x"), ("tiny.Q4_0.gguf", b"x")]));
+    let none = scene_of(PlayHub::start(&[
+        ("config.json", b"{}"),
+        ("pytorch_model.bin", b"x"),
+        ("t-00001-of-00002.gguf", b"x"),
+    ]));
     let message = none.fetch().expect_err("no safetensors").to_string();
     assert!(message.contains("no model*.safetensors") && message.contains("pytorch_model.bin"), "{message}");
     let none = scene_of(PlayHub::start(&[(WEIGHTS, b"x")]));

@@ -71,7 +71,7 @@ pub(crate) struct PlayHub {
 }
 
 impl PlayHub {
-    /// A hub with these files. Those ending in `.safetensors` are large ones: they are kept at another address.
+    /// A hub with these files. Those ending in `.safetensors` and `.gguf` are large ones: they are kept at another address.
     pub(crate) fn start(files: &[(&str, &[u8])]) -> Arc<Self> {
         let [hub, store] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
         let address = |of: &TcpListener| format!("http://{}", of.local_addr().expect("it is bound"));
@@ -205,7 +205,7 @@ impl PlayHub {
             return reply.send(404, &[("x-error-code", "RepoNotFound".into())], b"");
         };
         let commit = ("x-repo-commit", COMMIT.to_owned());
-        if name.ends_with(".safetensors") {
+        if is_large(name) {
             let headers = [
                 commit,
                 ("location", format!("{}/{etag}", self.store)),
@@ -299,9 +299,13 @@ impl Reply {
     }
 }
 
+fn is_large(file: &str) -> bool {
+    file.ends_with(".safetensors") || file.ends_with(".gguf")
+}
+
 /// Large contents are named by their SHA-256, others as git names them.
 fn name_of(file: &str, bytes: &[u8]) -> String {
-    let hash = match file.ends_with(".safetensors") {
+    let hash = match is_large(file) {
         true => digest(&SHA256, bytes),
         false => digest(&SHA1_FOR_LEGACY_USE_ONLY, &[format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat()),
     };
