@@ -188,12 +188,10 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// A repository without the GGUF file that was named.
-    #[error("{}: this repository has no GGUF file {quant}{}", id.repo(), if found.is_empty() { String::new() } else { format!("; choose one of {found}") })]
+    #[error("{}: this repository has no GGUF file {}{}", id.repo(), id.quant().unwrap_or_default(), if found.is_empty() { String::new() } else { format!("; choose one of {found}") })]
     NoQuant {
         /// The model.
         id: ModelId,
-        /// What was named.
-        quant: String,
         /// The GGUF files that it has.
         found: String,
     },

@@ -7,9 +7,9 @@ use std::str::FromStr;
 /// A model on the hub, and which revision of it and which of its GGUF files.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ModelId {
-    repo: String,
-    quant: Option<String>,
-    revision: Option<String>,
+    repo: Box<str>,
+    quant: Option<Box<str>>,
+    revision: Option<Box<str>>,
 }
 
 impl ModelId {
@@ -35,7 +35,7 @@ impl ModelId {
     }
     /// The form that `hf-hub` takes.
     pub(super) fn hf(&self) -> hf_hub::Repo {
-        hf_hub::Repo::with_revision(self.repo.clone(), hf_hub::RepoType::Model, self.revision().to_owned())
+        hf_hub::Repo::with_revision(self.repo.to_string(), hf_hub::RepoType::Model, self.revision().to_owned())
     }
 }
 
@@ -80,7 +80,7 @@ impl FromStr for ModelId {
         if !is_repo || repo.ends_with(".git") || !quant.is_none_or(is_name) || !revision.is_none_or(is_revision) {
             return Err(HubError::BadId { found: text.to_owned() });
         }
-        Ok(Self { repo: repo.to_owned(), quant: quant.map(str::to_owned), revision: revision.map(str::to_owned) })
+        Ok(Self { repo: repo.into(), quant: quant.map(Box::from), revision: revision.map(Box::from) })
     }
 }
 

@@ -28,14 +28,13 @@ pub(super) fn of<'a>(id: &ModelId, listing: &'a Listing) -> Result<Needed<'a>, H
         None
     };
     if id.quant().is_some() || lacks.is_some() {
-        let found = || names().filter(|name| is_gguf(name)).collect::<Vec<_>>();
         if let Some(name) = gguf(id.quant(), names()) {
             let file = listing.files.iter().filter(|file| file.name == name).collect();
             return Ok(Needed { files: [Vec::new(), file], model: Some(name) });
         }
-        if let Some(quant) = id.quant() {
-            let (id, quant) = (id.clone(), quant.to_owned());
-            return Err(HubError::NoQuant { id, quant, found: found().join(", ") });
+        if id.quant().is_some() {
+            let found: Vec<&str> = names().filter(|name| is_gguf(name)).collect();
+            return Err(HubError::NoQuant { id: id.clone(), found: found.join(", ") });
         }
     }
     if let Some(lacks) = lacks {
