@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// A checkpoint tensor by the name in a plan's segments.
 type Tensors<'a> = &'a (dyn Fn(&str) -> Tensor<'a> + Sync);
@@ -330,18 +331,24 @@ fn write_weights(
     let mut pieces: Vec<Vec<u8>> = Vec::new();
     for batch in ranges.chunks(n_threads.clamp(1, MAX_BATCH)) {
         pieces.resize(batch.len(), Vec::new());
-        let made = std::thread::scope(|scope| {
-            let work = pieces.iter_mut().zip(batch).map(|(piece, leaf)| {
-                scope.spawn(move || {
-                    piece.resize((leaf.end - leaf.start) as usize, 0);
-                    layout.fill(leaf.start, piece);
-                    hash(piece)
-                })
-            });
-            let work: Vec<_> = work.collect();
-            work.into_iter().map(|thread| thread.join()).collect::<Result<Vec<_>, _>>()
+        let first = hashes.len();
+        hashes.resize(first + batch.len(), Hash::default());
+        let tasks = Mutex::new(pieces.iter_mut().zip(batch).zip(&mut hashes[first..]));
+        let next = || tasks.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some(((piece, leaf), made)) = next() {
+                piece.resize((leaf.end - leaf.start) as usize, 0);
+                layout.fill(leaf.start, piece);
+                *made = hash(piece);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..batch.len() {
+                // Where the system gives no more threads, those that there are do the work.
+                drop(std::thread::Builder::new().spawn_scoped(scope, work));
+            }
+            work();
         });
-        hashes.extend(made.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         for (piece, leaf) in pieces.iter().zip(batch) {
             file.write_all(piece)?;
             progress(leaf.end - start, total);

@@ -118,7 +118,7 @@ pub(crate) struct HubArgs {
 /// A checkpoint.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Folder of a checkpoint, a GGUF file, a compiled file (.ingot), a model of the hub as owner/name[@revision], or the
+    /// Folder of a checkpoint, a GGUF file, a compiled file (.ingot), a model of the hub as owner/name[:QUANT][@revision], or the
     /// name of a shipped model [default: ingot-tales-14m]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
@@ -129,7 +129,7 @@ pub(crate) struct ModelArgs {
 /// A checkpoint, named without a flag.
 #[derive(Args)]
 pub(crate) struct PathArgs {
-    /// Folder of a checkpoint, a GGUF file, a model of the hub as owner/name[@revision], or the name of a shipped model
+    /// Folder of a checkpoint, a GGUF file, a model of the hub as owner/name[:QUANT][@revision], or the name of a shipped model
     /// [default: ingot-tales-14m]; bench and profile take a compiled file (.ingot) too
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
@@ -142,19 +142,14 @@ impl ModelArgs {
     pub(crate) fn folder(&self) -> Result<PathBuf> {
         shipped::folder(self.model.as_deref(), &self.hub)
     }
-    /// The same, but the model that a prompt's file was written with if none is named.
-    pub(crate) fn folder_of(&self, prompt_file: Option<&Path>) -> Result<PathBuf> {
-        let Some(file) = prompt_file.filter(|_| self.model.is_none()) else { return self.folder() };
+    /// The same, but the model that a prompt's file was written with if none is named; and the model's name, if it is not
+    /// the folder's.
+    pub(crate) fn folder_and_name(&self, prompt_file: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
+        let Some(file) = prompt_file.filter(|_| self.model.is_none()) else { return Ok((self.folder()?, self.name())) };
         let origin = ingot::prompt_origin(file)?;
         let written = || format!("{}: written with the model {}", file.display(), origin.display());
-        shipped::folder(Some(&origin), &self.hub).with_context(written)
-    }
-    /// The name that goes with [`ModelArgs::folder_of`], if it is not the folder's.
-    pub(crate) fn name_of(&self, prompt_file: Option<&Path>) -> Option<PathBuf> {
-        match prompt_file.filter(|_| self.model.is_none()) {
-            Some(file) => ingot::prompt_origin(file).ok(),
-            None => self.name(),
-        }
+        let folder = shipped::folder(Some(&origin), &self.hub).with_context(written)?;
+        Ok((folder, Some(origin)))
     }
     /// The name of the model in a prompt's file, if it is not the folder's: a shipped model's, or a hub's.
     pub(crate) fn name(&self) -> Option<PathBuf> {

@@ -13,7 +13,7 @@ pub(crate) fn settings(args: &HubArgs) -> Result<HubSettings> {
     Ok(HubSettings { offline: settings.offline || args.offline, ..settings })
 }
 
-/// The folder in the cache of a hub's model, which is fetched if it is not there.
+/// The folder or GGUF file in the cache of a hub's model, which is fetched if it is not there.
 pub(crate) fn fetch(id: &ModelId, args: &HubArgs) -> Result<PathBuf> {
     let settings = settings(args)?;
     let mut bar = progress::bar("fetching");
@@ -40,5 +40,5 @@ pub(crate) fn fetch(id: &ModelId, args: &HubArgs) -> Result<PathBuf> {
         // Nothing is left to do if that fails.
         let _ = writeln!(std::io::stderr(), "note: the copy in the cache is used, since {error}");
     }
-    Ok(fetched.folder)
+    Ok(fetched.model)
 }

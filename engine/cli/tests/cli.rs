@@ -179,6 +179,11 @@ fn the_cache_is_listed_and_cleared() {
     succeed(at_home(&run));
     assert!(succeed(at_home(&["cache", "clear"])).contains("removed"));
     assert!(succeed(at_home(&["cache", "list"])).starts_with("0 files"));
+    let mut homeless = ingot(&["cache", "list", "--json"]);
+    for name in ["INGOT_HOME", "HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"] {
+        homeless.env_remove(name);
+    }
+    assert_eq!(json(homeless), serde_json::json!({ "folder": null, "files": [] }));
 }
 
 fn generate(folder: &TempDir) -> Command {

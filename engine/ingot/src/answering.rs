@@ -6,7 +6,7 @@ use crate::{Error, Model};
 use ingot_models::text::detokenizer::Detokenizer;
 use ingot_models::text::stop::StopStrings;
 use ingot_models::text::tokenizer::Tokenizer;
-use ingot_runtime::sample::{Grammar, Sampling};
+use ingot_runtime::sample::Sampling;
 use ingot_runtime::world::{Event, FinishReason, Request, RequestId, World};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,36 +34,18 @@ pub(crate) struct Answering {
 impl Answering {
     /// Puts a request in line.
     pub(crate) fn begin(model: &mut Model, prompt: &[u32], options: &GenerateOptions) -> Result<Self, Error> {
-        let form = options.grammar.as_ref().map(|grammar| model.form(grammar)).transpose()?;
-        Self::begin_formed(model, prompt, options, form)
+        let request = request(&model.language, prompt.to_vec(), options, model.world.plan.n_vocab)?;
+        Self::of(model, request, options)
     }
 
-    /// The same with the form of the options begun already.
-    pub(crate) fn begin_formed(
-        model: &mut Model,
-        prompt: &[u32],
-        options: &GenerateOptions,
-        grammar: Option<Box<dyn Grammar>>,
-    ) -> Result<Self, Error> {
-        let language = Arc::clone(&model.language);
-        let mut stop_ids = options.stop_ids.clone();
-        if !options.ignore_eos {
-            stop_ids.extend_from_slice(language.eos_ids());
-        }
+    /// Puts a request that was made of these options in line.
+    pub(crate) fn of(model: &mut Model, request: Request, options: &GenerateOptions) -> Result<Self, Error> {
         let clock = Clock::begin(&model.world);
-        let request = Request {
-            prompt: prompt.to_vec(),
-            sampling: exempting(&language, &options.sampling, &stop_ids)?,
-            grammar,
-            stop_ids: stop_ids.clone(),
-            max_tokens: options.max_tokens,
-            prompt_logits: false,
-            cache_prompt: true,
-        };
+        let (stop_ids, n_prompt) = (request.stop_ids.clone(), request.prompt.len());
         let request = model.world.submit(request)?;
         Ok(Self {
             request,
-            language,
+            language: Arc::clone(&model.language),
             stop_ids,
             writer: Writer::new(&options.stop, options.sampling.min_tokens as usize),
             text: String::new(),
@@ -72,7 +54,7 @@ impl Answering {
             next_logprobs: None,
             is_cut: false,
             finish: None,
-            n_prompt: prompt.len(),
+            n_prompt,
             n_cached: 0,
             n_prefilled: 0,
             clock,
@@ -163,6 +145,28 @@ impl Answering {
         let finish = self.finish.unwrap_or(FinishReason::Cancelled);
         Answer { text: self.text, ids: self.ids, logprobs: self.logprobs, finish, stats }
     }
+}
+
+/// What is asked of a model with so many ids, the form of the answer begun.
+pub(crate) fn request(
+    language: &Language,
+    prompt: Vec<u32>,
+    options: &GenerateOptions,
+    n_vocab: u32,
+) -> Result<Request, Error> {
+    let mut stop_ids = options.stop_ids.clone();
+    if !options.ignore_eos {
+        stop_ids.extend_from_slice(language.eos_ids());
+    }
+    Ok(Request {
+        prompt,
+        sampling: exempting(language, &options.sampling, &stop_ids)?,
+        grammar: options.grammar.as_ref().map(|grammar| language.form(grammar, n_vocab)).transpose()?,
+        stop_ids,
+        max_tokens: options.max_tokens,
+        prompt_logits: false,
+        cache_prompt: true,
+    })
 }
 
 /// The sampling with line ends and end tokens exempt from XTC, as mlx-lm has it.

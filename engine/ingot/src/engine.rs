@@ -1,13 +1,13 @@
 //! A model on a thread of its own, for programs that serve many clients.
 
-use crate::answering::Answering;
+use crate::answering::{Answering, request};
 use crate::generate::{GenerateOptions, Piece};
 use crate::language::Language;
+use crate::line::{Command, Desk, Door, line};
 use crate::model::PlanFacts;
 use crate::{Error, Model};
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
-use ingot_runtime::sample::Grammar;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,7 +32,7 @@ use std::task::{Context, Poll};
 /// ```
 #[derive(Clone)]
 pub struct Engine {
-    commands: Sender<Command>,
+    door: Door,
     language: Arc<Language>,
     device: Arc<str>,
     facts: PlanFacts,
@@ -47,14 +47,6 @@ pub struct Engine {
 /// assert_eq!(refused.to_string(), "1024 requests wait already; try again later");
 /// ```
 pub const MAX_WAITING: usize = 1024;
-
-/// A request of a client, its form begun.
-struct Command {
-    prompt: Vec<u32>,
-    options: GenerateOptions,
-    form: Option<Box<dyn Grammar>>,
-    pieces: Sender<Result<Piece, Error>>,
-}
 
 impl Engine {
     /// Puts a model on a thread.
@@ -75,11 +67,11 @@ impl Engine {
     /// # Errors
     /// [`Error::Thread`] if the system gives none.
     pub fn start(model: Model) -> Result<Self, Error> {
-        let (commands, receiver) = async_channel::bounded(MAX_WAITING);
+        let (door, desk) = line();
         let (language, device, facts) = (Arc::clone(&model.language), model.device().into(), model.facts());
         let builder = std::thread::Builder::new().name("ingot engine".into());
-        builder.spawn(move || serve(model, &receiver)).map_err(Error::Thread)?;
-        Ok(Self { commands, language, device, facts })
+        builder.spawn(move || serve(model, &desk)).map_err(Error::Thread)?;
+        Ok(Self { door, language, device, facts })
     }
 
     /// Tokenizer and chat template, as the model had them when the engine was started.
@@ -122,8 +114,11 @@ impl Engine {
         self.facts
     }
 
-    /// Begins an answer. What is wrong with the request is the first thing that comes; [`Error::Busy`] if
-    /// [`MAX_WAITING`] wait already. The form of an answer is parsed here, on the caller's thread.
+    /// Begins an answer. What is wrong with the request is the first thing that comes, at once; [`Error::Busy`] if
+    /// [`MAX_WAITING`] wait already whose answers were not dropped.
+    ///
+    /// The form of an answer is parsed here, on the caller's thread, and the first one takes as long as tables of the vocabulary
+    /// do: about a second for 128,000 ids. [`Model::form`] before [`Engine::start`] makes them beforehand.
     ///
     /// ```
     /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};
@@ -139,16 +134,12 @@ impl Engine {
     /// ```
     pub fn stream(&self, prompt: Vec<u32>, options: GenerateOptions) -> Pieces {
         let (pieces, receiver) = async_channel::unbounded();
-        let form = options.grammar.as_ref().map(|grammar| self.language.form(grammar, self.facts.n_vocab));
-        let refused = match form.transpose() {
-            Ok(form) => match self.commands.try_send(Command { prompt, options, form, pieces: pieces.clone() }) {
-                Err(error) if error.is_full() => Some(Error::Busy { n_waiting: MAX_WAITING }),
-                // If the thread is gone so is its end of the channel, and the first thing that comes is an error.
-                _ => None,
-            },
-            Err(error) => Some(error),
-        };
-        if let Some(error) = refused {
+        let PlanFacts { n_vocab, max_context, .. } = self.facts;
+        let entered = request(&self.language, prompt, &options, n_vocab).and_then(|request| {
+            request.check(n_vocab, max_context)?;
+            self.door.enter(Command { request, options, pieces: pieces.clone() })
+        });
+        if let Err(error) = entered {
             let _ = pieces.try_send(Err(error));
         }
         Pieces { pieces: Box::pin(receiver), is_over: false }
@@ -249,20 +240,22 @@ struct Client {
 }
 
 /// The thread.
-fn serve(mut model: Model, commands: &Receiver<Command>) {
+fn serve(mut model: Model, desk: &Desk) {
     let mut clients: Vec<Client> = Vec::new();
     let max_sequences = model.world.sequences.state.len();
     loop {
-        if clients.is_empty() {
-            // Nothing to do until somebody asks; when nobody can any more, the end.
-            let Ok(command) = commands.recv_blocking() else { return };
-            clients.extend(begin(&mut model, command));
-        }
         // As many as can run, and as many that are told at once when a place is free; others wait in line.
         while clients.len() < 2 * max_sequences
-            && let Ok(command) = commands.try_recv()
+            && let Some(command) = desk.next()
         {
             clients.extend(begin(&mut model, command));
+        }
+        if clients.is_empty() {
+            // Nothing to do until somebody asks; when nobody can any more, the end.
+            if desk.wait() {
+                continue;
+            }
+            return;
         }
         for client in clients.iter_mut().filter(|client| client.pieces.is_closed()) {
             client.answering.stop(&mut model.world);
@@ -279,11 +272,8 @@ fn serve(mut model: Model, commands: &Receiver<Command>) {
 }
 
 fn begin(model: &mut Model, command: Command) -> Option<Client> {
-    let Command { prompt, options, form, pieces } = command;
-    if pieces.is_closed() {
-        return None;
-    }
-    match Answering::begin_formed(model, &prompt, &options, form) {
+    let Command { request, options, pieces } = command;
+    match Answering::of(model, request, &options) {
         Ok(answering) => Some(Client { answering, pieces, is_over: false }),
         Err(error) => {
             let _ = pieces.try_send(Err(error));

@@ -136,7 +136,8 @@ pub use ingot_models::hub::list;
 /// ```
 pub use ingot_models::hub::remove;
 
-/// The name on the hub that a path stands for: `owner/name` or `owner/name@revision`, where nothing of that path exists.
+/// The name on the hub that a path stands for: `owner/name`, `owner/name@revision` or `owner/name:QUANT`, where nothing of that
+/// path exists.
 ///
 /// ```
 /// use ingot::hub::id_of;
@@ -157,7 +158,7 @@ pub(crate) fn name_of(path: &Path) -> PathBuf {
     }
 }
 
-/// The path of a model: as it is if it exists, else the folder in the hub's cache, into which the model is fetched first.
+/// The path of a model: as it is if it exists, else its folder or GGUF file in the hub's cache, into which it is fetched first.
 pub(crate) fn locate(
     path: &Path,
     settings: Option<&HubSettings>,
@@ -178,7 +179,7 @@ pub(crate) fn locate(
         progress(now.done_bytes, now.total_bytes);
         true
     });
-    Ok(fetched.map_err(ingot_models::Error::from)?.folder)
+    Ok(fetched.map_err(ingot_models::Error::from)?.model)
 }
 
 /// What a checkpoint folder is to Ingot.
@@ -197,7 +198,7 @@ pub struct Verdict {
     pub runs: Result<String, String>,
 }
 
-/// Judges a checkpoint folder by its headers; weights are not read.
+/// Judges a checkpoint folder by its headers; weights are not read. Of a folder without a configuration its first GGUF file.
 ///
 /// ```
 /// use ingot::hub::judge;
@@ -206,8 +207,13 @@ pub struct Verdict {
 /// assert!(judge("../../models".as_ref()).runs.is_err());
 /// ```
 pub fn judge(folder: &Path) -> Verdict {
-    let opened = ingot_models::Model::open(folder).and_then(|model| Ok((model.graph()?, model)));
+    let gguf = if folder.join("config.json").is_file() { None } else { first_gguf(folder) };
+    let path = gguf.as_deref().unwrap_or(folder);
+    let opened = ingot_models::Model::open(path).and_then(|model| Ok((model.graph()?, model)));
     match opened {
+        Ok((_, model)) if gguf.is_some() => {
+            Verdict { format: "GGUF".into(), runs: Ok(model.spec.architecture.name().to_owned()) }
+        }
         Ok((graph, model)) => {
             let quantized = graph.weights.iter().find_map(|(_, weight)| match weight.format {
                 Format::Affine { bits, .. } => {
@@ -225,6 +231,12 @@ pub fn judge(folder: &Path) -> Verdict {
             Verdict { format, runs: Err(why.replace(&format!("{}: ", folder.display()), "")) }
         }
     }
+}
+
+/// The first GGUF file in order of their names.
+fn first_gguf(folder: &Path) -> Option<PathBuf> {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|end| end == "gguf") && path.is_file()).min()
 }
 
 /// The type of most of the bytes.

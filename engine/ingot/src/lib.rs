@@ -35,6 +35,7 @@ mod generate;
 mod answering;
 mod stream;
 mod batch;
+mod line;
 mod engine;
 mod conversation;
 mod places;

@@ -100,7 +100,7 @@ pub struct LoadOptions {
     pub tiles: Tiles,
     /// Takes an artifact's weights without comparing them with their hashes.
     pub skip_verification: bool,
-    /// The hub, for a model that is named as `owner/name[@revision]`; `None` takes what the environment says.
+    /// The hub, for a model that is named as `owner/name[:QUANT][@revision]`; `None` takes what the environment says.
     pub hub: Option<HubSettings>,
     /// Type of keys and values in the cache; `None` takes the device's, or an artifact's. An artifact has one type.
     pub kv_type: Option<KvType>,
@@ -132,7 +132,7 @@ struct Prepared {
 
 impl Model {
     /// Loads a checkpoint folder (Hugging Face or MLX layout), a GGUF file, an artifact (`.ingot`), or a model of a hub
-    /// (`owner/name[@revision]`), which is fetched into the hub's cache first.
+    /// (`owner/name[:QUANT][@revision]`), which is fetched into the hub's cache first.
     ///
     /// ```
     /// use ingot::{DeviceChoice, LoadOptions, Model};

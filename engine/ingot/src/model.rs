@@ -79,7 +79,7 @@ impl Model {
         &self.device
     }
 
-    /// What it was loaded from: an absolute path, or a hub's `owner/name[@revision]`; `None` for random weights. Files of
+    /// What it was loaded from: an absolute path, or a hub's `owner/name[:QUANT][@revision]`; `None` for random weights. Files of
     /// [`Model::save_prompt`] tell it.
     ///
     /// ```

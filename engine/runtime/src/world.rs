@@ -34,6 +34,26 @@ pub struct Request {
     pub cache_prompt: bool,
 }
 
+impl Request {
+    /// Whether a model with so many ids and room for so many tokens can take it.
+    ///
+    /// # Errors
+    /// A prompt that is empty, too long or holds an unknown token; sampling parameters out of range.
+    pub fn check(&self, n_vocab: u32, max_context: u32) -> Result<(), RuntimeError> {
+        if self.prompt.is_empty() {
+            return Err(RuntimeError::EmptyPrompt);
+        }
+        let needs_room = u64::from(self.max_tokens > 0);
+        if self.prompt.len() as u64 + needs_room > u64::from(max_context) {
+            return Err(RuntimeError::PromptTooLong { n_prompt: self.prompt.len(), max_context });
+        }
+        if let Some(&id) = self.prompt.iter().find(|id| **id >= n_vocab) {
+            return Err(RuntimeError::UnknownToken { id, n_vocab });
+        }
+        self.sampling.check(n_vocab)
+    }
+}
+
 /// Names a request; never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u64);
@@ -370,20 +390,7 @@ impl World {
 
     /// Puts a request in line, once it is checked.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, RuntimeError> {
-        if request.prompt.is_empty() {
-            return Err(RuntimeError::EmptyPrompt);
-        }
-        let needs_room = u32::from(request.max_tokens > 0);
-        if request.prompt.len() as u64 + u64::from(needs_room) > u64::from(self.plan.max_context) {
-            return Err(RuntimeError::PromptTooLong {
-                n_prompt: request.prompt.len(),
-                max_context: self.plan.max_context,
-            });
-        }
-        if let Some(&id) = request.prompt.iter().find(|id| **id >= self.plan.n_vocab) {
-            return Err(RuntimeError::UnknownToken { id, n_vocab: self.plan.n_vocab });
-        }
-        request.sampling.check(self.plan.n_vocab)?;
+        request.check(self.plan.n_vocab, self.plan.max_context)?;
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.waiting.push_back((id, request));

@@ -1,7 +1,7 @@
 //! The hub's cache on this machine: what is in it, and how it is changed.
 
 use super::id::is_commit;
-use super::{Fetched, HubError, HubSettings, ModelId};
+use super::{Fetched, HubError, HubSettings, ModelId, needed};
 use hf_hub::{Cache, CacheRepo};
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,6 +39,11 @@ impl CachedSnapshot {
     pub fn n_bytes(&self) -> u64 {
         self.files.iter().map(|(_, n_bytes)| n_bytes).sum()
     }
+
+    /// The GGUF file that a name means, if it means one.
+    fn gguf(&self, id: &ModelId) -> Option<&str> {
+        id.quant().and_then(|quant| needed::gguf(Some(quant), self.files.iter().map(|(name, _)| name.as_str())))
+    }
 }
 
 /// All models in a cache, in order of their names. A cache that does not exist is empty.
@@ -59,7 +64,7 @@ pub fn list(settings: &HubSettings) -> Result<Vec<CachedModel>, HubError> {
     Ok(models)
 }
 
-/// A model in the cache.
+/// A model in the cache. Of a GGUF file's name those revisions that have it.
 ///
 /// # Errors
 /// If it is not there, or cannot be read.
@@ -73,27 +78,34 @@ pub fn find(id: &ModelId, settings: &HubSettings) -> Result<CachedModel, HubErro
     if id.has_revision() {
         let revision = id.revision();
         model.snapshots.retain(|of| of.commit == revision || of.names.iter().any(|name| name == revision));
-        if model.snapshots.is_empty() {
-            return Err(absent());
-        }
     }
-    Ok(model)
+    if id.quant().is_some() {
+        model.snapshots.retain(|of| of.gguf(id).is_some());
+    }
+    let is_absent = (id.has_revision() || id.quant().is_some()) && model.snapshots.is_empty();
+    if is_absent { Err(absent()) } else { Ok(model) }
 }
 
-/// Removes a model from the cache; if a revision is named that one alone, with the contents that no other one has. Gives
-/// the bytes that became free.
+/// Removes a model from the cache; if a revision is named that one alone, and of a GGUF file's name that file, with the
+/// contents that no other one has. Gives the bytes that became free.
 ///
 /// # Errors
 /// If it is not there, or cannot be removed.
 pub fn remove(id: &ModelId, settings: &HubSettings) -> Result<u64, HubError> {
     let model = find(id, settings)?;
     let all = read(id.clone(), model.folder.clone())?;
-    if !id.has_revision() || model.snapshots.len() == all.snapshots.len() {
+    let goes_whole = |of: &CachedSnapshot| of.gguf(id).is_none() || of.files.len() == 1;
+    if model.snapshots.len() == all.snapshots.len() && model.snapshots.iter().all(goes_whole) {
         remove_all(&model.folder)?;
         remove_all(&settings.cache.join(".locks").join(id.hf().folder_name()))?;
         return Ok(all.n_bytes);
     }
     for snapshot in &model.snapshots {
+        if let Some(name) = snapshot.gguf(id).filter(|_| !goes_whole(snapshot)) {
+            let path = snapshot.folder.join(name);
+            fs::remove_file(&path).map_err(|error| HubError::io(&path, error))?;
+            continue;
+        }
         remove_all(&snapshot.folder)?;
         for name in &snapshot.names {
             let path = model.folder.join("refs").join(name);
@@ -101,7 +113,7 @@ pub fn remove(id: &ModelId, settings: &HubSettings) -> Result<u64, HubError> {
         }
     }
     let mut used = BTreeSet::new();
-    for snapshot in &all.snapshots {
+    for snapshot in &read(id.clone(), model.folder.clone())?.snapshots {
         for (name, _) in &snapshot.files {
             used.extend(fs::canonicalize(snapshot.folder.join(name)).ok());
         }
@@ -156,13 +168,27 @@ impl Snapshot {
     pub(super) fn has(&self, name: &str) -> bool {
         self.folder().join(name).is_file()
     }
-    pub(super) fn fetched(&self, stale: Option<HubError>) -> Fetched {
-        Fetched { folder: self.folder(), commit: self.commit.clone(), stale }
+    pub(super) fn fetched(&self, model: PathBuf, stale: Option<HubError>) -> Fetched {
+        Fetched { folder: self.folder(), model, commit: self.commit.clone(), stale }
     }
 
-    /// Whether a model can be read from it: configuration, weights, and all the files that an index names.
-    pub(super) fn is_whole(&self) -> bool {
-        self.has("config.json") && crate::formats::checkpoint::has_all_weights(&self.folder())
+    /// A file in its folder, or the folder.
+    pub(super) fn path(&self, name: Option<&str>) -> PathBuf {
+        name.map_or_else(|| self.folder(), |name| self.folder().join(name))
+    }
+
+    /// What can be opened of it: the folder, if there are configuration, weights, and all the files that an index names; or a
+    /// GGUF file.
+    pub(super) fn model(&self, id: &ModelId) -> Option<PathBuf> {
+        let folder = self.folder();
+        let is_whole = || self.has("config.json") && crate::formats::checkpoint::has_all_weights(&folder);
+        if id.quant().is_none() && is_whole() {
+            return Some(folder);
+        }
+        let mut names: Vec<String> = entries(&folder).ok()?.iter().filter_map(|path| file_name(path)).collect();
+        names.retain(|name| self.has(name));
+        names.sort();
+        needed::gguf(id.quant(), names.iter().map(String::as_str)).map(|name| self.path(Some(name)))
     }
 
     /// Gives a content its name in the snapshot: by a link, or where there are none by a copy.
@@ -246,6 +272,10 @@ fn read(id: ModelId, folder: PathBuf) -> Result<CachedModel, HubError> {
         n_bytes += path.symlink_metadata().map_or(0, |meta| if meta.is_symlink() { 0 } else { meta.len() });
     }
     Ok(CachedModel { id, folder, n_bytes, snapshots })
+}
+
+fn file_name(path: &Path) -> Option<String> {
+    path.file_name()?.to_str().map(str::to_owned)
 }
 
 /// What a folder holds; nothing if it does not exist.

@@ -1,5 +1,6 @@
 //! Requests to the hub, and what its refusals mean.
 
+use super::side_by_side::MAX_CONNECTIONS;
 use super::{HubError, HubSettings, ModelId, id};
 use serde_json::Value;
 use std::io::Read;
@@ -40,6 +41,59 @@ pub(super) struct Place {
     pub(super) url: String,
 }
 
+/// How an answer with a file's bytes begins.
+pub(super) struct Answer {
+    /// Whether it is the range that was asked for, or some range.
+    pub(super) is_range: bool,
+    /// Its first byte in the file, where that can be told.
+    pub(super) first: Option<u64>,
+    /// Bytes of the whole file, where it tells them.
+    pub(super) n_bytes: Option<u64>,
+    /// The ETag at the place of the bytes, which may be another one than the hub's.
+    pub(super) etag: Option<String>,
+}
+
+impl Answer {
+    pub(super) fn of(response: &Response<Body>) -> Self {
+        let is_range = response.status() == StatusCode::PARTIAL_CONTENT;
+        // `bytes 100-199/200`.
+        let range = text(response.headers(), header::CONTENT_RANGE.as_str()).filter(|_| is_range);
+        let range = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('/'));
+        let first = range.and_then(|(range, _)| range.split('-').next()?.trim().parse().ok());
+        let n_bytes = range.and_then(|(_, n_bytes)| n_bytes.trim().parse().ok());
+        let etag = text(response.headers(), header::ETAG.as_str()).map(str::to_owned);
+        // What is no range is all of the file.
+        Self { is_range, first: if is_range { first } else { Some(0) }, n_bytes, etag }
+    }
+}
+
+/// Tries of something that fails for reasons that may pass.
+pub(super) struct Patience {
+    retry_wait: Duration,
+    n_tries: u32,
+}
+
+impl Patience {
+    /// How long to wait before the next try.
+    ///
+    /// # Errors
+    /// The one of the last try, if there shall be no other.
+    pub(super) fn after(&mut self, error: HubError) -> Result<Duration, HubError> {
+        self.n_tries += 1;
+        let wait = match error {
+            HubError::RateLimited { retry_after: Some(wait), .. } => wait,
+            _ => self.retry_wait * 2u32.pow(self.n_tries - 1),
+        };
+        let may_pass = error.is_passing() && self.n_tries < MAX_TRIES && wait <= MAX_WAIT;
+        if may_pass { Ok(wait) } else { Err(error) }
+    }
+
+    /// Something was reached that had not been before.
+    pub(super) fn renew(&mut self) {
+        self.n_tries = 0;
+    }
+}
+
 /// Asks a hub.
 pub(super) struct Client<'a> {
     pub(super) settings: &'a HubSettings,
@@ -53,6 +107,8 @@ impl<'a> Client<'a> {
             // The token must not follow to another host, and a redirect to the content tells its ETag.
             .max_redirects(0)
             .max_redirects_will_error(false)
+            .max_idle_connections(2 * MAX_CONNECTIONS)
+            .max_idle_connections_per_host(MAX_CONNECTIONS)
             // Sizes and ranges are those of the file itself.
             .accept_encoding("identity")
             .user_agent(concat!("ingot/", env!("CARGO_PKG_VERSION")))
@@ -65,19 +121,28 @@ impl<'a> Client<'a> {
     /// The commit of a model's revision, and its files.
     pub(super) fn listing(&self, id: &ModelId) -> Result<Listing, HubError> {
         let url = format!("{}/api/{}?blobs=true", self.settings.endpoint, id.hf().api_url());
-        // Who has no network is told at once.
-        let text = self.patiently(
-            |error| !matches!(error, HubError::NoNetwork { .. }),
-            || {
-                let mut response = self.get(id, &url, None)?;
-                let mut text = String::new();
-                let body = response.body_mut().with_config().limit(MAX_LISTING_BYTES).reader();
-                let read = { body }.read_to_string(&mut text);
-                read.map_err(|error| self.no_network(&error.to_string()))?;
-                Ok(text)
-            },
-        )?;
+        let get = || {
+            let mut response = self.get(id, &url, None)?;
+            let mut text = String::new();
+            let body = response.body_mut().with_config().limit(MAX_LISTING_BYTES).reader();
+            let read = { body }.read_to_string(&mut text);
+            read.map_err(|error| self.no_network(&error.to_string()))?;
+            Ok(text)
+        };
+        let mut patience = self.patience();
+        let text = loop {
+            match get() {
+                Ok(text) => break text,
+                // Who has no network is told at once.
+                Err(error @ HubError::NoNetwork { .. }) => return Err(error),
+                Err(error) => std::thread::sleep(patience.after(error)?),
+            }
+        };
         listing(&text).map_err(|what| HubError::BadAnswer { url, what })
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        Patience { retry_wait: self.settings.retry_wait, n_tries: 0 }
     }
 
     /// Where a file of a commit is.
@@ -111,17 +176,23 @@ impl<'a> Client<'a> {
         Err(HubError::BadAnswer { url, what: "too many redirects".into() })
     }
 
-    /// The answer to a request for an address, from byte `from` on if that is given. Its status is a success, or says that
-    /// there is no such byte.
-    pub(super) fn get(&self, id: &ModelId, url: &str, from: Option<u64>) -> Result<Response<Body>, HubError> {
+    /// The answer to a request for an address; for a range of it if its first byte, and perhaps the one after its last, are
+    /// given. Its status is a success, or says that there is no such byte.
+    pub(super) fn get(
+        &self,
+        id: &ModelId,
+        url: &str,
+        range: Option<(u64, Option<u64>)>,
+    ) -> Result<Response<Body>, HubError> {
         let mut url = url.to_owned();
         for _ in 0..MAX_REDIRECTS {
             let mut request = self.agent.get(&url);
             if let Some(token) = self.token_for(&url) {
                 request = request.header(header::AUTHORIZATION, token);
             }
-            if let Some(from) = from {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
+            if let Some((from, until)) = range {
+                let last = until.map_or(String::new(), |until| (until - 1).to_string());
+                request = request.header(header::RANGE, format!("bytes={from}-{last}"));
             }
             let response = request.call().map_err(|error| self.no_network(&error.to_string()))?;
             match text(response.headers(), header::LOCATION.as_str()) {
@@ -130,42 +201,11 @@ impl<'a> Client<'a> {
                     url = if is_path { self.at_host_of(&url, location) } else { location.to_owned() };
                 }
                 _ if response.status().is_success() => return Ok(response),
-                _ if from.is_some() && response.status() == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
+                _ if range.is_some() && response.status() == StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
                 _ => return Err(self.refusal(id, &url, &response)),
             }
         }
         Err(HubError::BadAnswer { url, what: "too many redirects".into() })
-    }
-
-    /// Tries again while the error may pass and `retries` agrees.
-    fn patiently<T>(
-        &self,
-        retries: impl Fn(&HubError) -> bool,
-        mut f: impl FnMut() -> Result<T, HubError>,
-    ) -> Result<T, HubError> {
-        let mut n_tries = 0;
-        loop {
-            match f() {
-                Err(error) if retries(&error) => match self.wait_after(&error, n_tries) {
-                    Some(wait) => std::thread::sleep(wait),
-                    None => return Err(error),
-                },
-                result => return result,
-            }
-            n_tries += 1;
-        }
-    }
-
-    /// How long to wait before the next try; `None` if there shall be none.
-    pub(super) fn wait_after(&self, error: &HubError, n_tries: u32) -> Option<Duration> {
-        if !error.is_passing() || n_tries + 1 >= MAX_TRIES {
-            return None;
-        }
-        let wait = match error {
-            HubError::RateLimited { retry_after: Some(wait), .. } => *wait,
-            _ => self.settings.retry_wait * 2u32.pow(n_tries),
-        };
-        (wait <= MAX_WAIT).then_some(wait)
     }
 
     fn no_network(&self, why: &str) -> HubError {
@@ -216,7 +256,7 @@ impl<'a> Client<'a> {
 }
 
 /// A header's value as text.
-pub(super) fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum HubError {
     /// No name of a model.
-    #[error("`{found}` is no name of a model on the hub; write owner/name or owner/name@revision")]
+    #[error("`{found}` is no name of a model on the hub; write owner/name, owner/name@revision or owner/name:QUANT")]
     BadId {
         /// What was given.
         found: String,
@@ -138,6 +138,14 @@ pub enum HubError {
         /// The file.
         file: String,
     },
+    /// Parts of a file that do not belong to one content.
+    #[error(
+        "{file}: the hub's answers are parts of different files, perhaps since it has changed; run the same command again"
+    )]
+    Changed {
+        /// The file.
+        file: String,
+    },
     /// No room.
     #[error(
         "{}: the disk is full, and {file} needs {needed} more bytes; make room (`ingot models rm`) or set HF_HUB_CACHE to a \
@@ -179,9 +187,17 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
+    /// A repository without the GGUF file that was named.
+    #[error("{}: this repository has no GGUF file {}{}", id.repo(), id.quant().unwrap_or_default(), if found.is_empty() { String::new() } else { format!("; choose one of {found}") })]
+    NoQuant {
+        /// The model.
+        id: ModelId,
+        /// The GGUF files that it has.
+        found: String,
+    },
     /// A repository without the files of a checkpoint.
     #[error(
-        "{id}: this repository has no {lacks}{}; choose one with config.json and safetensors",
+        "{id}: this repository has no {lacks}{}; choose one with config.json and safetensors, or with a GGUF file in one part",
         if found.is_empty() { String::new() } else { format!(" (it has {found})") }
     )]
     NoCheckpoint {
@@ -208,6 +224,7 @@ impl HubError {
                 | Self::NoNetwork { .. }
                 | Self::Cut { .. }
                 | Self::Damaged { .. }
+                | Self::Changed { .. }
         )
     }
 }

@@ -1,20 +1,25 @@
-//! The name of a model on the hub: `owner/name`, or `owner/name@revision`.
+//! The name of a model on the hub: `owner/name`, `owner/name@revision`, and of one of its GGUF files `owner/name:QUANT`.
 
 use super::HubError;
 use std::fmt;
 use std::str::FromStr;
 
-/// A model on the hub, and which revision of it.
+/// A model on the hub, and which revision of it and which of its GGUF files.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ModelId {
-    repo: String,
-    revision: Option<String>,
+    repo: Box<str>,
+    quant: Option<Box<str>>,
+    revision: Option<Box<str>>,
 }
 
 impl ModelId {
     /// `owner/name`.
     pub fn repo(&self) -> &str {
         &self.repo
+    }
+    /// The part of its name that tells a GGUF file from others, e.g. `Q4_K_M`, if one is meant.
+    pub fn quant(&self) -> Option<&str> {
+        self.quant.as_deref()
     }
     /// The branch, tag or commit; `main` if none is named.
     pub fn revision(&self) -> &str {
@@ -30,7 +35,7 @@ impl ModelId {
     }
     /// The form that `hf-hub` takes.
     pub(super) fn hf(&self) -> hf_hub::Repo {
-        hf_hub::Repo::with_revision(self.repo.clone(), hf_hub::RepoType::Model, self.revision().to_owned())
+        hf_hub::Repo::with_revision(self.repo.to_string(), hf_hub::RepoType::Model, self.revision().to_owned())
     }
 }
 
@@ -41,10 +46,9 @@ pub(super) fn is_commit(text: &str) -> bool {
 
 impl fmt::Display for ModelId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.revision {
-            Some(revision) => write!(f, "{}@{revision}", self.repo),
-            None => f.write_str(&self.repo),
-        }
+        f.write_str(&self.repo)?;
+        self.quant.iter().try_for_each(|quant| write!(f, ":{quant}"))?;
+        self.revision.iter().try_for_each(|revision| write!(f, "@{revision}"))
     }
 }
 
@@ -54,6 +58,7 @@ impl FromStr for ModelId {
     /// The hub's own rules on names, and git's on revisions.
     fn from_str(text: &str) -> Result<Self, HubError> {
         let (repo, revision) = text.split_once('@').map_or((text, None), |(repo, revision)| (repo, Some(revision)));
+        let (repo, quant) = repo.split_once(':').map_or((repo, None), |(repo, quant)| (repo, Some(quant)));
         let is_name = |name: &str| {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             (1..=96).contains(&name.len())
@@ -72,10 +77,10 @@ impl FromStr for ModelId {
                 && !name.starts_with('-')
                 && !name.contains("..")
         };
-        if !is_repo || repo.ends_with(".git") || !revision.is_none_or(is_revision) {
+        if !is_repo || repo.ends_with(".git") || !quant.is_none_or(is_name) || !revision.is_none_or(is_revision) {
             return Err(HubError::BadId { found: text.to_owned() });
         }
-        Ok(Self { repo: repo.to_owned(), revision: revision.map(str::to_owned) })
+        Ok(Self { repo: repo.into(), quant: quant.map(Box::from), revision: revision.map(Box::from) })
     }
 }
 
@@ -94,6 +99,9 @@ mod tests {
             assert_eq!((id.repo(), id.revision(), id.to_string().as_str()), (repo, revision, text));
             assert!(!id.is_commit());
         }
+        let id: ModelId = "a/b-GGUF:Q4_K_M@v2".parse().expect("a name");
+        assert_eq!((id.repo(), id.quant(), id.revision()), ("a/b-GGUF", Some("Q4_K_M"), "v2"));
+        assert_eq!((id.to_string().as_str(), id.has_revision()), ("a/b-GGUF:Q4_K_M@v2", true));
         let commit = format!("a/b@{}", "0123456789".repeat(4));
         assert!(commit.parse::<ModelId>().expect("a commit").is_commit());
     }
@@ -120,6 +128,11 @@ mod tests {
             "a/b@x//y",
             "a/b@.x",
             "a/b@x@y",
+            "a:b/c",
+            "a/b:",
+            "a/b:../c",
+            "a/b:x/y",
+            "a/b@v1:Q4_0",
             "a\\b/c",
             "a/b@x\n",
             "~/b",

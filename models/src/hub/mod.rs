@@ -13,9 +13,12 @@ mod id;
 mod settings;
 mod error;
 mod client;
+mod part;
+mod pieces;
 mod download;
 mod side_by_side;
 mod cached;
+mod needed;
 
 pub use cached::{CachedModel, CachedSnapshot, find, list, remove};
 pub use error::HubError;
@@ -23,7 +26,7 @@ pub use id::ModelId;
 pub use settings::{HubSettings, Token};
 
 use cached::Snapshot;
-use client::{Client, Listing, RemoteFile};
+use client::Client;
 use download::Download;
 use side_by_side::Sum;
 use std::path::PathBuf;
@@ -44,6 +47,8 @@ pub struct FetchProgress<'a> {
 pub struct Fetched {
     /// The snapshot's folder, in the layout of a checkpoint.
     pub folder: PathBuf,
+    /// What to open: that folder, or a GGUF file in it.
+    pub model: PathBuf,
     /// The commit.
     pub commit: String,
     /// Why the hub could not be asked, if a copy that was there before is used instead.
@@ -51,7 +56,7 @@ pub struct Fetched {
 }
 
 /// Brings a model's newest files of its revision into the cache: those that Ingot reads (`model*.safetensors`, `*.json`,
-/// `*.jinja`), and of them those that are not there yet, a few at one time. `on_progress` stops the fetch by returning false;
+/// `*.jinja`; or the GGUF file that is named, and one of `Q4_K_M`, else the first, of a repository that has no others), and of them those that are not there yet, over a few connections at one time, which share large files. `on_progress` stops the fetch by returning false;
 /// what has arrived by then is kept. Offline, and where the hub cannot be reached, a copy in the cache serves.
 ///
 /// # Errors
@@ -61,25 +66,26 @@ pub fn fetch(
     settings: &HubSettings,
     on_progress: &mut dyn FnMut(FetchProgress<'_>) -> bool,
 ) -> Result<Fetched, HubError> {
-    let cached = Snapshot::of(id, settings).filter(Snapshot::is_whole);
-    // A commit never changes.
-    if let (Some(snapshot), true) = (&cached, id.is_commit()) {
-        return Ok(snapshot.fetched(None));
+    let cached = Snapshot::of(id, settings).and_then(|snapshot| Some((snapshot.model(id)?, snapshot)));
+    // A commit never changes. Which of its GGUF files is meant, where none is named, depends on all that there are.
+    let is_certain = |model: &PathBuf| id.quant().is_some() || model.is_dir();
+    if let Some((model, snapshot)) = &cached
+        && (settings.offline || id.is_commit() && is_certain(model))
+    {
+        return Ok(snapshot.fetched(model.clone(), None));
     }
     if settings.offline {
-        return match cached {
-            Some(snapshot) => Ok(snapshot.fetched(None)),
-            None => Err(HubError::NotCached { id: id.clone(), cache: settings.cache.clone() }),
-        };
+        return Err(HubError::NotCached { id: id.clone(), cache: settings.cache.clone() });
     }
     let client = Client::new(settings);
     let listing = match (client.listing(id), cached) {
         (Ok(listing), _) => listing,
-        (Err(error), Some(snapshot)) if error.is_passing() => return Ok(snapshot.fetched(Some(error))),
+        (Err(error), Some((model, snapshot))) if error.is_passing() => return Ok(snapshot.fetched(model, Some(error))),
         (Err(error), _) => return Err(error),
     };
     let snapshot = Snapshot::at(id, settings, &listing.commit);
-    let missing = needed(id, &listing)?.map(|mut files| {
+    let needed = needed::of(id, &listing)?;
+    let missing = needed.files.map(|mut files| {
         files.retain(|file| !snapshot.has(&file.name));
         files
     });
@@ -89,31 +95,5 @@ pub fn fetch(
         side_by_side::fetch(&download, files, &mut sum)?;
     }
     snapshot.name(id)?;
-    Ok(snapshot.fetched(None))
-}
-
-/// The files that Ingot reads: the small ones, which come first, so that what is wrong with a model is known before its weights
-/// are fetched, and the weights.
-fn needed<'a>(id: &ModelId, listing: &'a Listing) -> Result<[Vec<&'a RemoteFile>; 2], HubError> {
-    let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
-    let is_small = |name: &str| name.ends_with(".json") || name.ends_with(".jinja");
-    let names = || listing.files.iter().map(|file| file.name.as_str());
-    let lacks = if !names().any(|name| name == "config.json") {
-        Some("config.json")
-    } else if !names().any(is_weights) {
-        Some("model*.safetensors")
-    } else {
-        None
-    };
-    if let Some(lacks) = lacks {
-        let ends = [".gguf", ".bin", ".pth", ".pt", ".safetensors", ".onnx", ".npz"];
-        let found: Vec<&str> = names().filter(|name| ends.iter().any(|end| name.ends_with(end))).take(4).collect();
-        return Err(HubError::NoCheckpoint { id: id.clone(), lacks, found: found.join(", ") });
-    }
-    let chosen = |small: bool| {
-        let wanted = move |name: &str| if small { is_small(name) } else { is_weights(name) };
-        // Folders inside a repository hold other forms of the model.
-        listing.files.iter().filter(move |file| !file.name.contains(['/', '\\']) && wanted(&file.name)).collect()
-    };
-    Ok([chosen(true), chosen(false)])
+    Ok(snapshot.fetched(snapshot.path(needed.model), None))
 }

@@ -1,19 +1,20 @@
-//! Several files at one time: threads that fetch, and the caller's own, which hears from them and tells how far they are.
+//! Several connections at one time: threads that fetch, and the caller's own, which hears from them and tells how far they are.
 //!
-//! A file is never cut into ranges that come side by side: the part that is there is what was received without a gap, so that
-//! Python's tools, which share the cache, can go on with it, and we with theirs.
+//! Each thread brings file after file. One that finds no further file helps with those that are under way (`pieces.rs`).
 
 use super::client::RemoteFile;
 use super::download::Download;
+use super::pieces::{FIRST_BYTES, Piece, Rest, Shared};
 use super::{FetchProgress, HubError};
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Files that are fetched at one time, each over a connection of its own.
-const MAX_CONNECTIONS: usize = 4;
+/// Connections at one time, as many as Hugging Face's own tool has workers.
+pub(super) const MAX_CONNECTIONS: usize = 8;
 /// How often who waits looks whether to go on waiting.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -24,28 +25,43 @@ pub(super) fn fetch<'f>(
     sum: &mut Sum<'f, '_>,
 ) -> Result<(), HubError> {
     let (tell, told) = channel();
-    let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (team, is_over) = (Team::of(files.len()), AtomicBool::new(false));
     let failed = Mutex::new(None);
     let fail = |error| {
         let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get_or_insert(error);
         is_over.store(true, Ordering::Release);
+        team.shared.tell();
     };
-    let work = |line: Line<'f, '_>| {
-        while let Some(&file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = line.goes_on(&file.name).and_then(|()| download.file(file, &line)) {
+    let work = |mut line: Line<'f, '_>| {
+        while let Some(&file) = files.get(team.next.fetch_add(1, Ordering::Relaxed)) {
+            let brought = line.goes_on(&file.name).and_then(|()| download.file(file, &team, &mut line));
+            team.n_left.fetch_sub(1, Ordering::Release);
+            if let Err(error) = brought {
                 return fail(error);
+            }
+            team.shared.tell();
+        }
+        while team.n_left.load(Ordering::Acquire) > 0 && !is_over.load(Ordering::Acquire) {
+            let n_news = team.shared.n_news();
+            match team.deal(line.length) {
+                Some((rest, piece)) => download.piece(&rest, piece, &mut line),
+                None => team.wait(n_news),
             }
         }
     };
     let work = &work;
+    let n_pieces = files.iter().map(|file| file.n_bytes.unwrap_or(0).div_ceil(FIRST_BYTES).max(1)).sum::<u64>();
     std::thread::scope(|scope| {
-        for _ in 0..files.len().min(MAX_CONNECTIONS) {
+        for ix in 0..n_pieces.min(MAX_CONNECTIONS as u64) {
             let (answer, answers) = channel();
-            let line = Line { tell: tell.clone(), answer, answers, is_over: &is_over };
+            let line = Line { tell: tell.clone(), answer, answers, is_over: &is_over, length: FIRST_BYTES };
             let thread = std::thread::Builder::new().name("fetch".into()).spawn_scoped(scope, move || work(line));
-            if let Err(error) = thread {
-                fail(HubError::io(&download.client.settings.cache, error));
+            match thread {
+                Ok(_) => {}
+                // Those that there are do all of it.
+                Err(_) if ix > 0 => break,
+                Err(error) => fail(HubError::io(&download.client.settings.cache, error)),
             }
         }
         drop(tell);
@@ -57,6 +73,67 @@ pub(super) fn fetch<'f>(
     match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+/// The threads of a fetch, and what they have in work.
+pub(super) struct Team<'f> {
+    shared: Arc<Shared>,
+    rests: Mutex<Vec<Arc<Rest<'f>>>>,
+    /// The place of the next file that nobody has begun.
+    next: AtomicUsize,
+    /// Files that are not there yet.
+    n_left: AtomicUsize,
+}
+
+impl<'f> Team<'f> {
+    fn of(n_files: usize) -> Self {
+        let rests = Mutex::new(Vec::new());
+        Self { shared: Shared::new(), rests, next: AtomicUsize::new(0), n_left: AtomicUsize::new(n_files) }
+    }
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+    pub(super) fn wait(&self, n_news: u64) {
+        self.shared.wait(n_news, LOOK);
+    }
+
+    /// Lets the others help with a file, as long as what is given lives.
+    pub(super) fn open(&self, rest: Rest<'f>) -> Opened<'_, 'f> {
+        let rest = Arc::new(rest);
+        self.rests().push(Arc::clone(&rest));
+        Opened { team: self, rest }
+    }
+
+    /// A piece of the first file that has one.
+    fn deal(&self, length: u64) -> Option<(Arc<Rest<'f>>, Piece)> {
+        let rests = self.rests();
+        rests.iter().find_map(|rest| rest.deal(length).map(|piece| (Arc::clone(rest), piece)))
+    }
+
+    fn rests(&self) -> MutexGuard<'_, Vec<Arc<Rest<'f>>>> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file that others may help with.
+pub(super) struct Opened<'t, 'f> {
+    team: &'t Team<'f>,
+    rest: Arc<Rest<'f>>,
+}
+
+impl<'f> Deref for Opened<'_, 'f> {
+    type Target = Rest<'f>;
+
+    fn deref(&self) -> &Rest<'f> {
+        &self.rest
+    }
+}
+
+impl Drop for Opened<'_, '_> {
+    fn drop(&mut self) {
+        self.rest.close();
+        self.team.rests().retain(|rest| !Arc::ptr_eq(rest, &self.rest));
     }
 }
 
@@ -74,15 +151,29 @@ pub(super) struct Line<'f, 's> {
     answer: Sender<bool>,
     answers: Receiver<bool>,
     is_over: &'s AtomicBool,
+    /// Bytes of this connection's next piece.
+    pub(super) length: u64,
 }
 
 impl<'f> Line<'f, '_> {
     /// Tells how far a file is; an error if it is to be left.
     pub(super) fn tell(&self, file: &'f str, done_bytes: u64) -> Result<(), HubError> {
-        self.goes_on(file)?;
-        let told = Told { file, done_bytes, answer: self.answer.clone() };
-        let heard = self.tell.send(told).is_ok() && self.answers.recv().unwrap_or(false);
-        if heard { Ok(()) } else { Err(stopped(file)) }
+        self.say(file, done_bytes);
+        self.hear(file)
+    }
+
+    /// Tells how far a file is, without waiting for the answer, which has to be heard then.
+    pub(super) fn say(&self, file: &'f str, done_bytes: u64) {
+        // The one who listens does so until all threads have ended.
+        let _ = self.tell.send(Told { file, done_bytes, answer: self.answer.clone() });
+    }
+
+    /// The answer to what was told; an error if the file is to be left.
+    pub(super) fn hear(&self, file: &str) -> Result<(), HubError> {
+        if !self.answers.recv().unwrap_or(false) {
+            return Err(stopped(file));
+        }
+        self.goes_on(file)
     }
 
     /// Waits before a file is tried again.
@@ -97,12 +188,12 @@ impl<'f> Line<'f, '_> {
         }
     }
 
-    fn goes_on(&self, file: &str) -> Result<(), HubError> {
+    pub(super) fn goes_on(&self, file: &str) -> Result<(), HubError> {
         if self.is_over.load(Ordering::Acquire) { Err(stopped(file)) } else { Ok(()) }
     }
 }
 
-fn stopped(file: &str) -> HubError {
+pub(super) fn stopped(file: &str) -> HubError {
     HubError::Stopped { file: file.to_owned() }
 }
 

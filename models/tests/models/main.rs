@@ -11,6 +11,8 @@ mod golden;
 mod golden_text;
 mod grammar;
 mod hub;
+mod hub_gguf;
+mod hub_pieces;
 mod packed;
 mod packing;
 mod play_hub;

@@ -24,6 +24,10 @@ pub(crate) enum Trouble {
     Late(u16),
     /// The whole file, whatever range is asked for.
     NoRanges,
+    /// The range begins a byte later than it was asked for.
+    Shifted,
+    /// The content has another ETag at the place of the bytes.
+    Etag(&'static str),
     /// The first byte is another one.
     Wrong,
     /// A page of something else.
@@ -43,13 +47,20 @@ pub(crate) struct Seen {
 
 #[derive(Default)]
 struct State {
-    files: BTreeMap<String, Vec<u8>>,
-    /// Part of a path, how many times yet, and what happens then.
+    files: BTreeMap<String, File>,
+    /// Part of a path and range, how many times yet, and what happens then.
     troubles: Vec<(String, usize, Trouble)>,
     seen: Vec<Seen>,
     /// Answers of the store that are under way, and the most at one time.
     n_answers: usize,
     most_answers: usize,
+}
+
+#[derive(Clone)]
+struct File {
+    bytes: Arc<Vec<u8>>,
+    /// The content's name.
+    etag: String,
 }
 
 /// A running hub with one model, `owner/tiny`, which `owner/old-name` leads to.
@@ -60,11 +71,12 @@ pub(crate) struct PlayHub {
 }
 
 impl PlayHub {
-    /// A hub with these files. Those ending in `.safetensors` are large ones: they are kept at another address.
+    /// A hub with these files. Those ending in `.safetensors` and `.gguf` are large ones: they are kept at another address.
     pub(crate) fn start(files: &[(&str, &[u8])]) -> Arc<Self> {
         let [hub, store] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
         let address = |of: &TcpListener| format!("http://{}", of.local_addr().expect("it is bound"));
-        let files = files.iter().map(|(name, bytes)| (name.to_string(), bytes.to_vec())).collect();
+        let file = |name: &str, bytes: &[u8]| File { bytes: Arc::new(bytes.to_vec()), etag: name_of(name, bytes) };
+        let files = files.iter().map(|(name, bytes)| (name.to_string(), file(name, bytes))).collect();
         let state = Arc::new(Mutex::new(State { files, ..State::default() }));
         let play = Arc::new(Self { endpoint: address(&hub), store: address(&store), state });
         for (listener, at_store) in [(hub, false), (store, true)] {
@@ -96,7 +108,7 @@ impl PlayHub {
         Self::start(&files)
     }
 
-    /// For the next `times` requests whose path has this part.
+    /// For the next `times` requests whose path and range have this part, `/path bytes=0-99`.
     pub(crate) fn trouble(&self, part: &str, times: usize, trouble: Trouble) {
         self.state.lock().expect("no panic").troubles.push((part.into(), times, trouble));
     }
@@ -113,8 +125,7 @@ impl PlayHub {
 
     /// The content's name at the hub.
     pub(crate) fn etag(&self, file: &str) -> String {
-        let state = self.state.lock().expect("no panic");
-        name_of(file, &state.files[file])
+        self.state.lock().expect("no panic").files[file].etag.clone()
     }
 
     fn answer(&self, stream: TcpStream, at_store: bool) -> std::io::Result<()> {
@@ -144,7 +155,8 @@ impl PlayHub {
         let trouble = {
             let mut state = self.state.lock().expect("no panic");
             state.seen.push(seen);
-            let found = state.troubles.iter_mut().find(|(part, times, _)| path.contains(part.as_str()) && *times > 0);
+            let asked = format!("{path} {}", range.as_deref().unwrap_or(""));
+            let found = state.troubles.iter_mut().find(|(part, times, _)| asked.contains(part.as_str()) && *times > 0);
             found.map(|(_, times, trouble)| {
                 *times -= 1;
                 trouble.clone()
@@ -188,12 +200,12 @@ impl PlayHub {
             return reply.send(307, &[("location", path.replace("old-name", "tiny"))], b"");
         }
         let name = path.strip_prefix(&format!("/owner/tiny/resolve/{COMMIT}/")).unwrap_or("");
-        let bytes = self.state.lock().expect("no panic").files.get(name).cloned();
-        let Some(bytes) = bytes else {
+        let file = self.state.lock().expect("no panic").files.get(name).cloned();
+        let Some(File { bytes, etag }) = file else {
             return reply.send(404, &[("x-error-code", "RepoNotFound".into())], b"");
         };
-        let (etag, commit) = (name_of(name, &bytes), ("x-repo-commit", COMMIT.to_owned()));
-        if name.ends_with(".safetensors") {
+        let commit = ("x-repo-commit", COMMIT.to_owned());
+        if is_large(name) {
             let headers = [
                 commit,
                 ("location", format!("{}/{etag}", self.store)),
@@ -208,11 +220,14 @@ impl PlayHub {
 
     fn stored(&self, path: &str, range: Option<&str>, reply: &mut Reply) -> std::io::Result<()> {
         let state = self.state.lock().expect("no panic");
-        let found = state.files.iter().find(|(name, bytes)| name_of(name, bytes) == path.trim_start_matches('/'));
-        let bytes = found.map(|(_, bytes)| bytes.clone());
+        let found = state.files.values().find(|file| file.etag == path.trim_start_matches('/')).cloned();
         drop(state);
-        match bytes {
-            Some(bytes) => reply.ranged(&[("etag", "\"of-the-store\"".into())], &bytes, range),
+        let etag = match reply.trouble {
+            Some(Trouble::Etag(etag)) => etag,
+            _ => "of-the-store",
+        };
+        match found {
+            Some(file) => reply.ranged(&[("etag", format!("\"{etag}\""))], &file.bytes, range),
             None => reply.send(404, &[], b""),
         }
     }
@@ -220,7 +235,7 @@ impl PlayHub {
     fn listing(&self) -> String {
         let state = self.state.lock().expect("no panic");
         let files = state.files.iter();
-        let files = files.map(|(name, bytes)| serde_json::json!({ "rfilename": name, "size": bytes.len() }));
+        let files = files.map(|(name, file)| serde_json::json!({ "rfilename": name, "size": file.bytes.len() }));
         serde_json::json!({ "id": "owner/tiny", "sha": COMMIT, "siblings": files.collect::<Vec<_>>() }).to_string()
     }
 }
@@ -233,19 +248,32 @@ struct Reply {
 
 impl Reply {
     fn ranged(&mut self, headers: &[(&str, String)], bytes: &[u8], range: Option<&str>) -> std::io::Result<()> {
-        let mut bytes = bytes.to_vec();
-        if matches!(self.trouble, Some(Trouble::Wrong)) {
-            bytes[0] ^= 1;
-        }
-        let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-        match from.filter(|_| !matches!(self.trouble, Some(Trouble::NoRanges))) {
-            Some(from) if from >= bytes.len() => self.send(416, headers, b""),
-            Some(from) => {
-                let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+        let (is_wrong, is_shifted, is_whole) = match self.trouble {
+            Some(Trouble::Wrong) => (true, false, false),
+            Some(Trouble::Shifted) => (false, true, false),
+            Some(Trouble::NoRanges) => (false, false, true),
+            _ => (false, false, false),
+        };
+        let mut wrong = Vec::new();
+        let bytes = if is_wrong {
+            wrong.extend(bytes.iter().enumerate().map(|(ix, byte)| byte ^ u8::from(ix == 0)));
+            &wrong
+        } else {
+            bytes
+        };
+        let asked = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        let asked = asked.and_then(|(from, last)| {
+            let until = if last.is_empty() { bytes.len() } else { bytes.len().min(last.parse::<usize>().ok()? + 1) };
+            Some((from.parse::<usize>().ok()? + usize::from(is_shifted), until))
+        });
+        match asked.filter(|_| !is_whole) {
+            Some((from, _)) if from >= bytes.len() => self.send(416, headers, b""),
+            Some((from, until)) => {
+                let range = format!("bytes {from}-{}/{}", until - 1, bytes.len());
                 let headers = [headers, &[("content-range", range)]].concat();
-                self.send(206, &headers, &bytes[from..])
+                self.send(206, &headers, &bytes[from..until])
             }
-            None => self.send(200, headers, &bytes),
+            None => self.send(200, headers, bytes),
         }
     }
 
@@ -271,9 +299,13 @@ impl Reply {
     }
 }
 
+fn is_large(file: &str) -> bool {
+    file.ends_with(".safetensors") || file.ends_with(".gguf")
+}
+
 /// Large contents are named by their SHA-256, others as git names them.
 fn name_of(file: &str, bytes: &[u8]) -> String {
-    let hash = match file.ends_with(".safetensors") {
+    let hash = match is_large(file) {
         true => digest(&SHA256, bytes),
         false => digest(&SHA1_FOR_LEGACY_USE_ONLY, &[format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat()),
     };

@@ -1,5 +1,6 @@
 //! What a program embeds: streams, batches, engines, conversations, memory, devices of its own.
 
+use ingot::runtime::RuntimeError;
 use ingot::runtime::gpu::useful_features;
 use ingot::{
     Adjust, Conversation, DeviceChoice, Engine, Error, FinishReason, GenerateOptions, Gpu, Grammar, LoadOptions,
@@ -98,14 +99,15 @@ fn an_engine_keeps_no_endless_line() {
     let mut line: Vec<_> = (0..MAX_WAITING + 100).map(|_| engine.stream(prompt.clone(), options(100))).collect();
     let last = line.pop().expect("answers").into_iter().next().expect("a word");
     assert!(matches!(last, Err(Error::Busy { .. })), "{last:?}");
+    // What is wrong is told at once, whoever waits.
+    let too_long = engine.stream(vec![3; 5000], options(2)).into_iter().next().expect("a word");
+    assert!(
+        matches!(too_long, Err(Error::Runtime(RuntimeError::PromptTooLong { n_prompt: 5000, .. }))),
+        "{too_long:?}"
+    );
     // Those who go away leave the line.
     drop(line);
-    let pieces = loop {
-        let pieces: Result<Vec<Piece>, Error> = engine.stream(vec![3, 4, 5], options(2)).into_iter().collect();
-        if !matches!(pieces, Err(Error::Busy { .. })) {
-            break pieces;
-        }
-    };
+    let pieces: Result<Vec<Piece>, Error> = engine.stream(vec![3, 4, 5], options(2)).into_iter().collect();
     assert_eq!(pieces.expect("an answer").iter().filter(|piece| piece.id.is_some()).count(), 2);
 }
 

@@ -34,7 +34,11 @@ enum Action {
 pub(crate) fn run(args: &CacheArgs) -> Result<()> {
     let cache = Cache::User;
     let Some(folder) = cache.folder() else {
-        return output::println("no cache folder: neither INGOT_HOME nor HOME is set");
+        return match args.action {
+            Action::List { json: true } => output::println(&json!({ "folder": null, "files": [] }).to_string()),
+            Action::Clear { json: true } => output::println(&json!({ "folder": null, "freed_bytes": 0 }).to_string()),
+            _ => output::println("no cache folder: neither INGOT_HOME nor HOME is set"),
+        };
     };
     match args.action {
         Action::List { json: true } => {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Flags of `ingot compare`.
 #[derive(Args)]
 pub(crate) struct CompareArgs {
-    /// The model that is right: a folder, a GGUF file, a compiled file (.ingot), a model of the hub as owner/name[@revision], or the
+    /// The model that is right: a folder, a GGUF file, a compiled file (.ingot), a model of the hub as owner/name[:QUANT][@revision], or the
     /// name of a shipped model
     a: PathBuf,
     /// The model that is compared with it

@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Flags of `ingot convert`.
 #[derive(Args)]
 pub(crate) struct ConvertArgs {
-    /// Folder of a checkpoint, a GGUF file, a model of the hub as owner/name[@revision], or the name of a shipped model
+    /// Folder of a checkpoint, a GGUF file, a model of the hub as owner/name[:QUANT][@revision], or the name of a shipped model
     #[arg(long, alias = "model", value_name = "PATH")]
     hf_path: PathBuf,
     /// The folder to write; it must not exist, and appears once it is whole

@@ -80,9 +80,9 @@ pub(crate) fn run(args: &GenerateArgs, started: Instant) -> Result<()> {
     }
     let text = message(&args.prompt)?;
     let grammar = args.answer.form()?;
-    let folder = args.model.folder_of(args.prompt_cache_file.as_deref())?;
+    let (folder, name) = args.model.folder_and_name(args.prompt_cache_file.as_deref())?;
     let mut model = args.device.load(&folder)?;
-    if let Some(name) = args.model.name_of(args.prompt_cache_file.as_deref()) {
+    if let Some(name) = name {
         model.set_origin(name);
     }
     if args.use_default_chat_template {

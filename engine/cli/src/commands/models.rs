@@ -26,15 +26,15 @@ enum Action {
     },
     /// Tell all about one of them
     Show {
-        /// owner/name[@revision]
+        /// owner/name[:QUANT][@revision]
         model: ModelId,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Remove models from the cache; with @revision that revision alone
+    /// Remove models from the cache; with @revision that revision alone, with :QUANT a GGUF file
     Rm {
-        /// owner/name[@revision]
+        /// owner/name[:QUANT][@revision]
         #[arg(required = true)]
         models: Vec<ModelId>,
         /// Print one JSON object a model

@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Flags of `ingot quantize`.
 #[derive(Args)]
 pub(crate) struct QuantizeArgs {
-    /// Folder of a checkpoint, a GGUF file, a model of the hub as owner/name[@revision], or the name of a shipped model
+    /// Folder of a checkpoint, a GGUF file, a model of the hub as owner/name[:QUANT][@revision], or the name of a shipped model
     #[arg(short, long, alias = "hf-path", value_name = "PATH")]
     model: PathBuf,
     /// The folder to write; it must not exist, and appears once it is whole

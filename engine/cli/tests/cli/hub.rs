@@ -141,7 +141,33 @@ fn ctrl_c_stops_a_fetch_and_keeps_what_has_arrived() {
     assert_eq!(arrived(), 500_000);
     scene.hub.seen();
     succeed(scene.ingot(&named));
-    assert!(scene.hub.seen().iter().any(|seen| seen.range.as_deref() == Some("bytes=500000-")));
+    assert!(
+        scene
+            .hub
+            .seen()
+            .iter()
+            .any(|seen| seen.range.as_deref().is_some_and(|range| range.starts_with("bytes=500000-")))
+    );
+}
+
+#[test]
+fn a_gguf_file_of_the_hub_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("tales.Q8_0.gguf");
+    let tales = shipped("ingot-tales-1m");
+    succeed(ingot(&["convert", "--hf-path", tales.to_str().unwrap(), "--gguf-path", path.to_str().unwrap()]));
+    let scene = Scene { hub: PlayHub::start(&[("tales.Q8_0.gguf", &std::fs::read(&path).unwrap())]), home };
+    let expected = succeed(ingot(&[&GENERATE[..], &["--model", path.to_str().unwrap()]].concat()));
+    for name in ["owner/tiny", "owner/tiny:q8_0"] {
+        assert_eq!(succeed(scene.ingot(&[&GENERATE[..], &["--model", name]].concat())), expected, "{name}");
+    }
+    let listed = succeed(scene.ingot(&["models", "list"]));
+    let line = listed.lines().next().unwrap();
+    assert!(line.starts_with("owner/tiny ") && line.contains(" GGUF ") && line.ends_with(" llama"), "{listed}");
+    fail(scene.ingot(&[&GENERATE[..], &["--model", "owner/tiny:Q2_K"]].concat()), 1, &["tales.Q8_0.gguf"]);
+    let removed = succeed(scene.ingot(&["models", "rm", "owner/tiny:Q8_0"]));
+    assert!(removed.starts_with("owner/tiny:Q8_0 removed, "), "{removed}");
+    assert!(succeed(scene.ingot(&["models", "list"])).starts_with("0 models"));
 }
 
 #[test]

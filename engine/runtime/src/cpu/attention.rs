@@ -35,7 +35,7 @@ pub struct Attention<'a> {
     pub q: &'a [f32],
     /// The layer's pages.
     pub kv: &'a [u32],
-    /// [page row][max_pages]
+    /// `[page row][max_pages]`
     pub page_table: &'a [u32],
     /// Row length of the page table.
     pub max_pages: usize,

@@ -32,9 +32,9 @@ pub struct NormPrologue<'a> {
 /// out\[r, out_at + n\] = epilogue(sum over k of W\[n, k\] * prologue(x\[source(r)\])\[k\])
 #[derive(Debug)]
 pub struct Linear<'a> {
-    /// W, [N][K].
+    /// W, `[N][K]`.
     pub weight: Weight<'a>,
-    /// [tokens][K].
+    /// `[tokens][K]`.
     pub x: &'a [f32],
     /// Which rows of x.
     pub rows: Rows<'a>,
@@ -42,7 +42,7 @@ pub struct Linear<'a> {
     pub norm: Option<NormPrologue<'a>>,
     /// Ops on the result.
     pub epilogue: &'a [EpilogueOp<'a>],
-    /// [rows][out_stride].
+    /// `[rows][out_stride]`.
     pub out: &'a mut [f32],
     /// Values from row to row of `out`.
     pub out_stride: usize,

@@ -36,7 +36,7 @@ pub fn moe_route(logits: &[f32], n_rows: usize, n_experts: usize, top_k: usize, 
 /// out\[r\] = epilogue(sum over s of share\[r\]\[s\] * x\[r\]\[s\])
 #[derive(Debug)]
 pub struct MoeSum<'a> {
-    /// [rows][top_k][columns].
+    /// `[rows][top_k][columns]`.
     pub x: &'a [f32],
     /// For each row `top_k` ids, then their shares.
     pub route: &'a [f32],
@@ -48,7 +48,7 @@ pub struct MoeSum<'a> {
     pub n_cols: usize,
     /// Ops on the result.
     pub epilogue: &'a [EpilogueOp<'a>],
-    /// [rows][columns].
+    /// `[rows][columns]`.
     pub out: &'a mut [f32],
 }
 

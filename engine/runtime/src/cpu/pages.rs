@@ -8,7 +8,7 @@ use ingot_ir::kv::KvType;
 /// Tokens of a KV page.
 pub const PAGE_TOKENS: usize = ingot_ir::kv::PAGE_TOKENS as usize;
 
-/// The page layout of a layer: [page][K|V][kv head], and of each head 16 rows of numbers, then those rows' scales.
+/// The page layout of a layer: `[page][K|V][kv head]`, and of each head 16 rows of numbers, then those rows' scales.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLayout {
     /// Type of the numbers.

@@ -247,7 +247,7 @@ pub(crate) struct Piece<'a> {
     pub(crate) step: usize,
 }
 
-/// A matrix [n_rows][n_cols] of one or more segments, sizes checked.
+/// A matrix `[n_rows][n_cols]` of one or more segments, sizes checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Weight<'a> {
     n_rows: usize,

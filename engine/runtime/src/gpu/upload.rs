@@ -65,7 +65,7 @@ impl Memory {
     /// Waits for the copies of all uploads and frees the staging buffers. To be called once a model is loaded.
     ///
     /// # Errors
-    /// As [`Gpu::check`].
+    /// As [`Gpu::check`](super::Gpu::check).
     pub fn finish_uploads(&mut self) -> Result<(), GpuError> {
         self.ring = Ring::default();
         self.gpu.wait_idle()

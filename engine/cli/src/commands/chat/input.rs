@@ -3,7 +3,10 @@
 use anyhow::{Context, Result};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
 
 /// What the user said.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +51,7 @@ impl Reader {
         let mut editor = DefaultEditor::with_config(config).context("the terminal")?;
         if let Some(path) = &history {
             // There is none at first, and one that cannot be read is no reason not to talk.
+            let _ = mend(path);
             let _ = editor.load_history(path);
         }
         Ok(Self { editor: Some(editor), history })
@@ -59,7 +63,9 @@ impl Reader {
         let is_new = editor.add_history_entry(text).unwrap_or(false);
         if let Some(path) = self.history.as_ref().filter(|_| is_new) {
             let _ = path.parent().map(std::fs::create_dir_all);
-            let _ = editor.append_history(path);
+            if editor.append_history(path).is_err() && mend(path).is_ok() {
+                let _ = editor.append_history(path);
+            }
         }
     }
 
@@ -87,6 +93,20 @@ impl Reader {
             Err(error) => Err(error).context("standard input"),
         }
     }
+}
+
+/// Bytes of a history that are no text become U+FFFD: else it is neither read beyond them nor written.
+fn mend(path: &Path) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    file.lock()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    if let Cow::Owned(text) = String::from_utf8_lossy(&bytes) {
+        // Never shorter than what it is written over.
+        file.rewind()?;
+        file.write_all(text.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn entry(text: String) -> Entry {
@@ -162,6 +182,25 @@ mod tests {
         assert_eq!(both, ["/set temp 1", "Bye", "Hello\n  there"], "both chats, and nothing twice");
         open(None).remember("a secret");
         assert_eq!(kept(&open(Some(&path))).len(), 3);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_cost_a_history_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("chat_history");
+        let kept = || {
+            let reader = Reader::new(Some(path.clone())).expect("a reader");
+            reader.editor.expect("an editor").history().iter().cloned().collect::<Vec<_>>()
+        };
+        std::fs::write(&path, b"#V2\none\ntw\xFFo\nthree\n").expect("there is room");
+        let mut reader = Reader::new(Some(path.clone())).expect("a reader");
+        reader.remember("four");
+        assert_eq!(kept(), ["one", "tw\u{FFFD}o", "three", "four"]);
+        // Another program adds some while a chat is open.
+        let mut file = OpenOptions::new().append(true).open(&path).expect("a file");
+        file.write_all(b"fi\xC3ve\n").expect("there is room");
+        reader.remember("six");
+        assert_eq!(kept(), ["one", "tw\u{FFFD}o", "three", "four", "fi\u{FFFD}ve", "six"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::cpu::weight::Weight;
 /// out\[r\]\[s\]\[n\] = epilogue(sum over k of W\[e\]\[n, k\] * prologue(x\[r\] or x\[r\]\[s\])\[k\])
 #[derive(Debug)]
 pub struct ExpertLinear<'a> {
-    /// Experts one below the other, each [N][K].
+    /// Experts one below the other, each `[N][K]`.
     pub weight: Weight<'a>,
     /// How many of them.
     pub n_experts: usize,
@@ -28,7 +28,7 @@ pub struct ExpertLinear<'a> {
     pub route: &'a [f32],
     /// Experts that a row takes.
     pub top_k: usize,
-    /// [rows][K], or with `each` [rows][top_k][K].
+    /// `[rows][K]`, or with `each` `[rows][top_k][K]`.
     pub x: &'a [f32],
     /// Whether each of a row's experts has an input of its own.
     pub each: bool,
@@ -38,7 +38,7 @@ pub struct ExpertLinear<'a> {
     pub norm: Option<NormPrologue<'a>>,
     /// Ops on the result.
     pub epilogue: &'a [EpilogueOp<'a>],
-    /// [rows][top_k][columns].
+    /// `[rows][top_k][columns]`.
     pub out: &'a mut [f32],
 }
 
