@@ -2,6 +2,7 @@
 
 use crate::{Error, Model};
 use ingot_models::text::tokenizer::Tokenizer;
+use ingot_runtime::sample::Random;
 use rayon::prelude::*;
 
 /// How a text is cut: windows of tokens that are read together, one after the other. Each token but a window's first is
@@ -17,7 +18,7 @@ use rayon::prelude::*;
 /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
 /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
 /// let text = "Once upon a time there was a little boy who had a dog.";
-/// let windows = Windows { n_tokens: 4, most: Some(2) };
+/// let windows = Windows { n_tokens: 4, most: Some(2), seed: None };
 /// let nll = model.perplexity(text, windows, &mut |_, _| {})?;
 /// assert_eq!(nll.n(), 2 * 3);
 /// # Ok::<(), ingot::Error>(())
@@ -28,6 +29,9 @@ pub struct Windows {
     pub n_tokens: usize,
     /// Most windows; `None` takes all.
     pub most: Option<usize>,
+    /// Where not all are taken, which: those that this number draws from the whole text, or the first. They are read in the
+    /// text's order.
+    pub seed: Option<u64>,
 }
 
 /// A mean of many numbers, and how sure it is.
@@ -109,7 +113,7 @@ impl Mean {
 /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
 /// # };
 /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
 /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
 /// for Position { token, nll_a, nll_b, kl, .. } in found.positions {
 ///     println!("{:>8}: {nll_a:.3} {nll_b:.3}", a.tokenizer()?.decode(&[token], true)?);
@@ -144,7 +148,7 @@ pub struct Position {
 /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
 /// # };
 /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
 /// // The same model in f32, and with activations rounded to 8 bits.
 /// let found: Comparison = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
 /// println!("KL divergence {:.4}, same top token {:.0} %", found.kl().mean(), 100.0 * found.same_top().mean());
@@ -168,7 +172,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
     /// let alone = a.perplexity(text, windows, &mut |_, _| {})?;
     /// assert!((found.nll_a().mean() - alone.mean()).abs() < 1e-6);
@@ -186,7 +190,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
     /// let ratio = found.nll_b().exp().0 / found.nll_a().exp().0;
     /// assert!(ratio != 1.0 && (0.9..1.1).contains(&ratio), "perplexities by one another");
@@ -204,7 +208,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let apart = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?.kl().mean();
     /// assert!(apart > 0.0 && apart < 0.1);
     /// # Ok::<(), ingot::Error>(())
@@ -221,7 +225,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let same = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?.same_top();
     /// assert!(same.n() == 7 && same.mean() > 0.5);
     /// # Ok::<(), ingot::Error>(())
@@ -238,7 +242,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
     /// let [least, median, most] = [0.0, 0.5, 1.0].map(|share| found.kl_quantile(share));
     /// assert!(least <= median && median <= most && most > found.kl().mean());
@@ -261,7 +265,7 @@ impl Model {
     ///
     /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
     /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
-    /// let windows = Windows { n_tokens: 512, most: None };
+    /// let windows = Windows { n_tokens: 512, most: None, seed: None };
     /// let mut score = |text: &str| model.perplexity(text, windows, &mut |_, _| {}).map(|nll| nll.exp().0);
     /// assert!(score("Once upon a time there was a little boy.")? < score("A boy little was there time a upon once.")?);
     /// # Ok::<(), ingot::Error>(())
@@ -309,7 +313,7 @@ impl Model {
 ///     Model::load(format!("../../models/{name}").as_ref(), options)
 /// };
 /// let (mut large, mut small) = (load("ingot-tales-14m")?, load("ingot-tales-1m")?);
-/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
 /// let apart = compare(&mut large, &mut small, text, windows, &mut |_, _| {})?;
 /// assert!(apart.kl().mean() > 0.0 && apart.positions.iter().all(|at| at.kl >= 0.0));
 /// # Ok::<(), ingot::Error>(())
@@ -385,15 +389,27 @@ pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Win
     let ids = model.tokenizer()?.encode(text, false)?;
     let n_prefix = prefix.len();
     let n_own = windows.n_tokens.saturating_sub(n_prefix).max(2);
-    let all = ids.chunks(n_own).enumerate().filter(|(ix, own)| *ix == 0 || own.len() == n_own);
-    let all = all.take(windows.most.unwrap_or(usize::MAX));
-    let all: Vec<Window> = all
-        .map(|(ix, own)| Window { ids: prefix.iter().chain(own).copied().collect(), n_prefix, first: ix * n_own })
-        .collect();
+    let n_full = (ids.len() / n_own).max(1);
+    let window = |ix: usize| {
+        let own = ids.chunks(n_own).nth(ix).unwrap_or_default();
+        Window { ids: prefix.iter().chain(own).copied().collect(), n_prefix, first: ix * n_own }
+    };
+    let all: Vec<Window> = taken(n_full, windows).into_iter().map(window).collect();
     match all.first() {
-        Some(first) if first.ids.len() >= 2 => Ok(all),
+        Some(first) if !ids.is_empty() && first.ids.len() >= 2 => Ok(all),
         _ => Err(Error::ShortText { n_tokens: ids.len() }),
     }
+}
+
+/// Which of `n` windows are taken.
+fn taken(n: usize, windows: Windows) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..n).collect();
+    if let Some(seed) = windows.seed {
+        all.sort_by_cached_key(|ix| (Random::at(seed, *ix as u32).noise, *ix));
+    }
+    all.truncate(windows.most.unwrap_or(n));
+    all.sort_unstable();
+    all
 }
 
 /// What the tokenizer puts before a text: the begin token as a rule. What it may put behind one is left out, since an end token
@@ -488,6 +504,17 @@ mod tests {
         assert!((at.kl - 1.5f64.ln()).abs() < 1e-7 && (at.nll_a - 2f64.ln()).abs() < 1e-7, "{at:?}");
         assert_eq!(position(0, 1, &never, &fine).nll_a, f64::INFINITY);
         assert_eq!(position(0, 0, &fine, &never).kl, f64::INFINITY);
+    }
+
+    #[test]
+    fn windows_are_the_first_or_drawn_from_all() {
+        let of = |most, seed| taken(100, Windows { n_tokens: 8, most, seed });
+        let all: Vec<usize> = (0..100).collect();
+        assert_eq!(of(Some(3), None), [0, 1, 2]);
+        assert_eq!((of(None, None), of(None, Some(1)), of(Some(200), Some(1))), (all.clone(), all.clone(), all));
+        let (drawn, others) = (of(Some(10), Some(123)), of(Some(10), Some(124)));
+        assert!(drawn.len() == 10 && drawn.is_sorted() && drawn[9] > 50 && drawn != others, "{drawn:?} {others:?}");
+        assert_eq!(of(Some(10), Some(123)), drawn);
     }
 
     #[test]

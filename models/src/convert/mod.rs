@@ -12,7 +12,7 @@ mod stream;
 mod gguf;
 
 pub use gguf::{GgufType, convert_gguf};
-pub use recipe::Recipe;
+pub use recipe::{Recipe, RecipeError};
 
 use crate::blocks::stack_path;
 use crate::config::{ModelSpec, Quant};
@@ -103,7 +103,7 @@ pub fn convert(
         ));
     }
     if let Some(recipe) = &options.quantize {
-        recipe.check().map_err(|why| unsupported(&why))?;
+        recipe.check()?;
     }
     let model = Model::open(source)?;
     let Value::Object(mut config) = model.files.json_or_null("config.json")? else {
