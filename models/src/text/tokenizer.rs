@@ -28,14 +28,23 @@ impl Tokenizer {
     pub fn load(files: &Files, eos_ids: &[u32]) -> Result<Self> {
         const LIMIT_BYTES: u64 = 1 << 30;
         let path = files.path("tokenizer.json");
-        let again = |error: String| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
+        let again = |error: String| match (files.in_file(), files.vocabulary()) {
+            (Some(file), Some(_)) => {
+                let what = "its tokenizer (`tokenizer.ggml.*`) cannot be used";
+                Error::malformed(file, format!("{what}: {error}; fetch the file again, or convert the model again"))
+            }
+            _ => Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again")),
+        };
         let made = match files.vocabulary() {
             Some(vocabulary) => guarded(|| vocabulary.file()?.build()),
             None => match files.text("tokenizer.json", LIMIT_BYTES)? {
                 Some(text) => guarded(|| read(&text)),
                 None => {
-                    let what = "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
-                    return Err(Error::Missing { path, what: what.into() });
+                    let (path, what) = match files.in_file() {
+                        Some(file) => (file.to_path_buf(), "holds no tokenizer; take a file with one"),
+                        None => (path, "no such file; text needs a tokenizer: fetch tokenizer.json of the same model"),
+                    };
+                    return Err(Error::Missing { path, what: format!("{what}, or pass token ids") });
                 }
             },
         };

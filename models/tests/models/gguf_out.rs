@@ -181,20 +181,13 @@ fn files_are_the_folders_model() {
             assert!((found / expected - 1.0).abs() < 1e-5, "{name}: {found} for {expected}");
         }
         assert_eq!(rope::scale(&file.spec.rope), rope::scale(&source.spec.rope), "{name}");
+        // A file's texts end at `<|endoftext|>` too, whatever a folder says.
+        let ends: BTreeSet<u32> = source.spec.eos_ids.iter().copied().chain([0]).collect();
+        assert_eq!(file.spec.eos_ids, ends.into_iter().collect::<Vec<_>>(), "{name}");
         let same = |model: &Model| {
             let spec = &model.spec;
-            // A file's texts end at `<|endoftext|>` too, whatever a folder says.
-            let ends: BTreeSet<u32> = spec.eos_ids.iter().copied().chain([0]).collect();
             let windows = spec.windows.clone();
-            (
-                ends,
-                spec.bos_id,
-                spec.max_position_embeddings,
-                spec.rms_norm_eps,
-                spec.head_dim,
-                windows,
-                spec.architecture,
-            )
+            (spec.bos_id, spec.max_position_embeddings, spec.rms_norm_eps, spec.head_dim, windows, spec.architecture)
         };
         assert_eq!(same(&file), same(&source), "{name}");
         let of = |model: &Model| Tokenizer::load(&model.files, &[]).expect("a tokenizer");
@@ -203,6 +196,23 @@ fn files_are_the_folders_model() {
             assert_eq!(ids(&file), ids(&source), "{name}: {text:?}");
         }
     }
+}
+
+/// What cos and sin are multiplied with besides what follows of the stretch.
+#[test]
+fn a_factor_of_yarn_goes_along() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(source) = whole(&folder.path().join("yarn"), "qwen2_rope_yarn") else { return };
+    let mut config = read_json(&source.join("config.json"));
+    config["rope_scaling"]["attention_factor"] = json!(0.75);
+    std::fs::write(source.join("config.json"), config.to_string()).expect("a file");
+    let out = folder.path().join("yarn.gguf");
+    let file = to_gguf(&source, &out, GgufType::parse("f32").expect("a type"));
+    let usual = 0.1 * config["rope_scaling"]["factor"].as_f64().expect("a factor").ln() + 1.0;
+    let told = file.metadata()["qwen2.rope.scaling.attn_factor"].as_f64().expect("a number");
+    assert!((told * usual - 0.75).abs() < 1e-6, "{told}");
+    let scale = |path: &Path| rope::scale(&Model::open(path).expect("opens").spec.rope);
+    assert!(scale(&source) == 0.75 && (scale(&out) - 0.75).abs() < 1e-6, "{}", scale(&out));
 }
 
 /// Windows in no regular order, the default of a rotation of their own, and a token that has no row in the embedding.
