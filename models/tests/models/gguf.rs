@@ -86,7 +86,7 @@ fn a_file_brings_tokenizer_and_template() {
 fn files_become_folders_without_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["llama-q4_0", "llama-q4_1", "llama-q8_0", "llama-q5_1", "llama256-q4_k_m"] {
-        let Some(file) = golden(&format!("gguf/{name}.gguf")) else { return };
+        let Some(file) = golden(&format!("gguf/{name}.gguf")) else { continue };
         let out = folder.path().join(name);
         convert(&file, &out, &ConvertOptions::default(), &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
         let (before, after) = (Model::open(&file).expect("opens"), Model::open(&out).expect("opens"));

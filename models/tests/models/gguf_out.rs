@@ -82,7 +82,7 @@ fn blocks_are_those_of_ggml() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(source) = whole(&folder.path().join("llama"), "llama") else { return };
     for name in ["f16", "q8_0", "q4_0"] {
-        let Some(expected) = golden(&format!("gguf/llama-{name}.gguf")) else { return };
+        let Some(expected) = golden(&format!("gguf/llama-{name}.gguf")) else { continue };
         let expected = Gguf::open(&expected).expect("opens");
         let kind = GgufType::parse(name).expect("a type");
         let found = to_gguf(&source, &folder.path().join(format!("{name}.gguf")), kind);
@@ -104,7 +104,7 @@ fn blocks_are_those_of_ggml() {
 fn files_go_to_mlx_and_back_without_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "f16"] {
-        let Some(file) = golden(&format!("gguf/llama-{name}.gguf")) else { return };
+        let Some(file) = golden(&format!("gguf/llama-{name}.gguf")) else { continue };
         let (mlx, back) = (folder.path().join(name), folder.path().join(format!("{name}.gguf")));
         convert(&file, &mlx, &repack(), &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(numbers(&Model::open(&mlx).expect("opens")), numbers(&Model::open(&file).expect("opens")), "{name}");
@@ -127,7 +127,7 @@ fn mlx_folders_go_to_files_and_back_without_loss() {
         "llama_mxfp4",
         "qwen3_moe_affine_b4_g64",
     ] {
-        let Some(source) = golden(&format!("mlx/{name}")) else { return };
+        let Some(source) = golden(&format!("mlx/{name}")) else { continue };
         let out = folder.path().join(format!("{name}.gguf"));
         to_gguf(&source, &out, GgufType::Repack);
         assert_eq!(
@@ -141,7 +141,7 @@ fn mlx_folders_go_to_files_and_back_without_loss() {
         ("llama_affine_b3_g64", &[".weight`", "affine3g64", "not written without loss"]),
         ("llama_mxfp8", &[".weight`", "mxfp8"]),
     ] {
-        let Some(source) = golden(&format!("mlx/{name}")) else { return };
+        let Some(source) = golden(&format!("mlx/{name}")) else { continue };
         let out = folder.path().join("refused.gguf");
         assert_error(convert_gguf(&source, &out, GgufType::Repack, &mut |_, _| true), words);
         // Numbers go all the same.
@@ -171,7 +171,7 @@ fn files_are_the_folders_model() {
         "qwen3",
         "granite",
     ] {
-        let Some(source) = whole(&folder.path().join(name), name) else { return };
+        let Some(source) = whole(&folder.path().join(name), name) else { continue };
         let out = folder.path().join(format!("{name}.gguf"));
         to_gguf(&source, &out, f32s);
         let (file, source) = (Model::open(&out).expect("opens"), Model::open(&source).expect("opens"));
@@ -260,7 +260,7 @@ fn what_llama_cpp_has_no_word_for_is_refused() {
         ),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
-        let Some(source) = whole(&folder.path().join(name), name) else { return };
+        let Some(source) = whole(&folder.path().join(name), name) else { continue };
         let mut config = read_json(&source.join("config.json"));
         config.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
         std::fs::write(source.join("config.json"), config.to_string()).expect("a file");
