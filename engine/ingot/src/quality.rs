@@ -272,8 +272,8 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ShortText`]; [`Error::NoPrediction`] at the first token whose logits are not numbers; those of the tokenizer and
-    /// of running the model, a window longer than its context included.
+    /// [`Error::ShortText`] and [`Error::LongWindow`]; [`Error::NoPrediction`] at the first token whose logits are not numbers;
+    /// those of the tokenizer and of running the model.
     pub fn perplexity(
         &mut self,
         text: &str,
@@ -395,6 +395,10 @@ pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Win
         Window { ids: prefix.iter().chain(own).copied().collect(), n_prefix, first: ix * n_own }
     };
     let all: Vec<Window> = taken(n_full, windows).into_iter().map(window).collect();
+    let (n_tokens, context) = (all.iter().map(|window| window.ids.len()).max().unwrap_or(0), model.facts().max_context);
+    if n_tokens > context as usize {
+        return Err(Error::LongWindow { n_tokens, context });
+    }
     match all.first() {
         Some(first) if !ids.is_empty() && first.ids.len() >= 2 => Ok(all),
         _ => Err(Error::ShortText { n_tokens: ids.len() }),

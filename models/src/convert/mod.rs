@@ -111,7 +111,8 @@ pub fn convert(
     };
     take_eos(&mut config, &model.files)?;
     let dtype = if options.repack { None } else { options.dtype.or_else(|| config_dtype(&config)) };
-    let Chosen { items, new, kept } = choose(&model, options, dtype)?;
+    let chosen = choose(&model, options, dtype).map_err(|error| model.checkpoint.in_own_words(error));
+    let Chosen { items, new, kept } = chosen?;
     describe(&mut config, &model.spec, options, &new, &kept);
     let shards = shards(items);
     let converted = Converted {

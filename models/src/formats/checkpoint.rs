@@ -178,7 +178,9 @@ impl Checkpoint {
         let missing = |what: &str| Err(Error::Missing { path: folder.to_path_buf(), what: what.into() });
         match std::fs::metadata(folder) {
             Ok(meta) if meta.is_dir() => Ok(()),
-            Ok(_) => missing("is a file; give the folder that holds config.json and model.safetensors"),
+            Ok(_) => missing(
+                "is a file, and no GGUF file; give one, or the folder that holds config.json and model.safetensors",
+            ),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing(
                 "no such folder; give the folder of a checkpoint (config.json, model.safetensors, tokenizer.json)",
             ),

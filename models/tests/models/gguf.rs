@@ -204,6 +204,16 @@ fn broken_files_are_refused() {
     (0..whole.len() - 32).for_each(|n| assert!(check_header(&whole[..n]).is_err(), "{n} bytes"));
 }
 
+/// What is named as a GGUF file, and a folder of such files.
+#[test]
+fn names_of_files_tell_what_they_should_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, "<html>").expect("a temporary file");
+    assert_error(Model::open(&path), &["model.gguf", "does not begin with `GGUF`", "fetch it again"]);
+    assert_error(Model::open(folder.path()), &["no config.json", "name one of them itself, e.g. model.gguf"]);
+}
+
 #[test]
 fn files_of_other_models_are_named_as_such() {
     let folder = tempfile::tempdir().expect("a folder");

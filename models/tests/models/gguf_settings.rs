@@ -125,7 +125,8 @@ fn errors_are_in_the_words_of_the_file() {
 fn numbers_may_be_lists_of_equals() {
     let shape = |model: Model| {
         let spec = model.spec;
-        (spec.n_heads, spec.n_kv_heads, spec.intermediate_size, spec.experts.map(|experts| experts.n_active))
+        let experts = spec.experts.map(|experts| (experts.n_active, experts.intermediate_size));
+        (spec.n_heads, spec.n_kv_heads, spec.intermediate_size, experts)
     };
     let of = |architecture: &str, lists: bool| {
         let value = |n: u32| if lists { json!([n, n]) } else { json!(n) };
@@ -135,7 +136,8 @@ fn numbers_may_be_lists_of_equals() {
             (".attention.head_count_kv", value(2)),
             (".feed_forward_length", value(48)),
         ];
-        let experts = [(".expert_count", json!(4)), (".expert_used_count", value(2))];
+        let width = (".expert_feed_forward_length", value(32));
+        let experts = [(".expert_count", json!(4)), (".expert_used_count", value(2)), width];
         let experts = experts.into_iter().filter(|_| architecture == "qwen3moe");
         let all: Vec<(&str, Value)> = settings.into_iter().chain(experts).collect();
         shape(open(architecture, &all).unwrap_or_else(|error| panic!("{error}")))
@@ -151,6 +153,12 @@ fn numbers_may_be_lists_of_equals() {
         let told = format!("`llama{key}` is {list}");
         assert_error(open("llama", &[(".block_count", json!(2)), (key, list)]), &[&told, "the same for all layers"]);
     }
+}
+
+#[test]
+fn models_that_see_later_tokens_are_refused() {
+    assert!(open("llama", &[(".attention.causal", json!(true))]).is_ok());
+    assert_error(open("llama", &[(".attention.causal", json!(false))]), &["`llama.attention.causal` is false"]);
 }
 
 #[test]

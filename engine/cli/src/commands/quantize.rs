@@ -97,6 +97,7 @@ pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     if args.mlx_path.exists() {
         bail!("{} exists already; name another folder, or remove it", args.mlx_path.display());
     }
+    args.sensitivities.as_deref().map_or(Ok(()), output::check_place)?;
     let widths = args.widths()?;
     let target = args.target_size.map_or(Target::BitsPerWeight(args.target_bpw), Target::Bytes);
     let kept = args.sensitivities.as_deref().filter(|path| path.exists()).map(read).transpose()?;

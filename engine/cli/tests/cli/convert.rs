@@ -127,6 +127,13 @@ fn wrong_conversions_say_what_is_wrong() {
     let data = data.to_str().unwrap();
     fail(on_cpu(&["perplexity", "--model", "ingot-tales-1m", "--data", data]), 1, &["at least 2"]);
     fail(on_cpu(&["perplexity", "--model", "ingot-tales-1m", "--data", "no such file"]), 1, &["no such file"]);
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, TEXT).unwrap();
+    let text = ["--data", text.to_str().unwrap()];
+    let long = ["perplexity", "--model", "ingot-tales-1m", "--context", "16", "--sequence-length", "32"];
+    fail(on_cpu(&[&long[..], &text].concat()), 1, &["windows of 32 tokens", "context of 16", "--sequence-length"]);
+    let nowhere = ["compare", "ingot-tales-1m", "ingot-tales-1m", "--per-token", "no such folder/x.csv"];
+    fail(on_cpu(&[&nowhere[..], &text].concat()), 1, &["x.csv", "no folder no such folder"]);
 }
 
 #[test]

@@ -82,6 +82,11 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
         });
     };
     let settings = Settings { file, name };
+    if settings.get("attention.causal").and_then(Value::as_bool) == Some(false) {
+        return Err(
+            settings.wrong("attention.causal", "true or absent: models that see later tokens are not supported")
+        );
+    }
     let mixture = mixture(&settings)?;
     let windows = windows(&settings, *known)?;
     let architecture = match *known {
@@ -208,7 +213,7 @@ fn mixture(settings: &Settings<'_>) -> Result<Option<Map<String, Value>>> {
     let mut put = |name: &str, value: Value| fields.insert(name.into(), value);
     put("num_experts_per_tok", n_active.into());
     if settings.name == "qwen3moe" {
-        let width = match settings.optional("expert_feed_forward_length")? {
+        let width = match settings.optional_of_layers("expert_feed_forward_length")? {
             Some(width) => width,
             None => settings.of_layers("feed_forward_length")? / n_active,
         };
