@@ -339,6 +339,13 @@ fn sentence_piece_goes_in_and_out() {
         let tokenizer = Tokenizer::load(&model.files, &[]).expect("a tokenizer");
         assert_eq!(tokenizer.encode("the", true).expect("encodes"), [1, ids("▁the").expect("a piece")]);
         assert_eq!(tokenizer.special_tokens()["unk_token"], "<unk>");
+        // Ordinary text has no role.
+        let kinds = silent.iter_mut().find(|(key, _)| key.ends_with("token_type")).expect("listed");
+        kinds.1[1] = json!(1);
+        kinds.1[2] = json!(1);
+        write(&path, &silent, &[]);
+        let spec = Model::open(&path).unwrap_or_else(|error| panic!("{error}")).spec;
+        assert_eq!((spec.bos_id, &spec.eos_ids[..]), (None, &[][..]));
     }
     let model = Model::open(&file).unwrap_or_else(|error| panic!("{error}"));
     let check = |model: &Model| {

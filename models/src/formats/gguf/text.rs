@@ -41,7 +41,7 @@ pub(super) fn read(file: &Gguf) -> Result<Option<(Vocabulary, Vec<u8>)>> {
 }
 
 /// The id of a token with a role, if it is one of the vocabulary. SentencePiece's has usual ones, which llama.cpp takes where a file
-/// tells none.
+/// tells none; not here if they are ordinary text.
 pub(super) fn role_id(metadata: &BTreeMap<String, Value>, role: &str) -> Option<u64> {
     let get = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}"));
     let n_tokens = get("tokens").and_then(Value::as_array).map(Vec::len);
@@ -53,8 +53,10 @@ pub(super) fn role_id(metadata: &BTreeMap<String, Value>, role: &str) -> Option<
         _ => None,
     };
     let is_sentence_piece = get("model").and_then(Value::as_str) == Some("llama");
+    let kinds = get("token_type").and_then(Value::as_array);
+    let is_text = |id: &u64| kinds.and_then(|kinds| kinds.get(*id as usize)?.as_u64()) == Some(NORMAL);
     let told = get(&format!("{role}_token_id")).and_then(Value::as_u64).filter(is_known);
-    told.or_else(|| usual.filter(|id| is_sentence_piece && is_known(id)))
+    told.or_else(|| usual.filter(|id| is_sentence_piece && is_known(id) && !is_text(id)))
 }
 
 struct Tokens<'a> {

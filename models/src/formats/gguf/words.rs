@@ -88,6 +88,7 @@ impl Words {
                 Error::MissingTensor { path, tensor: tensor(name), hint: hint.into() }
             }
             Error::Malformed { path, what } => Error::Malformed { path: outside(path), what },
+            Error::Unsupported { path, what } => Error::Unsupported { path: outside(path), what: self.keys(&what) },
             other => other,
         }
     }
