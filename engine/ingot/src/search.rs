@@ -1,8 +1,9 @@
 //! How much a model suffers when one matrix alone is quantized: what a search for the best mix of widths rests on.
 
 use crate::lower::Lowered;
-use crate::quality::{Window, Windows, cut, log_sum, no_prediction};
+use crate::quality::{log_sum, no_prediction};
 use crate::weights::{ChangedWeights, Weights};
+use crate::windows::{Window, Windows, cut};
 use crate::{Error, LoadOptions, Model};
 use ingot_ir::weight::Format;
 use ingot_models::convert::search::{Candidate, Sensitivities};

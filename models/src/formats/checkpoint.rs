@@ -91,7 +91,8 @@ impl Checkpoint {
         let mut table = BTreeMap::new();
         for (name, place) in places {
             if table.contains_key(&name) {
-                return Err(Error::tensor(source, name, "stands twice"));
+                let what = "stands twice, by itself or as a part of another; convert the model again";
+                return Err(words.tell(Error::tensor(source, name, what), source));
             }
             table.insert(name, place);
         }

@@ -181,8 +181,9 @@ pub enum HubError {
     },
     /// A repository without the files of a checkpoint.
     #[error(
-        "{id}: this repository has no {lacks}{}; choose one with config.json and safetensors",
-        if found.is_empty() { String::new() } else { format!(" (it has {found})") }
+        "{id}: this repository has no {lacks}{}; choose one with config.json and safetensors{}",
+        if found.is_empty() { String::new() } else { format!(" (it has {found})") },
+        if found.contains(".gguf") { ", or fetch a GGUF file yourself and name that file" } else { "" }
     )]
     NoCheckpoint {
         /// The model.

@@ -151,6 +151,10 @@ fn queries_keys_and_values_may_be_one_tensor() {
         rewrite(&file, &fused, &[], &tensors);
         assert!(weights(&plain, folder.path()) == weights(&fused, folder.path()), "{}", source.display());
         if source.ends_with("llama") {
+            let queries = file.tensors().iter().find(|tensor| tensor.name == "blk.0.attn_q.weight").expect("listed");
+            let twice: Vec<_> = tensors.iter().copied().chain([as_it_is(&file, queries)]).collect();
+            rewrite(&file, &fused, &[], &twice);
+            assert_error(Model::open(&fused), &["tensor `blk.0.attn_q.weight`: stands twice"]);
             rewrite(&file, &fused, &[("llama.attention.head_count_kv", json!(1))], &tensors);
             assert_error(Model::open(&fused), &["attn_qkv.weight", "256 rows for 6 heads of 32"]);
         }
