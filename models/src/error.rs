@@ -103,6 +103,9 @@ pub enum Error {
         /// What is not supported and what is.
         what: String,
     },
+    /// A way to quantize that is none.
+    #[error(transparent)]
+    Recipe(#[from] crate::convert::RecipeError),
     /// A model of a hub that could not be fetched or found.
     #[error(transparent)]
     Hub(#[from] crate::hub::HubError),

@@ -68,6 +68,10 @@ impl Files {
     pub(crate) fn in_folder(&self) -> Option<&Path> {
         self.held.is_none().then_some(&self.place)
     }
+    /// The file that holds them, if they are in no folder.
+    pub(crate) fn in_file(&self) -> Option<&Path> {
+        self.held.is_some().then_some(&self.place)
+    }
     /// A file's path, for messages.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.join(name)

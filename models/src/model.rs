@@ -2,7 +2,7 @@
 
 use crate::arch;
 use crate::config::ModelSpec;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::gguf;
@@ -31,6 +31,7 @@ impl Model {
             return Ok(Self { spec, checkpoint, files });
         }
         Checkpoint::check_folder(path)?;
+        check_for_files(path)?;
         let files = Files::folder(path);
         let spec = ModelSpec::of(&files)?;
         let mut checkpoint = Checkpoint::open(path)?;
@@ -55,4 +56,21 @@ impl Model {
     pub fn graph(&self) -> Result<Graph> {
         arch::build(&self.spec, self.weights()).map_err(|error| self.checkpoint.in_own_words(error))
     }
+}
+
+/// Fails where a folder is none of a checkpoint but holds GGUF files, each of which is a model.
+fn check_for_files(folder: &Path) -> Result<()> {
+    if folder.join("config.json").exists() {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut found: Vec<String> = names.filter(|name| name.ends_with(".gguf")).collect();
+    found.sort_unstable();
+    found.truncate(4);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let what = format!("has no config.json, but GGUF files; name one of them itself, e.g. {}", found.join(", "));
+    Err(Error::Missing { path: folder.to_path_buf(), what })
 }

@@ -5,6 +5,8 @@
 mod fixtures;
 #[path = "golden/gguf.rs"]
 mod gguf;
+#[path = "golden/mlx_lm.rs"]
+mod mlx_lm;
 #[path = "golden/packed.rs"]
 mod packed;
 #[path = "golden/sampler.rs"]

@@ -1,7 +1,8 @@
 //! Standard output that may be a closed pipe, and errors as one line.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 /// Prints and flushes; a closed pipe is an error that [`is_broken_pipe`] knows, never a panic.
 pub(crate) fn print(text: &str) -> Result<()> {
@@ -12,6 +13,18 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// [`print`] with a line end.
 pub(crate) fn println(text: &str) -> Result<()> {
     print(&format!("{text}\n"))
+}
+
+/// Fails where a file that takes long to make could not be written in the end.
+pub(crate) fn check_place(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() {
+        bail!("{} is a folder; name a file", path.display());
+    }
+    if !folder.is_dir() {
+        bail!("{} cannot be written: there is no folder {}", path.display(), folder.display());
+    }
+    Ok(())
 }
 
 /// Whether the reader of standard output went away.
@@ -50,6 +63,15 @@ mod tests {
         let io = std::io::Error::other("disk\n  on fire");
         let error = anyhow::Error::new(io).context("model.safetensors: disk on fire").context("loading");
         assert_eq!(one_line(&error), "loading: model.safetensors: disk on fire");
+    }
+
+    #[test]
+    fn places_of_files_are_checked_before_they_are_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |path: &Path| check_place(path).map_err(|error| error.to_string());
+        assert_eq!((told(&folder.path().join("new.csv")), told(Path::new("new.csv"))), (Ok(()), Ok(())));
+        assert!(told(folder.path()).unwrap_err().contains("is a folder"));
+        assert!(told(&folder.path().join("a/b.csv")).unwrap_err().contains("there is no folder"));
     }
 
     #[test]

@@ -40,6 +40,17 @@ pub enum Error {
         /// Its tokens.
         n_tokens: usize,
     },
+    /// Windows of a text that are longer than the context.
+    #[error(
+        "windows of {n_tokens} tokens do not fit into the context of {context}; lower --sequence-length, or raise --context as far \
+         as the model's own"
+    )]
+    LongWindow {
+        /// Tokens of a window.
+        n_tokens: usize,
+        /// What the model was loaded for.
+        context: u32,
+    },
     /// Models whose predictions do not belong to the same tokens.
     #[error("the models cannot be compared: {why}")]
     NotComparable {

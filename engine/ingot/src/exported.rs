@@ -62,10 +62,15 @@ pub use ingot_models::convert::GgufType;
 ///
 /// let recipe = Recipe::new("affine", Some(6), Some(32), None)?;
 /// assert!(matches!(recipe, Recipe::Uniform(quant) if (quant.bits(), quant.group()) == (6, 32)));
-/// assert!(Recipe::new("affine", Some(7), None, None).is_err());
-/// # Ok::<(), String>(())
+/// # Ok::<(), ingot::RecipeError>(())
 /// ```
 pub use ingot_models::convert::Recipe;
+/// ```
+/// use ingot::{Recipe, RecipeError};
+///
+/// assert_eq!(Recipe::new("affine", Some(7), None, None), Err(RecipeError::Bits { found: 7 }));
+/// ```
+pub use ingot_models::convert::RecipeError;
 /// ```
 /// use ingot::{ConvertOptions, models::formats::safetensors::StoredType};
 ///
@@ -112,10 +117,18 @@ pub use ingot_models::convert::search::Candidate;
 /// // As if all were equally sensitive; `ingot::sensitivities` measures it.
 /// let equal = candidates.matrices.iter().map(|matrix| (matrix.path.clone(), 1.0)).collect();
 /// let recipe = candidates.recipe(&equal, Target::BitsPerWeight(5.5))?;
-/// assert!(matches!(recipe, Recipe::Listed { default, bits } if default.bits == 4 && !bits.is_empty()));
+/// assert!(matches!(recipe, Recipe::Listed { default, shapes } if default.bits == 4 && !shapes.is_empty()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub use ingot_models::convert::search::Candidates;
+/// ```
+/// use ingot::{RecipeError, SearchError, Widths};
+///
+/// assert!(matches!(Widths::new(4, 4, 64), Err(SearchError::NoRange { .. })));
+/// let no_format = Widths::new(4, 7, 64).unwrap_err();
+/// assert_eq!(no_format, SearchError::Recipe(RecipeError::Bits { found: 7 }));
+/// ```
+pub use ingot_models::convert::search::SearchError;
 /// In JSON as `mlx_lm.dynamic_quant` has them:
 ///
 /// ```
@@ -138,10 +151,11 @@ pub use ingot_models::convert::search::Sensitivities;
 /// ```
 pub use ingot_models::convert::search::Target;
 /// ```
-/// use ingot::Widths;
+/// use ingot::{Widths, models::formats::affine::QuantShape};
 ///
-/// assert_eq!(Widths::new(4, 6, 64), Ok(Widths { low: 4, high: 6, group: 64 }));
-/// assert!(Widths::new(4, 7, 64).is_err(), "the affine format has no 7 bits");
+/// let (low, high) = (QuantShape { bits: 4, group: 64 }, QuantShape { bits: 6, group: 64 });
+/// assert_eq!(Widths::new(4, 6, 64), Ok(Widths { low, high }));
+/// assert!(Widths::between(low, QuantShape { group: 32, ..high }).is_ok(), "and 4 to 6 bits in groups of 32");
 /// ```
 pub use ingot_models::convert::search::Widths;
 /// ```

@@ -338,8 +338,7 @@ impl Text {
             Self::Read(text) => Ok(*text),
         };
         // A file that the reader panics on is as bad as one that it refuses: the model still runs on ids.
-        let unusable =
-            || Error::Unusable("the tokenizer's files are damaged; fetch them again, or pass token ids".into());
+        let unusable = || Error::Unusable("the tokenizer is damaged; fetch the model again, or pass token ids".into());
         let (tokenizer, template) = read.unwrap_or_else(|_| (Err(unusable()), Err(unusable())));
         Model::new(world, device, Language::new(tokenizer, template, eos_ids), source)
     }

@@ -1,34 +1,8 @@
 //! How good a model is: perplexity of a text, and how far the predictions of two models are apart.
 
+use crate::windows::{Windows, cut};
 use crate::{Error, Model};
-use ingot_models::text::tokenizer::Tokenizer;
 use rayon::prelude::*;
-
-/// How a text is cut: windows of tokens that are read together, one after the other. Each token but a window's first is
-/// predicted from those before it, within its window. A last window that is not full is left out, unless it is the only one.
-///
-/// Figures of other programs are of other cuts. `llama-perplexity` of llama.cpp scores the second half of each window alone, whose
-/// tokens have many before them, so its perplexities are lower; `mlx_lm.perplexity` scores whole windows as here, of many texts laid
-/// end to end, with nothing put before a window.
-///
-/// ```
-/// use ingot::Windows;
-///
-/// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
-/// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
-/// let text = "Once upon a time there was a little boy who had a dog.";
-/// let windows = Windows { n_tokens: 4, most: Some(2) };
-/// let nll = model.perplexity(text, windows, &mut |_, _| {})?;
-/// assert_eq!(nll.n(), 2 * 3);
-/// # Ok::<(), ingot::Error>(())
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Windows {
-    /// Tokens of a window, what the tokenizer puts before a text included.
-    pub n_tokens: usize,
-    /// Most windows; `None` takes all.
-    pub most: Option<usize>,
-}
 
 /// A mean of many numbers, and how sure it is.
 ///
@@ -109,7 +83,7 @@ impl Mean {
 /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
 /// # };
 /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
 /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
 /// for Position { token, nll_a, nll_b, kl, .. } in found.positions {
 ///     println!("{:>8}: {nll_a:.3} {nll_b:.3}", a.tokenizer()?.decode(&[token], true)?);
@@ -144,7 +118,7 @@ pub struct Position {
 /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
 /// # };
 /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
 /// // The same model in f32, and with activations rounded to 8 bits.
 /// let found: Comparison = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
 /// println!("KL divergence {:.4}, same top token {:.0} %", found.kl().mean(), 100.0 * found.same_top().mean());
@@ -168,7 +142,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
     /// let alone = a.perplexity(text, windows, &mut |_, _| {})?;
     /// assert!((found.nll_a().mean() - alone.mean()).abs() < 1e-6);
@@ -186,7 +160,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
     /// let ratio = found.nll_b().exp().0 / found.nll_a().exp().0;
     /// assert!(ratio != 1.0 && (0.9..1.1).contains(&ratio), "perplexities by one another");
@@ -204,7 +178,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let apart = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?.kl().mean();
     /// assert!(apart > 0.0 && apart < 0.1);
     /// # Ok::<(), ingot::Error>(())
@@ -221,7 +195,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let same = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?.same_top();
     /// assert!(same.n() == 7 && same.mean() > 0.5);
     /// # Ok::<(), ingot::Error>(())
@@ -238,7 +212,7 @@ impl Comparison {
     /// #     Model::load("../../models/ingot-tales-1m".as_ref(), options)
     /// # };
     /// # let (mut a, mut b) = (load(Activations::F32)?, load(Activations::Int8)?);
-    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+    /// # let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
     /// let found = compare(&mut a, &mut b, text, windows, &mut |_, _| {})?;
     /// let [least, median, most] = [0.0, 0.5, 1.0].map(|share| found.kl_quantile(share));
     /// assert!(least <= median && median <= most && most > found.kl().mean());
@@ -261,15 +235,15 @@ impl Model {
     ///
     /// # let cpu = ingot::LoadOptions { device: ingot::DeviceChoice::Cpu, ..Default::default() };
     /// # let mut model = ingot::Model::load("../../models/ingot-tales-1m".as_ref(), cpu)?;
-    /// let windows = Windows { n_tokens: 512, most: None };
+    /// let windows = Windows { n_tokens: 512, most: None, seed: None };
     /// let mut score = |text: &str| model.perplexity(text, windows, &mut |_, _| {}).map(|nll| nll.exp().0);
     /// assert!(score("Once upon a time there was a little boy.")? < score("A boy little was there time a upon once.")?);
     /// # Ok::<(), ingot::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::ShortText`]; [`Error::NoPrediction`] at the first token whose logits are not numbers; those of the tokenizer and
-    /// of running the model, a window longer than its context included.
+    /// [`Error::ShortText`] and [`Error::LongWindow`]; [`Error::NoPrediction`] at the first token whose logits are not numbers;
+    /// those of the tokenizer and of running the model.
     pub fn perplexity(
         &mut self,
         text: &str,
@@ -309,7 +283,7 @@ impl Model {
 ///     Model::load(format!("../../models/{name}").as_ref(), options)
 /// };
 /// let (mut large, mut small) = (load("ingot-tales-14m")?, load("ingot-tales-1m")?);
-/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1) });
+/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: Some(1), seed: None });
 /// let apart = compare(&mut large, &mut small, text, windows, &mut |_, _| {})?;
 /// assert!(apart.kl().mean() > 0.0 && apart.positions.iter().all(|at| at.kl >= 0.0));
 /// # Ok::<(), ingot::Error>(())
@@ -359,50 +333,6 @@ pub fn compare(
         progress(ix as u64 + 1, cut_a.len() as u64);
     }
     Ok(found)
-}
-
-/// Tokens that are read together.
-#[derive(PartialEq, Eq, Debug)]
-pub(crate) struct Window {
-    /// What the tokenizer puts first, and tokens of the text.
-    pub ids: Vec<u32>,
-    /// How many of the former.
-    n_prefix: usize,
-    /// Place in the text of the first of the latter.
-    first: usize,
-}
-
-impl Window {
-    /// What row `row` of the logits predicts, if that is a token of the text with one before it: place in the text, and id.
-    pub(crate) fn target(&self, row: usize) -> Option<(usize, u32)> {
-        let token = *self.ids.get(row + 1)?;
-        (row + 1 >= self.n_prefix).then(|| (self.first + row + 1 - self.n_prefix, token))
-    }
-}
-
-pub(crate) fn cut(model: &Model, text: &str, windows: Windows) -> Result<Vec<Window>, Error> {
-    let prefix = prefix(model.tokenizer()?)?;
-    let ids = model.tokenizer()?.encode(text, false)?;
-    let n_prefix = prefix.len();
-    let n_own = windows.n_tokens.saturating_sub(n_prefix).max(2);
-    let all = ids.chunks(n_own).enumerate().filter(|(ix, own)| *ix == 0 || own.len() == n_own);
-    let all = all.take(windows.most.unwrap_or(usize::MAX));
-    let all: Vec<Window> = all
-        .map(|(ix, own)| Window { ids: prefix.iter().chain(own).copied().collect(), n_prefix, first: ix * n_own })
-        .collect();
-    match all.first() {
-        Some(first) if first.ids.len() >= 2 => Ok(all),
-        _ => Err(Error::ShortText { n_tokens: ids.len() }),
-    }
-}
-
-/// What the tokenizer puts before a text: the begin token as a rule. What it may put behind one is left out, since an end token
-/// before a window would be read as another text's end.
-fn prefix(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
-    let (own, mut ids) = (tokenizer.encode("a", false)?, tokenizer.encode("a", true)?);
-    let before = (0..ids.len()).find(|at| ids[*at..].starts_with(&own)).unwrap_or(0);
-    ids.truncate(before);
-    Ok(ids)
 }
 
 /// Fails unless a negative log-probability is one.
@@ -488,13 +418,5 @@ mod tests {
         assert!((at.kl - 1.5f64.ln()).abs() < 1e-7 && (at.nll_a - 2f64.ln()).abs() < 1e-7, "{at:?}");
         assert_eq!(position(0, 1, &never, &fine).nll_a, f64::INFINITY);
         assert_eq!(position(0, 0, &fine, &never).kl, f64::INFINITY);
-    }
-
-    #[test]
-    fn a_window_predicts_tokens_that_have_one_before_them() {
-        let plain = Window { ids: vec![5, 6, 7], n_prefix: 0, first: 10 };
-        assert_eq!([0, 1, 2].map(|row| plain.target(row)), [Some((11, 6)), Some((12, 7)), None]);
-        let begun = Window { ids: vec![1, 5, 6], n_prefix: 1, first: 10 };
-        assert_eq!([0, 1, 2].map(|row| begun.target(row)), [Some((10, 5)), Some((11, 6)), None]);
     }
 }

@@ -1,8 +1,9 @@
 //! How much a model suffers when one matrix alone is quantized: what a search for the best mix of widths rests on.
 
 use crate::lower::Lowered;
-use crate::quality::{Window, Windows, cut, log_sum, no_prediction};
+use crate::quality::{log_sum, no_prediction};
 use crate::weights::{ChangedWeights, Weights};
+use crate::windows::{Window, Windows, cut};
 use crate::{Error, LoadOptions, Model};
 use ingot_ir::weight::Format;
 use ingot_models::convert::search::{Candidate, Sensitivities};
@@ -29,7 +30,7 @@ use std::sync::Arc;
 /// # ingot::convert(from, &floats, &options, &mut |_, _| true)?;
 /// let candidates = Candidates::measure(&floats, Widths::new(3, 6, 64)?, &mut |_, _| {})?;
 /// let shape = candidates.equal(Target::BitsPerWeight(5.0))?;
-/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: None });
+/// let (text, windows) = ("Once upon a time there was a little boy.", Windows { n_tokens: 8, most: None, seed: None });
 /// let mut load = || LoadOptions { device: DeviceChoice::Cpu, cache: Cache::Off, ..LoadOptions::default() };
 /// let some = &candidates.matrices[..2];
 /// let found = ingot::sensitivities(&floats, some, shape, text, windows, &mut load, &mut |_, _| {})?;
@@ -72,8 +73,9 @@ pub fn sensitivities(
         let checkpoint = weights.checkpoint().unwrap_or_else(|| unreachable!("a checkpoint was opened"));
         let matrix = candidate.quantized(&WeightTable::new(checkpoint, quantization.as_ref()), shape)?;
         let mut graph = graph.clone();
-        let scales = matrix.scale_type;
-        let format = Format::Affine { bits: shape.bits as u8, group: shape.group as u16, scales };
+        // Of a group that does not divide its columns it has another form.
+        let QuantShape { bits, group } = matrix.shape;
+        let format = Format::Affine { bits: bits as u8, group: group as u16, scales: matrix.scale_type };
         candidate.replace(&mut graph, format);
         let weights = Weights::Changed(ChangedWeights::new(Arc::clone(&weights), candidate.path.clone(), matrix));
         let changed = Lowered::new(graph, weights, eos_ids.clone(), max_positions);

@@ -79,7 +79,7 @@ pub fn convert_gguf(
         return Err(Error::Unsupported { path: out.to_path_buf(), what });
     }
     let model = Model::open(source)?;
-    let items = items(&model, kind)?;
+    let items = items(&model, kind).map_err(|error| model.checkpoint.in_own_words(error))?;
     let settings = settings(&model, source, &items)?;
     let decls: Vec<Decl> = items.iter().map(|item| item.decl.clone()).collect();
     let converted = Converted {

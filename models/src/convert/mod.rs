@@ -12,7 +12,7 @@ mod stream;
 mod gguf;
 
 pub use gguf::{GgufType, convert_gguf};
-pub use recipe::Recipe;
+pub use recipe::{Recipe, RecipeError};
 
 use crate::blocks::stack_path;
 use crate::config::{ModelSpec, Quant};
@@ -103,7 +103,7 @@ pub fn convert(
         ));
     }
     if let Some(recipe) = &options.quantize {
-        recipe.check().map_err(|why| unsupported(&why))?;
+        recipe.check()?;
     }
     let model = Model::open(source)?;
     let Value::Object(mut config) = model.files.json_or_null("config.json")? else {
@@ -111,7 +111,8 @@ pub fn convert(
     };
     take_eos(&mut config, &model.files)?;
     let dtype = if options.repack { None } else { options.dtype.or_else(|| config_dtype(&config)) };
-    let Chosen { items, new, kept } = choose(&model, options, dtype)?;
+    let chosen = choose(&model, options, dtype).map_err(|error| model.checkpoint.in_own_words(error));
+    let Chosen { items, new, kept } = chosen?;
     describe(&mut config, &model.spec, options, &new, &kept);
     let shards = shards(items);
     let converted = Converted {

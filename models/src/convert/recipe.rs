@@ -3,6 +3,7 @@
 use crate::config::Quant;
 use crate::formats::affine::{BITS, GROUPS, QuantShape};
 use std::collections::BTreeMap;
+use thiserror::Error;
 
 /// How the matrices of a model are quantized.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,9 +25,64 @@ pub enum Recipe {
     Listed {
         /// What the rest has.
         default: QuantShape,
-        /// Bits by a module's path; their groups are those of the rest.
-        bits: BTreeMap<String, u32>,
+        /// Others by a module's path.
+        shapes: BTreeMap<String, QuantShape>,
     },
+}
+
+/// What is no way to quantize a model.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// A mode that nobody knows.
+    #[error("there is no quantization mode `{found}`; there are affine, mxfp4, mxfp8 and nvfp4")]
+    UnknownMode {
+        /// Its name.
+        found: String,
+    },
+    /// A mixed recipe that nobody knows.
+    #[error("there is no recipe `{found}`; there are {}", Recipe::MIXED.join(", "))]
+    UnknownMixed {
+        /// Its name.
+        found: String,
+    },
+    /// A mixed recipe in a mode that has one width.
+    #[error("mixed recipes are of the affine mode only, not of {mode}; leave the mode or the recipe out")]
+    MixedMode {
+        /// The mode.
+        mode: String,
+    },
+    /// Bits or a group that a mode does not have.
+    #[error("{mode} has {} bits in groups of {}, not {} in {}", own.bits, own.group, found.bits, found.group)]
+    FixedShape {
+        /// The mode.
+        mode: String,
+        /// What it has.
+        own: QuantShape,
+        /// What was asked for.
+        found: QuantShape,
+    },
+    /// A width that no affine format has.
+    #[error("{found} bits; the affine mode has {BITS:?}")]
+    Bits {
+        /// The width.
+        found: u32,
+    },
+    /// A group that no affine format has.
+    #[error("groups of {found}; the affine mode has {GROUPS:?}")]
+    Group {
+        /// Its columns.
+        found: u32,
+    },
+}
+
+/// Fails unless the affine format has the width and the group.
+pub(super) fn check_shape(QuantShape { bits, group }: QuantShape) -> Result<(), RecipeError> {
+    match (BITS.contains(&bits), GROUPS.contains(&group)) {
+        (true, true) => Ok(()),
+        (false, _) => Err(RecipeError::Bits { found: bits }),
+        (true, false) => Err(RecipeError::Group { found: group }),
+    }
 }
 
 /// Columns a scale of a mixed recipe, unless others are asked for.
@@ -41,24 +97,23 @@ impl Recipe {
     ///
     /// # Errors
     /// What does not go together.
-    pub fn new(mode: &str, bits: Option<u32>, group: Option<u32>, mixed: Option<&str>) -> Result<Self, String> {
-        let quant = Quant::of_mode(mode).ok_or_else(|| format!("there is no quantization mode `{mode}`"))?;
-        let (bits, told_group) = (bits.unwrap_or(quant.bits()), group);
-        let group = group.unwrap_or(quant.group());
+    pub fn new(mode: &str, bits: Option<u32>, group: Option<u32>, mixed: Option<&str>) -> Result<Self, RecipeError> {
+        let quant = Quant::of_mode(mode).ok_or_else(|| RecipeError::UnknownMode { found: mode.to_owned() })?;
+        let own = QuantShape { bits: quant.bits(), group: quant.group() };
+        let shape = QuantShape { bits: bits.unwrap_or(own.bits), group: group.unwrap_or(own.group) };
+        let mode = || mode.to_owned();
         let recipe = match (mixed, quant) {
-            (None, Quant::Affine(_)) => Self::Uniform(Quant::Affine(QuantShape { bits, group })),
-            (None, other) if (bits, group) == (other.bits(), other.group()) => Self::Uniform(other),
-            (None, other) => {
-                let (own_bits, own_group) = (other.bits(), other.group());
-                return Err(format!("{mode} has {own_bits} bits in groups of {own_group}, not {bits} in {group}"));
-            }
-            (Some(_), Quant::SmallFloat(_)) => return Err("mixed recipes are of the affine mode only".into()),
+            (None, Quant::Affine(_)) => Self::Uniform(Quant::Affine(shape)),
+            (None, other) if shape == own => Self::Uniform(other),
+            (None, _) => return Err(RecipeError::FixedShape { mode: mode(), own, found: shape }),
+            (Some(_), Quant::SmallFloat(_)) => return Err(RecipeError::MixedMode { mode: mode() }),
             (Some(name), Quant::Affine(_)) => {
                 let numbers = name.strip_prefix("mixed_").filter(|_| Self::MIXED.contains(&name));
                 let pair = numbers.and_then(|rest| rest.split_once('_'));
                 let parsed = pair.and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
-                let (low, high) = parsed.ok_or_else(|| format!("there is no recipe `{name}`"))?;
-                Self::Mixed { low, high, group: told_group, default_bits: bits }
+                let unknown = || RecipeError::UnknownMixed { found: name.to_owned() };
+                let (low, high) = parsed.ok_or_else(unknown)?;
+                Self::Mixed { low, high, group, default_bits: shape.bits }
             }
         };
         recipe.check()?;
@@ -66,20 +121,16 @@ impl Recipe {
     }
 
     /// Whether the numbers are those of a format.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let Quant::Affine(QuantShape { bits, group }) = self.default() else { return Ok(()) };
-        if !BITS.contains(&bits) {
-            return Err(format!("{bits} bits; the affine mode has {BITS:?}"));
+    pub(super) fn check(&self) -> Result<(), RecipeError> {
+        let Quant::Affine(default) = self.default() else { return Ok(()) };
+        check_shape(default)?;
+        match self {
+            Self::Uniform(_) => Ok(()),
+            Self::Mixed { low, high, .. } => {
+                [*low, *high].into_iter().try_for_each(|bits| check_shape(QuantShape { bits, ..default }))
+            }
+            Self::Listed { shapes, .. } => shapes.values().copied().try_for_each(check_shape),
         }
-        if !GROUPS.contains(&group) {
-            return Err(format!("groups of {group}; the affine mode has {GROUPS:?}"));
-        }
-        let wrong = match self {
-            Self::Uniform(_) => None,
-            Self::Mixed { low, high, .. } => [low, high].into_iter().find(|bits| !BITS.contains(bits)),
-            Self::Listed { bits, .. } => bits.values().find(|bits| !BITS.contains(bits)),
-        };
-        wrong.map_or(Ok(()), |bits| Err(format!("{bits} bits; the affine mode has {BITS:?}")))
     }
 
     /// What the configuration says of modules that it does not name.
@@ -115,16 +166,17 @@ impl Recipe {
         matches!(self, Self::Mixed { .. }) || quant != self.default()
     }
 
-    /// How the matrix of a module is quantized; `None` if its columns are no whole groups.
+    /// How the matrix of a module is quantized; `None` if its columns are no whole groups of the default's, as in mlx-lm, or
+    /// of those that are listed for it.
     pub(super) fn of(&self, path: &str, n_cols: u32, n_layers: u32) -> Option<Quant> {
         if !n_cols.is_multiple_of(self.default().group()) {
             return None;
         }
         let (low, high, group) = match self {
             Self::Uniform(quant) => return Some(*quant),
-            Self::Listed { default, bits } => {
-                let bits = bits.get(path).copied().unwrap_or(default.bits);
-                return Some(Quant::Affine(QuantShape { bits, ..*default }));
+            Self::Listed { default, shapes } => {
+                let shape = shapes.get(path).copied().unwrap_or(*default);
+                return n_cols.is_multiple_of(shape.group).then_some(Quant::Affine(shape));
             }
             Self::Mixed { low, high, .. } => (*low, *high, self.group()),
         };
@@ -148,12 +200,21 @@ mod tests {
         let of = |mode| Recipe::new(mode, None, None, None);
         assert_eq!(of("affine"), Ok(Recipe::Uniform(Quant::Affine(QuantShape { bits: 4, group: 64 }))));
         assert_eq!(of("mxfp8"), Ok(Recipe::Uniform(Quant::SmallFloat(SmallFloat::Mxfp8))));
-        assert!(Recipe::new("mxfp4", Some(8), None, None).is_err_and(|why| why.contains("4 bits in groups of 32")));
-        assert!(Recipe::new("affine", Some(7), None, None).is_err_and(|why| why.contains("7 bits")));
-        assert!(Recipe::new("affine", None, Some(16), None).is_err_and(|why| why.contains("groups of 16")));
-        assert!(Recipe::new("nvfp4", None, None, Some("mixed_2_6")).is_err());
-        assert!(Recipe::new("affine", None, None, Some("mixed_5_6")).is_err());
-        assert!(Recipe::new("int4", None, None, None).is_err());
+    }
+
+    #[test]
+    fn what_is_no_recipe_is_named() {
+        let of = |mode, bits, group, mixed| Recipe::new(mode, bits, group, mixed).unwrap_err().to_string();
+        assert_eq!(of("mxfp4", Some(8), None, None), "mxfp4 has 4 bits in groups of 32, not 8 in 32");
+        assert_eq!(of("affine", Some(7), None, None), "7 bits; the affine mode has [1, 2, 3, 4, 5, 6, 8]");
+        assert_eq!(of("affine", None, Some(16), None), "groups of 16; the affine mode has [32, 64, 128]");
+        assert!(of("nvfp4", None, None, Some("mixed_2_6")).contains("not of nvfp4"));
+        assert!(of("affine", None, None, Some("mixed_5_6")).contains("`mixed_5_6`; there are mixed_2_6"));
+        assert!(of("int4", None, None, None).contains("`int4`"));
+        let default = QuantShape { bits: 4, group: 64 };
+        let listed = |shape| Recipe::Listed { default, shapes: [("a".to_owned(), shape)].into() }.check();
+        assert_eq!(listed(QuantShape { bits: 6, group: 32 }), Ok(()));
+        assert_eq!(listed(QuantShape { bits: 6, group: 48 }), Err(RecipeError::Group { found: 48 }));
     }
 
     #[test]

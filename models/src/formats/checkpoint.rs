@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::Files;
 use ingot_ir::weight::Format;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -32,8 +33,8 @@ pub(crate) enum Place {
     Safetensors((u32, u32)),
     /// Part of a GGUF file, and position in it.
     Gguf((u32, u32)),
-    /// Rows of blocks of a GGUF file, see [`Form::Blocks`].
-    Blocks { at: (u32, u32), format: Format, pairs: Option<usize> },
+    /// Rows of blocks of a GGUF file, see [`Form::Blocks`]: some of a tensor, or all, those of a stack one below the other.
+    Blocks { at: (u32, u32), rows: Range<usize>, format: Format, pairs: Option<usize> },
     /// Tensors of AWQ or GPTQ, each by file and position.
     Packed { packer: Packer, weight: (u32, u32), zeros: Option<(u32, u32)>, scales: (u32, u32) },
     /// In memory: what is small.
@@ -90,7 +91,8 @@ impl Checkpoint {
         let mut table = BTreeMap::new();
         for (name, place) in places {
             if table.contains_key(&name) {
-                return Err(Error::tensor(source, name, "stands twice"));
+                let what = "stands twice, by itself or as a part of another; convert the model again";
+                return Err(words.tell(Error::tensor(source, name, what), source));
             }
             table.insert(name, place);
         }
@@ -100,14 +102,15 @@ impl Checkpoint {
     /// The matrix of a module, if it is stored in another engine's form.
     pub fn foreign(&self, path: &str) -> Option<Foreign<'_>> {
         match self.table.get(&format!("{path}.weight"))? {
-            Place::Blocks { at: (part, ix), format, pairs } => {
+            Place::Blocks { at: (part, ix), rows, format, pairs } => {
                 let file = &self.gguf[*part as usize];
                 let tensor = &file.tensors()[*ix as usize];
                 // Matrices and stacks of them alone are in blocks, which was checked.
-                let (n_cols, above) = tensor.shape.split_last()?;
-                let (n_rows, n_cols) = (above.iter().product(), *n_cols);
-                let form = Form::Blocks { stored: tensor.stored, pairs: *pairs, bytes: file.bytes(tensor) };
-                Some(Foreign { format: *format, n_rows, n_cols, form })
+                let n_cols = *tensor.shape.last()?;
+                let row_bytes = n_cols / tensor.stored.block_len() * tensor.stored.block_bytes();
+                let bytes = &file.bytes(tensor)[rows.start * row_bytes..rows.end * row_bytes];
+                let form = Form::Blocks { stored: tensor.stored, pairs: *pairs, bytes };
+                Some(Foreign { format: *format, n_rows: rows.len(), n_cols, form })
             }
             Place::Packed { packer, weight, zeros, scales } => {
                 let tensor = |place: (u32, u32)| self.files[place.0 as usize].tensor(place.1 as usize);
@@ -176,7 +179,9 @@ impl Checkpoint {
         let missing = |what: &str| Err(Error::Missing { path: folder.to_path_buf(), what: what.into() });
         match std::fs::metadata(folder) {
             Ok(meta) if meta.is_dir() => Ok(()),
-            Ok(_) => missing("is a file; give the folder that holds config.json and model.safetensors"),
+            Ok(_) => missing(
+                "is a file, and no GGUF file; give one, or the folder that holds config.json and model.safetensors",
+            ),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => missing(
                 "no such folder; give the folder of a checkpoint (config.json, model.safetensors, tokenizer.json)",
             ),
@@ -222,8 +227,11 @@ impl Checkpoint {
     }
     /// The sizes of the tensor of that name, slowest first, however it is stored; of AWQ's and GPTQ's those of the matrix.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        if let Some(Place::Blocks { at: (part, ix), .. }) = self.table.get(name) {
-            return Some(self.gguf[*part as usize].tensors()[*ix as usize].shape.clone());
+        if let Some(Place::Blocks { at: (part, ix), rows, .. }) = self.table.get(name) {
+            let shape = &self.gguf[*part as usize].tensors()[*ix as usize].shape;
+            let (n_cols, above) = shape.split_last()?;
+            let is_whole = above.iter().product::<usize>() == rows.len();
+            return Some(if is_whole { shape.clone() } else { vec![rows.len(), *n_cols] });
         }
         let packed = || self.foreign(name.strip_suffix(".weight")?).map(|matrix| vec![matrix.n_rows, matrix.n_cols]);
         self.get(name).map(|tensor| tensor.shape.to_vec()).or_else(packed)

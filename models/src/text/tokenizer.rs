@@ -28,14 +28,23 @@ impl Tokenizer {
     pub fn load(files: &Files, eos_ids: &[u32]) -> Result<Self> {
         const LIMIT_BYTES: u64 = 1 << 30;
         let path = files.path("tokenizer.json");
-        let again = |error: String| Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again"));
+        let again = |error: String| match (files.in_file(), files.vocabulary()) {
+            (Some(file), Some(_)) => {
+                let what = "its tokenizer (`tokenizer.ggml.*`) cannot be used";
+                Error::malformed(file, format!("{what}: {error}; fetch the file again, or convert the model again"))
+            }
+            _ => Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again")),
+        };
         let made = match files.vocabulary() {
             Some(vocabulary) => guarded(|| vocabulary.file()?.build()),
             None => match files.text("tokenizer.json", LIMIT_BYTES)? {
                 Some(text) => guarded(|| read(&text)),
                 None => {
-                    let what = "no such file; text needs a tokenizer: fetch tokenizer.json of the same model, or pass token ids";
-                    return Err(Error::Missing { path, what: what.into() });
+                    let (path, what) = match files.in_file() {
+                        Some(file) => (file.to_path_buf(), "holds no tokenizer; take a file with one"),
+                        None => (path, "no such file; text needs a tokenizer: fetch tokenizer.json of the same model"),
+                    };
+                    return Err(Error::Missing { path, what: format!("{what}, or pass token ids") });
                 }
             },
         };
@@ -101,16 +110,22 @@ impl Tokenizer {
 struct Outline {
     #[serde(default)]
     normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    decoder: Value,
 }
 
 /// Reads `tokenizer.json`: a model of the usual kind straight, any other by the crate's own way.
 fn read(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
     if let Ok(file) = serde_json::from_str::<BpeFile>(text) {
         check_tables(file.normalizer())?;
+        check_regexes(file.rest.values())?;
         return file.build();
     }
-    let outline: Outline = serde_json::from_str(text)?;
-    check_tables(&outline.normalizer)?;
+    let Outline { normalizer, pre_tokenizer, decoder } = serde_json::from_str(text)?;
+    check_tables(&normalizer)?;
+    check_regexes([&normalizer, &pre_tokenizer, &decoder].into_iter())?;
     tokenizers::Tokenizer::from_bytes(text.as_bytes())
 }
 
@@ -146,6 +161,45 @@ fn check_table(base64: &str) -> std::result::Result<(), String> {
     }
 }
 
+/// Regular expressions of a tokenizer. The pre-tokenizers that GGUF files name have up to 6.
+const MAX_REGEXES: usize = 32;
+/// What the counts by which an expression repeats its parts make together: each multiplies what it is compiled to. Those
+/// pre-tokenizers repeat up to 3 times.
+const MAX_REPEATS: u64 = 16;
+
+/// Checks that regular expressions within values are few and small: compiled they take many times their place in a file.
+fn check_regexes<'a>(values: impl Iterator<Item = &'a Value>) -> std::result::Result<(), String> {
+    fn collect<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Array(all) => all.iter().for_each(|value| collect(value, found)),
+            Value::Object(fields) => fields.iter().for_each(|(name, value)| match value {
+                Value::String(regex) if name == "Regex" => found.push(regex),
+                other => collect(other, found),
+            }),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    values.for_each(|value| collect(value, &mut found));
+    if found.len() > MAX_REGEXES {
+        return Err(format!("it has {} regular expressions; at most {MAX_REGEXES} are taken", found.len()));
+    }
+    match found.into_iter().find(|regex| repeats(regex) > MAX_REPEATS) {
+        Some(regex) => Err(format!("`{regex}` repeats a part more than {MAX_REPEATS} times")),
+        None => Ok(()),
+    }
+}
+
+/// The greatest counts of `{n}`, `{n,}` and `{n,m}`, multiplied; not the names and numbers of `\p{L}` and `\x{3b1}`.
+fn repeats(regex: &str) -> u64 {
+    let count = |(at, _): (usize, &str)| {
+        let named = [r"\p", r"\P", r"\x", r"\u"].iter().any(|start| regex[..at].ends_with(start));
+        let (inner, _) = regex[at + 1..].split_once('}')?;
+        inner.split(',').filter_map(|number| number.trim().parse::<u64>().ok()).max().filter(|_| !named)
+    };
+    regex.match_indices('{').filter_map(count).fold(1, |product, n| product.saturating_mul(n.max(1)))
+}
+
 /// Calls the crate `tokenizers`, which panics on some files whose parts do not go together.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
     // Nothing that a panic may have left half done is used again: what is read is dropped, and reading changes a cache alone.
@@ -172,4 +226,23 @@ pub(crate) fn special_tokens(files: &Files) -> Result<SpecialTokens> {
         }
     }
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeats_of_regular_expressions_are_counted() {
+        for (regex, expected) in [
+            (r"\p{N}{1,3}| ?\p{L}+", 3),
+            (r"\x{3000}[\u{4e00}-\u{9999}]", 1),
+            ("[0-9]{4}(a{2,}){3}", 24),
+            ("a{,5}", 5),
+            ("{a}{1", 1),
+            (r"(\p{N}{65536}){65536}{4294967296}", u64::MAX),
+        ] {
+            assert_eq!(repeats(regex), expected, "{regex}");
+        }
+    }
 }

@@ -38,7 +38,7 @@ fn folders() {
     assert_error(Model::open(&absent), &["absent", "no such folder", "config.json"]);
     let file = folder.path().join("config.json");
     put(&file, "{}");
-    assert_error(Model::open(&file), &["config.json", "is a file; give the folder"]);
+    assert_error(Model::open(&file), &["config.json", "is a file, and no GGUF file"]);
     assert_error(Checkpoint::open(folder.path()), &["no model*.safetensors", "fetch the checkpoint as safetensors"]);
     put(&folder.path().join("weights.gguf"), "x");
     assert_error(Checkpoint::open(folder.path()), &["found weights.gguf"]);

@@ -86,7 +86,7 @@ fn a_file_brings_tokenizer_and_template() {
 fn files_become_folders_without_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["llama-q4_0", "llama-q4_1", "llama-q8_0", "llama-q5_1", "llama256-q4_k_m"] {
-        let Some(file) = golden(&format!("gguf/{name}.gguf")) else { return };
+        let Some(file) = golden(&format!("gguf/{name}.gguf")) else { continue };
         let out = folder.path().join(name);
         convert(&file, &out, &ConvertOptions::default(), &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
         let (before, after) = (Model::open(&file).expect("opens"), Model::open(&out).expect("opens"));
@@ -202,6 +202,16 @@ fn broken_files_are_refused() {
     // Every beginning of a file ends in an error, not in a panic.
     let whole = tensor(1, &[2], 0, 0).0;
     (0..whole.len() - 32).for_each(|n| assert!(check_header(&whole[..n]).is_err(), "{n} bytes"));
+}
+
+/// What is named as a GGUF file, and a folder of such files.
+#[test]
+fn names_of_files_tell_what_they_should_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, "<html>").expect("a temporary file");
+    assert_error(Model::open(&path), &["model.gguf", "does not begin with `GGUF`", "fetch it again"]);
+    assert_error(Model::open(folder.path()), &["no config.json", "name one of them itself, e.g. model.gguf"]);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::{assert_error, golden};
 use ingot_models::Model;
-use ingot_models::convert::{GgufType, convert_gguf};
-use ingot_models::formats::gguf::Gguf;
+use ingot_models::convert::{ConvertOptions, GgufType, convert, convert_gguf};
+use ingot_models::formats::gguf::{Gguf, GgufTensor};
 use ingot_models::text::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -72,6 +72,142 @@ pub(crate) fn write(path: &Path, settings: &[(&str, Value)], tensors: &[Tensor<'
         out.extend_from_slice(bytes);
     }
     std::fs::write(path, out).expect("a temporary file");
+}
+
+/// A model as a file of a type.
+fn file_of(source: &Path, to: &Path, kind: &str) -> Gguf {
+    let kind = GgufType::parse(kind).expect("a type");
+    convert_gguf(source, to, kind, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
+    Gguf::open(to).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Writes a file once more, with other settings and tensors.
+fn rewrite(from: &Gguf, path: &Path, changed: &[(&str, Value)], tensors: &[Tensor<'_>]) {
+    let own = from.metadata().iter().map(|(key, value)| (key.as_str(), value.clone()));
+    let own = own.filter(|(key, _)| changed.iter().all(|(other, _)| other != key));
+    let settings: Vec<(&str, Value)> = own.chain(changed.iter().cloned()).collect();
+    write(path, &settings, tensors);
+}
+
+/// A tensor of a file under another name, with other sizes and bytes.
+fn renamed<'a>(file: &Gguf, name: &'a str, like: &str, shape: &'a [usize], bytes: &'a [u8]) -> Tensor<'a> {
+    (name, kind_of(file.tensors().iter().find(|tensor| tensor.name == like).expect("listed")), shape, bytes)
+}
+
+fn kind_of(tensor: &GgufTensor) -> u32 {
+    match tensor.stored.name() {
+        "F32" => 0,
+        "F16" => 1,
+        "Q4_0" => 2,
+        "Q8_0" => 8,
+        other => panic!("{other} is written nowhere here"),
+    }
+}
+
+fn as_it_is<'a>(file: &'a Gguf, tensor: &'a GgufTensor) -> Tensor<'a> {
+    (&tensor.name, kind_of(tensor), &tensor.shape, file.bytes(tensor))
+}
+
+/// All numbers and names of a model: its weights in an MLX folder.
+fn weights(file: &Path, folder: &Path) -> Vec<u8> {
+    let out = folder.join(file.file_stem().expect("a name"));
+    let options = ConvertOptions { repack: true, ..ConvertOptions::default() };
+    convert(file, &out, &options, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
+    std::fs::read(out.join("model.safetensors")).expect("weights")
+}
+
+/// What llama.cpp's converter writes with `--fuse-qkv`.
+#[test]
+fn queries_keys_and_values_may_be_one_tensor() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("ingot-tales-1m");
+    let sources =
+        [(Some(shipped), "q8_0"), (golden("qwen2"), "f32"), (golden("qwen3"), "f16"), (golden("llama"), "f32")];
+    for (ix, (source, kind)) in sources.into_iter().enumerate() {
+        let Some(source) = source else { continue };
+        let [plain, fused] = ["plain", "fused"].map(|name| folder.path().join(format!("{name}-{ix}.gguf")));
+        let file = file_of(&source, &plain, kind);
+        let mut joined: Vec<(String, String, Vec<usize>, Vec<u8>)> = Vec::new();
+        let mut others = Vec::new();
+        for tensor in file.tensors() {
+            let name = &tensor.name;
+            match ["attn_q.", "attn_k.", "attn_v."].iter().find(|part| name.contains(**part)) {
+                None => others.push(as_it_is(&file, tensor)),
+                Some(part) => {
+                    let whole = name.replace(part, "attn_qkv.");
+                    match joined.iter_mut().find(|(name, ..)| *name == whole) {
+                        None => joined.push((whole, name.clone(), tensor.shape.clone(), file.bytes(tensor).to_vec())),
+                        Some((_, _, shape, bytes)) => {
+                            shape[0] += tensor.shape[0];
+                            bytes.extend(file.bytes(tensor));
+                        }
+                    }
+                }
+            }
+        }
+        let mut tensors = others;
+        tensors.extend(joined.iter().map(|(name, like, shape, bytes)| renamed(&file, name, like, shape, bytes)));
+        assert!(tensors.len() < file.tensors().len());
+        rewrite(&file, &fused, &[], &tensors);
+        assert!(weights(&plain, folder.path()) == weights(&fused, folder.path()), "{}", source.display());
+        if source.ends_with("llama") {
+            let queries = file.tensors().iter().find(|tensor| tensor.name == "blk.0.attn_q.weight").expect("listed");
+            let twice: Vec<_> = tensors.iter().copied().chain([as_it_is(&file, queries)]).collect();
+            rewrite(&file, &fused, &[], &twice);
+            assert_error(Model::open(&fused), &["tensor `blk.0.attn_q.weight`: stands twice"]);
+            rewrite(&file, &fused, &[("llama.attention.head_count_kv", json!(1))], &tensors);
+            assert_error(Model::open(&fused), &["attn_qkv.weight", "256 rows for 6 heads of 32"]);
+        }
+    }
+}
+
+/// Mixtral's first files have a tensor an expert.
+#[test]
+fn experts_may_be_single_tensors() {
+    let Some(source) = golden("mixtral") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let [stacks, single] = ["stacks.gguf", "single.gguf"].map(|name| folder.path().join(name));
+    let file = file_of(&source, &stacks, "q8_0");
+    let (mut tensors, mut names) = (Vec::new(), Vec::new());
+    for tensor in file.tensors() {
+        match tensor.name.strip_suffix("_exps.weight") {
+            None => tensors.push(as_it_is(&file, tensor)),
+            Some(stem) => names.extend((0..tensor.shape[0]).map(|expert| (format!("{stem}.{expert}.weight"), tensor))),
+        }
+    }
+    for (ix, (name, stack)) in names.iter().enumerate() {
+        let n_experts = stack.shape[0];
+        let n_bytes = file.bytes(stack).len() / n_experts;
+        let own = &file.bytes(stack)[ix % n_experts * n_bytes..][..n_bytes];
+        tensors.push(renamed(&file, name, &stack.name, &stack.shape[1..], own));
+    }
+    rewrite(&file, &single, &[], &tensors);
+    assert!(weights(&stacks, folder.path()) == weights(&single, folder.path()));
+    // A missing one is told as the file would have it.
+    let graph = |tensors: &[Tensor<'_>]| {
+        let broken = folder.path().join("broken.gguf");
+        rewrite(&file, &broken, &[], tensors);
+        Model::open(&broken).expect("opens").graph()
+    };
+    let without = |name: &str| tensors.iter().filter(|tensor| !tensor.0.contains(name)).copied().collect::<Vec<_>>();
+    assert_error(graph(&without("blk.1.ffn_up.2.")), &["tensor `blk.1.ffn_up.2.weight` is missing"]);
+    assert_error(graph(&without("blk.0.ffn_gate.")), &["tensor `blk.0.ffn_gate_exps.weight` is missing"]);
+}
+
+/// A file's way to cut words goes along, whatever it is.
+#[test]
+fn files_of_files_keep_their_pre_tokenizer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("ingot-tales-1m");
+    let [plain, other, again] = ["plain.gguf", "other.gguf", "again.gguf"].map(|name| folder.path().join(name));
+    let file = file_of(&source, &plain, "f16");
+    let tensors: Vec<Tensor<'_>> = file.tensors().iter().map(|tensor| as_it_is(&file, tensor)).collect();
+    for pre in ["default", "gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "tekken", "deepseek-llm", "seed-coder"]
+    {
+        rewrite(&file, &other, &[("tokenizer.ggml.pre", json!(pre))], &tensors);
+        assert_eq!(file_of(&other, &again, "q8_0").metadata()["tokenizer.ggml.pre"], json!(pre));
+        std::fs::remove_file(&again).expect("removed");
+    }
 }
 
 /// The parts that `llama-gguf-split` makes: settings in the first, tensors in all.
@@ -194,6 +330,27 @@ fn sentence_piece_goes_in_and_out() {
     ]);
     let file = folder.path().join("spm.gguf");
     write(&file, &settings, &[]);
+    // The usual ids are those of files that tell none, or some beyond the vocabulary.
+    for told in [None, Some(70_000)] {
+        let roles = ["bos", "eos", "unknown"].map(|role| format!("tokenizer.ggml.{role}_token_id"));
+        let mut silent = settings.clone();
+        silent.retain(|(key, _)| roles.iter().all(|role| key != role));
+        silent.extend(roles.iter().filter_map(|role| Some((&**role, json!(told?)))));
+        let path = folder.path().join("silent.gguf");
+        write(&path, &silent, &[]);
+        let model = Model::open(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((model.spec.bos_id, &model.spec.eos_ids[..]), (Some(1), &[2][..]));
+        let tokenizer = Tokenizer::load(&model.files, &[]).expect("a tokenizer");
+        assert_eq!(tokenizer.encode("the", true).expect("encodes"), [1, ids("▁the").expect("a piece")]);
+        assert_eq!(tokenizer.special_tokens()["unk_token"], "<unk>");
+        // Ordinary text has no role.
+        let kinds = silent.iter_mut().find(|(key, _)| key.ends_with("token_type")).expect("listed");
+        kinds.1[1] = json!(1);
+        kinds.1[2] = json!(1);
+        write(&path, &silent, &[]);
+        let spec = Model::open(&path).unwrap_or_else(|error| panic!("{error}")).spec;
+        assert_eq!((spec.bos_id, &spec.eos_ids[..]), (None, &[][..]));
+    }
     let model = Model::open(&file).unwrap_or_else(|error| panic!("{error}"));
     let check = |model: &Model| {
         let tokenizer = Tokenizer::load(&model.files, &[]).expect("a tokenizer");

@@ -120,6 +120,73 @@ fn errors_are_in_the_words_of_the_file() {
     assert!(message.contains("tensor `token_embd.weight` is missing") && !message.contains("config.json"), "{message}");
 }
 
+/// Some converters tell of every layer what all have.
+#[test]
+fn numbers_may_be_lists_of_equals() {
+    let shape = |model: Model| {
+        let spec = model.spec;
+        let experts = spec.experts.map(|experts| (experts.n_active, experts.intermediate_size));
+        (spec.n_heads, spec.n_kv_heads, spec.intermediate_size, experts)
+    };
+    let of = |architecture: &str, lists: bool| {
+        let value = |n: u32| if lists { json!([n, n]) } else { json!(n) };
+        let settings = [
+            (".block_count", json!(2)),
+            (".attention.head_count", value(4)),
+            (".attention.head_count_kv", value(2)),
+            (".feed_forward_length", value(48)),
+        ];
+        let width = (".expert_feed_forward_length", value(32));
+        let experts = [(".expert_count", json!(4)), (".expert_used_count", value(2)), width];
+        let experts = experts.into_iter().filter(|_| architecture == "qwen3moe");
+        let all: Vec<(&str, Value)> = settings.into_iter().chain(experts).collect();
+        shape(open(architecture, &all).unwrap_or_else(|error| panic!("{error}")))
+    };
+    for architecture in ["llama", "qwen3moe"] {
+        assert_eq!(of(architecture, true), of(architecture, false));
+    }
+    for (key, list) in [
+        (".attention.head_count", json!([4, 2])),
+        (".attention.head_count_kv", json!([4, 0])),
+        (".feed_forward_length", json!([0, 0])),
+    ] {
+        let told = format!("`llama{key}` is {list}");
+        assert_error(open("llama", &[(".block_count", json!(2)), (key, list)]), &[&told, "the same for all layers"]);
+    }
+}
+
+#[test]
+fn models_that_see_later_tokens_are_refused() {
+    assert!(open("llama", &[(".attention.causal", json!(true))]).is_ok());
+    assert_error(open("llama", &[(".attention.causal", json!(false))]), &["`llama.attention.causal` is false"]);
+}
+
+#[test]
+fn shares_of_experts_are_those_of_a_softmax() {
+    let gated = |kind: u32| {
+        let experts = [(".expert_count", json!(4)), (".expert_used_count", json!(2))];
+        let all: Vec<_> = experts.into_iter().chain([(".expert_gating_func", json!(kind))]).collect();
+        open("llama", &all)
+    };
+    assert!(gated(0).is_ok() && gated(1).is_ok());
+    assert_error(gated(2), &["`llama.expert_gating_func` is 2", "a softmax"]);
+}
+
+#[test]
+fn errors_of_a_tokenizer_name_the_file() {
+    let load = |more: &[(&str, Value)]| {
+        let model = open("llama", more).unwrap_or_else(|error| panic!("{error}"));
+        let error = Tokenizer::load(&model.files, &[]).map(drop).expect_err("no tokenizer").to_string();
+        assert!(error.contains("model.gguf: ") && !error.contains("tokenizer.json"), "{error}");
+        error
+    };
+    assert!(load(&[]).contains("holds no tokenizer"));
+    // A merge of what is no token.
+    let merges = [("tokenizer.ggml.model", json!("gpt2")), ("tokenizer.ggml.merges", json!(["x y"]))];
+    let error = load(&merges);
+    assert!(error.contains("`tokenizer.ggml.*`") && error.contains("convert the model again"), "{error}");
+}
+
 /// Where words end: every part of the text is a token that any two parts merge to, so a word is one token.
 #[test]
 fn words_are_cut_as_their_names_say() {

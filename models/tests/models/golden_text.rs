@@ -38,7 +38,7 @@ fn tokenizer_encodes_and_decodes_as_transformers() {
 fn tokenizers_are_those_of_the_crate() {
     let text = concat!(include_str!("../../../README.md"), include_str!("../../../ARCHITECTURE.md"));
     for name in ["tokenizer", "smollm2", "../models/bundled/ingot-tales-14m"] {
-        let Some(folder) = golden(name) else { return };
+        let Some(folder) = golden(name) else { continue };
         let path = folder.join("tokenizer.json");
         if !path.exists() {
             continue;

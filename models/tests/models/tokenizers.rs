@@ -171,6 +171,12 @@ fn damaged_files_are_refused() {
         let list = json!({ "type": "Sequence", "normalizers": [table(base64)] });
         assert_error(of(with("normalizer", list)), &["tokenizer.json", "not whole"]);
     }
+    // What would take megabytes once it is compiled.
+    let split = |regex: &str| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
+    assert!(of(with("pre_tokenizer", split(r"\p{N}{1,3}|\p{L}+"))).is_ok());
+    assert_error(of(with("pre_tokenizer", split(r"\p{N}{2,65536}"))), &["tokenizer.json", "repeats a part"]);
+    let many = json!({ "type": "Sequence", "pretokenizers": vec![split(r"\p{L}+"); 33] });
+    assert_error(of(with("pre_tokenizer", many)), &["tokenizer.json", "33 regular expressions"]);
     // A token of a template that the template does not list is seen when a text is encoded.
     let template = json!({
         "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "<x>", "type_id": 0 } }], "pair": [],

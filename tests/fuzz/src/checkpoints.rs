@@ -84,7 +84,7 @@ pub fn seeds() -> [(&'static str, Vec<Vec<u8>>); 6] {
         ("quantization", map.into_iter().map(String::into_bytes).collect()),
         ("tokenizer", TOKENIZERS.map(|text| text.replace("TABLE", &table).into_bytes()).to_vec()),
         ("safetensors", vec![safetensors_file(), packed_file(false), packed_file(true)]),
-        ("gguf", vec![gguf_file()]),
+        ("gguf", [false, true].map(gguf_file).to_vec()),
         ("config", vec![CONFIG.into()]),
         ("index", vec![INDEX.into()]),
     ]
@@ -103,8 +103,8 @@ pub fn target(name: &str) -> Option<fn(&[u8])> {
     })
 }
 
-/// The model of [`CONFIG`] as a GGUF file.
-fn gguf_file() -> Vec<u8> {
+/// The model of [`CONFIG`] as a GGUF file; with `is_fused` queries, keys and values are one tensor.
+fn gguf_file(is_fused: bool) -> Vec<u8> {
     fn text(out: &mut Vec<u8>, text: &str) {
         out.extend((text.len() as u64).to_le_bytes());
         out.extend(text.as_bytes());
@@ -127,7 +127,11 @@ fn gguf_file() -> Vec<u8> {
         ("tokenizer.ggml.pre", "smollm"),
         ("tokenizer.chat_template", "{{ messages[0].content }}"),
     ];
-    out.extend((TENSORS.len() as u64).to_le_bytes());
+    let is_apart = |name: &str| ["attn_q", "attn_k", "attn_v"].iter().any(|part| name.ends_with(part));
+    let tensors = TENSORS.map(|(name, _, n_rows, n_cols, kind, row_bytes)| (name, n_rows, n_cols, kind, row_bytes));
+    let mut tensors: Vec<_> = tensors.into_iter().filter(|(name, ..)| !(is_fused && is_apart(name))).collect();
+    tensors.extend(is_fused.then_some(("blk.0.attn_qkv", 64, 32, 2, 18)));
+    out.extend((tensors.len() as u64).to_le_bytes());
     out.extend((numbers.len() as u64 + texts.len() as u64 + 2).to_le_bytes());
     for (key, value) in texts {
         text(&mut out, key);
@@ -150,7 +154,7 @@ fn gguf_file() -> Vec<u8> {
         list.iter().for_each(|item| text(&mut out, item));
     }
     let mut at = 0u64;
-    for (name, _, n_rows, n_cols, kind, row_bytes) in TENSORS {
+    for (name, n_rows, n_cols, kind, row_bytes) in tensors {
         text(&mut out, &format!("{name}.weight"));
         let sizes = if n_cols == 0 { vec![n_rows] } else { vec![n_cols, n_rows] };
         out.extend((sizes.len() as u32).to_le_bytes());

@@ -98,7 +98,7 @@ const FORMATS_ON_SOFTWARE: [&str; 6] = [
 ];
 
 fn fixture(name: &str, adjust: fn(&mut TargetProfile)) {
-    let Some(folder) = shared("golden").map(|golden| golden.join(name)) else { return };
+    let Some(folder) = shared(&format!("golden/{name}")) else { return };
     let expected = Expected::read(&folder);
     let is_format = ["mlx/llama", "gguf/llama"].iter().any(|prefix| name.starts_with(prefix));
     let is_chosen = !is_format || FORMATS_ON_SOFTWARE.contains(&name);
@@ -171,9 +171,7 @@ fixtures! {
 fn rounded_activations_stay_near_the_reference() {
     let names = ["b2_g32", "b3_g64", "b4_g32", "b4_g64", "b4_g64_f16", "b6_g64", "b8_g64", "mixed"];
     for name in names {
-        let Some(folder) = shared("golden").map(|golden| golden.join(format!("mlx/llama_affine_{name}"))) else {
-            return;
-        };
+        let Some(folder) = shared(&format!("golden/mlx/llama_affine_{name}")) else { continue };
         let expected = Expected::read(&folder);
         let tensors = SafeTensors::deserialize(&expected.bytes).expect("a safetensors file");
         let mut model = load_rounding(&folder);
@@ -209,7 +207,7 @@ fn keys_and_values_of_every_type() {
     let types = [(KvType::F32, CPU_LOGITS), (KvType::F16, GPU_LOGITS), (codes(8), KV8_LOGITS), (codes(4), KV4_LOGITS)];
     // With a window of 32 too, for one of them.
     for (name, types) in [("llama", &types[..]), ("mistral", &types[2..3])] {
-        let Some(folder) = shared("golden").map(|golden| golden.join(name)) else { return };
+        let Some(folder) = shared(&format!("golden/{name}")) else { continue };
         let expected = Expected::read(&folder);
         for device in devices() {
             let _turn = turn(&device);
@@ -279,7 +277,6 @@ fn the_chunk_size_does_not_matter() {
 /// Every architecture written as a GGUF file by ourselves and opened again, on the processor.
 #[test]
 fn files_of_ours_give_the_same_logits() {
-    let Some(golden) = shared("golden") else { return };
     let names = [
         "llama",
         "llama_tied",
@@ -303,7 +300,8 @@ fn files_of_ours_give_the_same_logits() {
         convert_gguf(source, out, kind, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
     };
     for name in names {
-        let (source, folder) = (golden.join(name), tempfile::tempdir().expect("a folder"));
+        let Some(source) = shared(&format!("golden/{name}")) else { continue };
+        let folder = tempfile::tempdir().expect("a folder");
         let out = folder.path().join(format!("{name}.gguf"));
         write(&source, &out, "f32");
         let mut model = load(&out, device, as_it_is);
@@ -322,7 +320,6 @@ fn files_of_ours_give_the_same_logits() {
 /// The same configuration in transformers 5's words.
 #[test]
 fn transformers_5_configurations_give_the_same_logits() {
-    let Some(golden) = shared("golden") else { return };
     for name in [
         "llama",
         "llama_tied",
@@ -339,7 +336,8 @@ fn transformers_5_configurations_give_the_same_logits() {
         "gemma3_text_scaled",
         "qwen3_moe",
     ] {
-        let (source, copy) = (golden.join(name), tempfile::tempdir().expect("a folder"));
+        let Some(source) = shared(&format!("golden/{name}")) else { continue };
+        let copy = tempfile::tempdir().expect("a folder");
         for entry in std::fs::read_dir(&source).expect("a fixture").flatten() {
             let file = entry.file_name();
             if file != "config.json" && file != "config.transformers5.json" {

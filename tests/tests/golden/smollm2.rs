@@ -112,7 +112,7 @@ fn the_gguf_file_is_the_folders_model() {
     let (mut a, mut b) = (load(&folder, device, |_| {}), load(&file, device, |_| {}));
     let text = "The Rhine rises in the Alps, turns north at Basel, and reaches the sea in the Netherlands. Its water \
                 drives mills and fills canals, and for two thousand years it has been a border and a road.";
-    let windows = Windows { n_tokens: 64, most: None };
+    let windows = Windows { n_tokens: 64, most: None, seed: None };
     let found = ingot::compare(&mut a, &mut b, text, windows, &mut |_, _| {}).expect("one vocabulary");
     assert!(found.kl().mean() < 0.005, "KL divergence {}", found.kl().mean());
     let question = "What is the capital of France?";

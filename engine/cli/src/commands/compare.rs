@@ -36,6 +36,7 @@ pub(crate) struct CompareArgs {
 /// Runs the command.
 pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     let text = args.data.text()?;
+    args.per_token.as_deref().map_or(Ok(()), output::check_place)?;
     let mut device = args.device.clone();
     device.make_room(1, args.data.length());
     let mut a = device.load(&shipped::folder(Some(&args.a), &args.hub)?)?;
@@ -48,10 +49,15 @@ pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     };
     let found = ingot::compare(&mut a, &mut b, &text, args.data.windows(), &mut told)?;
     drop(bar);
+    if args.json {
+        output::println(&report(&found).to_string())?
+    } else {
+        output::println(&table(&found))?
+    }
     if let Some(path) = &args.per_token {
         std::fs::write(path, csv(&found)).with_context(|| format!("{} cannot be written", path.display()))?;
     }
-    if args.json { output::println(&report(&found).to_string()) } else { output::println(&table(&found)) }
+    Ok(())
 }
 
 fn csv(found: &Comparison) -> String {

@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use ingot::ir::memory::counted;
 use ingot::models::formats::safetensors::StoredType;
 use ingot::{Bytes, ConvertOptions, Converted, GgufType, Recipe};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -62,7 +62,7 @@ pub(crate) struct ConvertArgs {
 /// Runs the command. `started` is when the process started.
 pub(crate) fn run(args: &ConvertArgs, started: Instant) -> Result<()> {
     let recipe = |()| Recipe::new(&args.q_mode, args.q_bits, args.q_group_size, args.quant_predicate.as_deref());
-    let quantize = args.quantize.then_some(()).map(recipe).transpose().map_err(|why| anyhow!(why))?;
+    let quantize = args.quantize.then_some(()).map(recipe).transpose()?;
     let dtype = args.dtype.as_deref().map(|name| match name {
         "float16" => StoredType::F16,
         "bfloat16" => StoredType::Bf16,
@@ -77,7 +77,11 @@ pub(crate) fn run(args: &ConvertArgs, started: Instant) -> Result<()> {
         None => ingot::convert(&folder, out, &options, told),
         Some(_) => ingot::convert_gguf(&folder, out, kind, told),
     })?;
-    tell(out, &converted, started, args.json)
+    let seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        return output::println(&object(out, &converted, seconds).to_string());
+    }
+    output::println(&line(out, &converted, seconds))
 }
 
 type Written = Result<Converted, ingot::models::Error>;
@@ -106,24 +110,24 @@ pub(crate) fn stoppable(
     }
 }
 
-/// Prints what was written.
-pub(crate) fn tell(out: &Path, converted: &Converted, started: Instant, json: bool) -> Result<()> {
-    let seconds = started.elapsed().as_secs_f64();
-    if json {
-        let object = json!({
-            "path": out.display().to_string(),
-            "bytes": converted.n_bytes,
-            "files": converted.n_files,
-            "bits_per_weight": converted.bits_per_weight(),
-            "seconds": seconds,
-        });
-        return output::println(&object.to_string());
-    }
-    output::println(&format!(
+/// What was written, for programs.
+pub(crate) fn object(out: &Path, converted: &Converted, seconds: f64) -> Value {
+    json!({
+        "path": out.display().to_string(),
+        "bytes": converted.n_bytes,
+        "files": converted.n_files,
+        "bits_per_weight": converted.bits_per_weight(),
+        "seconds": seconds,
+    })
+}
+
+/// What was written.
+pub(crate) fn line(out: &Path, converted: &Converted, seconds: f64) -> String {
+    format!(
         "{}: {} in {}, {:.3} bits per weight, {seconds:.1} s",
         out.display(),
         Bytes(converted.n_bytes),
         counted(converted.n_files as u64, "file"),
         converted.bits_per_weight(),
-    ))
+    )
 }

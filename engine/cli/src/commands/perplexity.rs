@@ -18,9 +18,12 @@ pub(crate) struct DataArgs {
     /// Tokens that are read together; each is predicted from those before it
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     sequence_length: u32,
-    /// Use the first N windows of the text [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    num_samples: Option<u32>,
+    /// Use so many windows of the text, -1 for all of them
+    #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true, value_parser = samples)]
+    num_samples: Samples,
+    /// Draw those windows from the whole text by this number [default: the first ones]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 }
 
 impl DataArgs {
@@ -28,10 +31,23 @@ impl DataArgs {
         read_text(&self.data)
     }
     pub(crate) fn windows(&self) -> Windows {
-        Windows { n_tokens: self.sequence_length as usize, most: self.num_samples.map(|n| n as usize) }
+        Windows { n_tokens: self.sequence_length as usize, most: self.num_samples.0, seed: self.seed }
     }
     pub(crate) fn length(&self) -> u32 {
         self.sequence_length
+    }
+}
+
+/// How many windows: all, or at most so many.
+#[derive(Clone, Copy)]
+pub(crate) struct Samples(pub Option<usize>);
+
+/// A number of windows as mlx-lm has it.
+pub(crate) fn samples(text: &str) -> Result<Samples, String> {
+    match text.parse() {
+        Ok(-1) => Ok(Samples(None)),
+        Ok(n @ 1..=0xFFFF_FFFF_i64) => Ok(Samples(Some(n as usize))),
+        _ => Err("write a number above 0, or -1 for all windows".into()),
     }
 }
 

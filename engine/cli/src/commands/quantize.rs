@@ -1,14 +1,15 @@
 //! `ingot quantize --search`: bits by matrix for a target size, with the flags of `mlx_lm.dynamic_quant`.
 
-use super::convert::{stoppable, tell};
-use super::perplexity::read_text;
+use super::convert::{line, object, stoppable};
+use super::perplexity::{Samples, read_text, samples};
 use crate::args::{DeviceArgs, HubArgs, bytes};
 use crate::progress::{self, quiet};
-use crate::shipped;
-use anyhow::{Context, Result, anyhow, bail};
+use crate::{output, shipped};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use ingot::models::formats::affine::QuantShape;
-use ingot::{Cache, Candidates, ConvertOptions, LoadOptions, Sensitivities, Target, Widths, Windows};
+use ingot::{Cache, Candidates, ConvertOptions, LoadOptions, Mean, Model, Sensitivities, Target, Widths, Windows};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,9 +31,12 @@ pub(crate) struct QuantizeArgs {
     /// Tokens of the text that are read together
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     sequence_length: u32,
-    /// Windows of so many tokens to measure with, from the beginning of the text
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    num_samples: u32,
+    /// Windows of so many tokens to measure with, -1 for all of them
+    #[arg(long, value_name = "N", default_value = "4", allow_negative_numbers = true, value_parser = samples)]
+    num_samples: Samples,
+    /// Which windows: they are drawn from the whole text by this number
+    #[arg(long, value_name = "N", default_value_t = 123)]
+    seed: u64,
     /// Take what was measured before from this file; without the file, measure and write it
     #[arg(long, value_name = "FILE.json")]
     sensitivities: Option<PathBuf>,
@@ -48,9 +52,18 @@ pub(crate) struct QuantizeArgs {
     /// Most bits of a matrix
     #[arg(long, value_name = "N", default_value_t = 5)]
     high_bits: u32,
-    /// Columns a scale
+    /// Columns a scale, unless the next two say otherwise
     #[arg(long, value_name = "N", default_value_t = 64)]
     group_size: u32,
+    /// Columns a scale of a matrix with the fewest bits; matrices of whole such groups are quantized [default: --group-size]
+    #[arg(long, value_name = "N")]
+    low_group_size: Option<u32>,
+    /// Columns a scale of a matrix with the most bits; those between have either [default: --group-size]
+    #[arg(long, value_name = "N")]
+    high_group_size: Option<u32>,
+    /// Tell the perplexities of the windows in the model before and after
+    #[arg(long, requires = "data")]
+    report_ppl: bool,
     #[command(flatten)]
     hub: HubArgs,
     #[command(flatten)]
@@ -60,32 +73,77 @@ pub(crate) struct QuantizeArgs {
     json: bool,
 }
 
+impl QuantizeArgs {
+    fn widths(&self) -> Result<Widths> {
+        let shape = |bits: u32, group: Option<u32>| QuantShape { bits, group: group.unwrap_or(self.group_size) };
+        let (low, high) = (shape(self.low_bits, self.low_group_size), shape(self.high_bits, self.high_group_size));
+        Ok(Widths::between(low, high)?)
+    }
+    fn windows(&self) -> Windows {
+        let n_tokens = self.sequence_length as usize;
+        Windows { n_tokens, most: self.num_samples.0, seed: Some(self.seed) }
+    }
+    /// How models are loaded: one after the other, without a bar of their own.
+    fn load(&self) -> LoadOptions {
+        let mut device = self.device.clone();
+        device.make_room(1, self.sequence_length);
+        // The plan of none is needed again.
+        LoadOptions { progress: None, cache: Cache::Off, ..device.options() }
+    }
+}
+
 /// Runs the command. `started` is when the process started.
 pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     if args.mlx_path.exists() {
         bail!("{} exists already; name another folder, or remove it", args.mlx_path.display());
     }
-    let widths = Widths::new(args.low_bits, args.high_bits, args.group_size).map_err(|why| anyhow!(why))?;
+    args.sensitivities.as_deref().map_or(Ok(()), output::check_place)?;
+    let widths = args.widths()?;
     let target = args.target_size.map_or(Target::BitsPerWeight(args.target_bpw), Target::Bytes);
     let kept = args.sensitivities.as_deref().filter(|path| path.exists()).map(read).transpose()?;
-    let text = match (&kept, &args.data) {
-        (Some(_), _) => String::new(),
-        (None, Some(data)) => read_text(data)?,
-        (None, None) => bail!("there are no sensitivities yet; measure them with --data FILE"),
+    let text = match &args.data {
+        Some(data) if kept.is_none() || args.report_ppl => read_text(data)?,
+        None if kept.is_none() => bail!("there are no sensitivities yet; measure them with --data FILE"),
+        _ => String::new(),
     };
     let folder = shipped::folder(Some(&args.model), &args.hub)?;
+    let perplexity = |path: &Path, name: &str| perplexity(args, path, &text, name);
+    let before = args.report_ppl.then(|| perplexity(&folder, "Original")).transpose()?;
     let candidates = Candidates::measure(&folder, widths, &mut *quiet(progress::count("comparing widths")))?;
-    let shape = candidates.equal(target).map_err(|why| anyhow!(why))?;
+    let shape = candidates.equal(target)?;
     let (sensitivities, saved) = match kept {
         Some(kept) => (kept, Ok(())),
         None => measure(args, &folder, &text, &candidates, shape)?,
     };
     let place = args.sensitivities.as_ref().map_or(String::new(), |path| format!("{}: ", path.display()));
-    let recipe = candidates.recipe(&sensitivities, target).map_err(|why| anyhow!("{place}{why}"))?;
+    let recipe = candidates.recipe(&sensitivities, target).map_err(|why| anyhow::anyhow!("{place}{why}"))?;
     let options = ConvertOptions { quantize: Some(recipe), ..ConvertOptions::default() };
     let converted = stoppable("quantizing", |told| ingot::convert(&folder, &args.mlx_path, &options, told))?;
-    tell(&args.mlx_path, &converted, started, args.json)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let after = args.report_ppl.then(|| perplexity(&args.mlx_path, "Quantized")).transpose()?;
+    if args.json {
+        let mut report = object(&args.mlx_path, &converted, seconds);
+        for (key, nll) in [("original", before), ("quantized", after)] {
+            if let Some((perplexity, error)) = nll.map(|nll| nll.exp()) {
+                report[key] = json!({ "perplexity": perplexity, "standard_error": error });
+            }
+        }
+        output::println(&report.to_string())?;
+    } else {
+        output::println(&line(&args.mlx_path, &converted, seconds))?;
+    }
     saved
+}
+
+/// The perplexity of a model, in the windows that are measured with; printed under `name` where a person reads.
+fn perplexity(args: &QuantizeArgs, path: &Path, text: &str, name: &str) -> Result<Mean> {
+    let mut model = Model::load(path, args.load())?;
+    let nll = model.perplexity(text, args.windows(), &mut *quiet(progress::count("perplexity")))?;
+    if !args.json {
+        let (perplexity, error) = nll.exp();
+        output::println(&format!("{name} PPL: {perplexity:.3} ± {error:.3}"))?;
+    }
+    Ok(nll)
 }
 
 /// The sensitivities, and whether they could be kept: the model is written whether or not.
@@ -96,14 +154,9 @@ fn measure(
     candidates: &Candidates,
     shape: QuantShape,
 ) -> Result<(Sensitivities, Result<()>)> {
-    let windows = Windows { n_tokens: args.sequence_length as usize, most: Some(args.num_samples as usize) };
-    let mut device = args.device.clone();
-    device.make_room(1, args.sequence_length);
-    // One bar tells of all models, and the plan of none is needed again.
-    let mut load = || LoadOptions { progress: None, cache: Cache::Off, ..device.options() };
     let mut bar = quiet(progress::count("measuring"));
     let matrices = &candidates.matrices;
-    let found = ingot::sensitivities(folder, matrices, shape, text, windows, &mut load, &mut *bar)?;
+    let found = ingot::sensitivities(folder, matrices, shape, text, args.windows(), &mut || args.load(), &mut *bar)?;
     let keep = |path: &PathBuf| {
         let json = serde_json::to_string(&found)?;
         std::fs::write(path, json).with_context(|| format!("{} cannot be written", path.display()))

@@ -127,6 +127,13 @@ fn wrong_conversions_say_what_is_wrong() {
     let data = data.to_str().unwrap();
     fail(on_cpu(&["perplexity", "--model", "ingot-tales-1m", "--data", data]), 1, &["at least 2"]);
     fail(on_cpu(&["perplexity", "--model", "ingot-tales-1m", "--data", "no such file"]), 1, &["no such file"]);
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, TEXT).unwrap();
+    let text = ["--data", text.to_str().unwrap()];
+    let long = ["perplexity", "--model", "ingot-tales-1m", "--context", "16", "--sequence-length", "32"];
+    fail(on_cpu(&[&long[..], &text].concat()), 1, &["windows of 32 tokens", "context of 16", "--sequence-length"]);
+    let nowhere = ["compare", "ingot-tales-1m", "ingot-tales-1m", "--per-token", "no such folder/x.csv"];
+    fail(on_cpu(&[&nowhere[..], &text].concat()), 1, &["x.csv", "no folder no such folder"]);
 }
 
 #[test]
@@ -164,6 +171,30 @@ fn searched_widths_are_nearer_than_equal_ones() {
     let weights = |folder: &str| std::fs::read(Path::new(folder).join("model.safetensors")).unwrap();
     assert!(weights(&mix) == weights(&again));
 
+    // Of two groups the larger is that of the fewest bits. Perplexities are those of the windows that were drawn.
+    let fine = path("fine");
+    let groups = ["--low-group-size", "128", "--high-group-size", "32", "--sensitivities", &kept, "--json"];
+    let asked = ["--report-ppl", "--data", &data, "--sequence-length", "16", "--num-samples", "1", "--seed", "3"];
+    let told = json(search(&fine, &[&groups[..], &asked].concat()));
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(Path::new(&fine).join("config.json")).unwrap()).unwrap();
+    let quantization = config["quantization"].as_object().unwrap();
+    let shape = |object: &serde_json::Value| (object["bits"].as_u64().unwrap(), object["group_size"].as_u64().unwrap());
+    assert_eq!(shape(&config["quantization"]), (2, 128));
+    let listed: Vec<_> = quantization.values().filter(|value| value.is_object()).map(shape).collect();
+    assert!(!listed.is_empty() && listed.iter().all(|shape| *shape != (2, 128)), "{listed:?}");
+    assert!(listed.iter().all(|(_, group)| [32, 128].contains(group)), "{listed:?}");
+    for (key, model) in [("original", &plain), ("quantized", &fine)] {
+        let alone = json(on_cpu(&[&["perplexity", "--model", model, "--json"], &asked[1..]].concat()));
+        assert_eq!((alone["tokens"].as_u64(), &alone["perplexity"]), (Some(15), &told[key]["perplexity"]), "{told}");
+    }
+    let of =
+        |flags: &[&str]| json(on_cpu(&[&["perplexity", "--model", &plain, "--json"], &asked[1..5], flags].concat()));
+    let windows = ["1", "-1"].map(|n| of(&["--num-samples", n]));
+    assert!(windows[1]["tokens"].as_u64() > Some(15) && windows[1] == of(&[]), "{windows:?}");
+    let drawn = (0..8).map(|seed| of(&["--num-samples", "1", "--seed", &seed.to_string()]));
+    assert!(drawn.into_iter().any(|one| one != windows[0]), "other windows are never drawn");
+
     fail(search(&mix, &measured), 1, &["mix", "exists already"]);
     let new = path("new");
     fail(search(&new, &[]), 2, &["required arguments"]);
@@ -172,6 +203,10 @@ fn searched_widths_are_nearer_than_equal_ones() {
     let with = |flags: &[&str]| on_cpu(&[&no_search[..], &["--search"], flags].concat());
     fail(with(&["--target-bpw", "3"]), 1, &["4 bits everywhere", "--low-bits"]);
     fail(with(&["--low-bits", "7", "--high-bits", "8"]), 1, &["7 bits"]);
+    fail(with(&["--low-group-size", "32", "--high-group-size", "16"]), 1, &["groups of 16"]);
+    fail(with(&["--high-bits", "4"]), 1, &["from 4 bits in groups of 64"]);
+    fail(with(&["--num-samples", "0"]), 2, &["above 0"]);
+    fail(search(&new, &["--sensitivities", &kept, "--report-ppl"]), 2, &["required arguments"]);
     std::fs::write(&kept, r#"[["model.other", 1.0]]"#).unwrap();
     fail(with(&["--sensitivities", &kept]), 1, &["another model", "model.other"]);
     std::fs::write(&kept, "{}").unwrap();

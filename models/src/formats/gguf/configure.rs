@@ -2,7 +2,7 @@
 
 use super::names::Shape;
 use super::scaling::{FREQS, rope_scaling};
-use super::text::{CONTROL, UNKNOWN, USER_DEFINED};
+use super::text::{CONTROL, UNKNOWN, USER_DEFINED, role_id};
 use super::{Gguf, GgufTensor};
 use crate::config::Architecture;
 use crate::error::{Error, Result};
@@ -51,6 +51,17 @@ impl<'a> Settings<'a> {
     pub(super) fn optional(&self, name: &str) -> Result<Option<u64>> {
         self.get(name).map(|_| self.number(name)).transpose()
     }
+    /// A number that some converters tell of each layer.
+    fn of_layers(&self, name: &str) -> Result<u64> {
+        let Some([first, rest @ ..]) = self.get(name).and_then(Value::as_array).map(Vec::as_slice) else {
+            return self.number(name);
+        };
+        let found = first.as_u64().filter(|n| (1..1 << 31).contains(n) && rest.iter().all(|other| other == first));
+        found.ok_or_else(|| self.wrong(name, "a whole number above 0, the same for all layers"))
+    }
+    fn optional_of_layers(&self, name: &str) -> Result<Option<u64>> {
+        self.get(name).map(|_| self.of_layers(name)).transpose()
+    }
     fn float(&self, name: &str) -> Option<f64> {
         self.get(name).and_then(Value::as_f64)
     }
@@ -71,6 +82,11 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
         });
     };
     let settings = Settings { file, name };
+    if settings.get("attention.causal").and_then(Value::as_bool) == Some(false) {
+        return Err(
+            settings.wrong("attention.causal", "true or absent: models that see later tokens are not supported")
+        );
+    }
     let mixture = mixture(&settings)?;
     let windows = windows(&settings, *known)?;
     let architecture = match *known {
@@ -84,8 +100,8 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
             if is_mixture { "a whole number above 0" } else { "0: a mixture of experts is llama or qwen3moe" };
         return Err(settings.wrong("expert_count", allowed));
     }
-    let (hidden, n_heads) = (settings.number("embedding_length")?, settings.number("attention.head_count")?);
-    let n_kv_heads = settings.optional("attention.head_count_kv")?.unwrap_or(n_heads);
+    let (hidden, n_heads) = (settings.number("embedding_length")?, settings.of_layers("attention.head_count")?);
+    let n_kv_heads = settings.optional_of_layers("attention.head_count_kv")?.unwrap_or(n_heads);
     let head_dim = match settings.optional("attention.key_length")? {
         Some(head_dim) => head_dim,
         None if hidden % n_heads == 0 => hidden / n_heads,
@@ -110,7 +126,7 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
     let mut put = |name: &str, value: Value| fields.insert(name.into(), value);
     put("model_type", architecture.name().into());
     put("hidden_size", hidden.into());
-    put("intermediate_size", settings.number("feed_forward_length")?.into());
+    put("intermediate_size", settings.of_layers("feed_forward_length")?.into());
     put("num_hidden_layers", settings.number("block_count")?.into());
     put("num_attention_heads", n_heads.into());
     put("num_key_value_heads", n_kv_heads.into());
@@ -123,7 +139,7 @@ pub(super) fn config(parts: &[Gguf]) -> Result<(Value, Shape)> {
     put("hidden_act", "silu".into());
     use Architecture::{Granite, Llama, Qwen3, Qwen3Moe};
     if matches!(architecture, Llama | Qwen3 | Qwen3Moe | Granite) {
-        put("attention_bias", has("blk.0.attn_q.bias").into());
+        put("attention_bias", (has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias")).into());
         put("mlp_bias", has("blk.0.ffn_gate.bias").into());
     }
     if name.starts_with("gemma") {
@@ -183,10 +199,10 @@ fn mixture(settings: &Settings<'_>) -> Result<Option<Map<String, Value>>> {
     if settings.get("expert_count").is_none_or(|n| n.as_u64() == Some(0)) {
         return Ok(None);
     }
-    let (n_experts, n_active) = (settings.number("expert_count")?, settings.number("expert_used_count")?);
-    // Shares are those of a softmax.
-    if settings.get("expert_gating_func").is_some_and(|kind| kind.as_u64() != Some(1)) {
-        return Err(settings.wrong("expert_gating_func", "1, a softmax"));
+    let (n_experts, n_active) = (settings.number("expert_count")?, settings.of_layers("expert_used_count")?);
+    // Shares are those of a softmax, which is what 0, nothing in particular, means of these architectures too.
+    if settings.get("expert_gating_func").is_some_and(|kind| !matches!(kind.as_u64(), Some(0 | 1))) {
+        return Err(settings.wrong("expert_gating_func", "1, a softmax, or 0 or absent"));
     }
     if settings.float("expert_weights_scale").is_some_and(|scale| scale != 0.0 && scale != 1.0) {
         return Err(settings.wrong("expert_weights_scale", "absent or 1"));
@@ -197,9 +213,9 @@ fn mixture(settings: &Settings<'_>) -> Result<Option<Map<String, Value>>> {
     let mut put = |name: &str, value: Value| fields.insert(name.into(), value);
     put("num_experts_per_tok", n_active.into());
     if settings.name == "qwen3moe" {
-        let width = match settings.optional("expert_feed_forward_length")? {
+        let width = match settings.optional_of_layers("expert_feed_forward_length")? {
             Some(width) => width,
-            None => settings.number("feed_forward_length")? / n_active,
+            None => settings.of_layers("feed_forward_length")? / n_active,
         };
         put("num_experts", n_experts.into());
         put("moe_intermediate_size", width.into());
@@ -305,7 +321,7 @@ const ENDS: [&str; 21] = [
 
 /// Ids with a role. A turn's end ends a text too.
 fn token_ids(metadata: &BTreeMap<String, Value>, fields: &mut Map<String, Value>) {
-    let id = |role: &str| metadata.get(&format!("tokenizer.ggml.{role}_token_id")).and_then(Value::as_u64);
+    let id = |role: &str| role_id(metadata, role);
     if let Some(bos) = id("bos") {
         fields.insert("bos_token_id".into(), bos.into());
     }

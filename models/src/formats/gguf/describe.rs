@@ -77,8 +77,12 @@ fn rotation(spec: &ModelSpec) -> Result<Vec<Own>, String> {
         RopeScaling::Linear { factor } => ("linear", factor),
         RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, attention_factor, truncate } => {
             let usual = 0.1 * factor.ln() + 1.0;
-            if (beta_fast, beta_slow, truncate) != (32.0, 1.0, true) || (attention_factor - usual).abs() > 1e-6 {
+            if (beta_fast, beta_slow, truncate) != (32.0, 1.0, true) {
                 return Err("yarn with settings of its own has no place in a GGUF file".into());
+            }
+            // It is what the usual factor is multiplied with.
+            if (attention_factor - usual).abs() > 1e-6 {
+                all.push(("rope.scaling.attn_factor", Setting::F32((attention_factor / usual) as f32)));
             }
             all.push(("rope.scaling.original_context_length", Setting::U32(original_max_positions)));
             ("yarn", factor)

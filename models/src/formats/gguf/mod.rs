@@ -41,8 +41,11 @@ const MAX_DIMS: u32 = 4;
 /// Arrays within arrays.
 const MAX_NESTING: u32 = 4;
 
-/// Whether a file begins as a GGUF file.
+/// Whether a file begins as a GGUF file, or is named as one: what is wrong with it then is told as of one.
 pub fn is_gguf(path: &Path) -> bool {
+    if path.extension().is_some_and(|end| end == "gguf") {
+        return true;
+    }
     let mut magic = [0; 4];
     let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
     read.is_ok() && magic == MAGIC

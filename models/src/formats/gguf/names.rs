@@ -26,7 +26,7 @@ const MODULES: [(&str, &str); 3] =
     [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 /// Modules of a layer: GGUF's `blk.3.NAME` is `model.layers.3.PATH`.
-const LAYER_MODULES: [(&str, &str); 11] = [
+const LAYER_MODULES: [(&str, &str); 12] = [
     ("attn_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
     ("attn_q_norm", "self_attn.q_norm"),
@@ -34,11 +34,19 @@ const LAYER_MODULES: [(&str, &str); 11] = [
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
+    ("attn_qkv", FUSED_QKV),
     ("attn_output", "self_attn.o_proj"),
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
+
+/// Queries, keys and values one below the other, as llama.cpp's converter writes them with `--fuse-qkv`.
+pub(super) const FUSED_QKV: &str = "self_attn.qkv_proj";
+
+/// Single experts of a layer in files from before there were stacks: `blk.3.ffn_gate.7` is `model.layers.3.PATH.7.w1`.
+const MIXTRAL_EXPERTS: &str = "block_sparse_moe.experts";
+const MIXTRAL_EXPERT: [(&str, &str); 3] = [("ffn_gate", "w1"), ("ffn_up", "w3"), ("ffn_down", "w2")];
 
 /// Where what attention and MLP add is normed too, the norms of a layer that have other paths.
 const POST_NORM_MODULES: [(&str, &str); 3] = [
@@ -81,8 +89,26 @@ pub(super) fn module(name: &str, architecture: Architecture) -> Option<(String, 
     }
     let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
     layer.parse::<u32>().ok()?;
-    let (_, path) = layer_modules(architecture).find(|(own, _)| *own == part)?;
+    let path = match layer_modules(architecture).find(|(own, _)| *own == part) {
+        Some((_, path)) => (*path).to_owned(),
+        None => expert_path(part, architecture)?,
+    };
     Some((format!("model.layers.{layer}.{path}"), ending))
+}
+
+/// The path within its layer of a single expert's `ffn_gate.7`.
+fn expert_path(part: &str, architecture: Architecture) -> Option<String> {
+    let (own, expert) = part.split_once('.').filter(|_| architecture == Architecture::Mixtral)?;
+    let (_, path) = MIXTRAL_EXPERT.iter().find(|(name, _)| *name == own)?;
+    expert.parse::<u32>().ok().map(|expert| format!("{MIXTRAL_EXPERTS}.{expert}.{path}"))
+}
+
+/// The other way.
+fn expert_name(path: &str, architecture: Architecture) -> Option<String> {
+    let expert = path.strip_prefix(MIXTRAL_EXPERTS).filter(|_| architecture == Architecture::Mixtral)?;
+    let (expert, part) = expert.strip_prefix('.')?.split_once('.')?;
+    let (own, _) = MIXTRAL_EXPERT.iter().find(|(_, path)| *path == part)?;
+    Some(format!("{own}.{expert}"))
 }
 
 /// GGUF's name of a tensor, the other way: that of `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight`. A language
@@ -97,7 +123,10 @@ pub(crate) fn gguf_name(tensor: &str, architecture: Architecture) -> Option<Stri
         return Some(format!("{own}.{ending}"));
     }
     let (layer, part) = path.strip_prefix("model.layers.")?.split_once('.')?;
-    let (own, _) = layer_modules(architecture).find(|(_, path)| *path == part)?;
+    let own = match layer_modules(architecture).find(|(_, path)| *path == part) {
+        Some((own, _)) => (*own).to_owned(),
+        None => expert_name(part, architecture)?,
+    };
     Some(format!("blk.{layer}.{own}.{ending}"))
 }
 
@@ -118,6 +147,11 @@ mod tests {
         assert_eq!(of("blk.0.attn_q.bias").as_deref(), Some("model.layers.0.self_attn.q_proj bias"));
         assert_eq!(of("output.weight").as_deref(), Some("lm_head weight"));
         assert_eq!(of("blk.0.ffn_gate_inp.weight"), None);
+        assert_eq!(
+            with("blk.0.ffn_gate.7.weight", Mixtral).as_deref(),
+            Some("model.layers.0.block_sparse_moe.experts.7.w1 weight")
+        );
+        assert_eq!(with("blk.0.ffn_gate.x.weight", Mixtral).or(of("blk.0.ffn_gate.7.weight")), None);
         for name in ["blk.x.attn_q.weight", "blk.1.attn_q.scale", "blk.1.ssm.weight", "weight", "v.weight"] {
             assert_eq!(of(name), None, "{name}");
         }
@@ -131,6 +165,7 @@ mod tests {
             ("blk.3.post_ffw_norm.weight", Gemma2),
             ("blk.3.ffn_gate_inp.weight", Mixtral),
             ("blk.3.ffn_down_exps.weight", Mixtral),
+            ("blk.3.ffn_down.7.weight", Mixtral),
             ("blk.3.ffn_up_exps.weight", Qwen3Moe),
         ] {
             let (path, ending) = module(name, of).expect("known");

@@ -5,6 +5,7 @@ use super::pre_tokenizers::PreTokenizer;
 use crate::error::{Error, Result};
 use crate::text::bpe::{Bpe, Merges, Vocabulary};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Kinds of tokens.
 const NORMAL: u64 = 1;
@@ -39,6 +40,25 @@ pub(super) fn read(file: &Gguf) -> Result<Option<(Vocabulary, Vec<u8>)>> {
     Ok(Some((vocabulary, Value::Object(config).to_string().into_bytes())))
 }
 
+/// The id of a token with a role, if it is one of the vocabulary. SentencePiece's has usual ones, which llama.cpp takes where a file
+/// tells none; not here if they are ordinary text.
+pub(super) fn role_id(metadata: &BTreeMap<String, Value>, role: &str) -> Option<u64> {
+    let get = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}"));
+    let n_tokens = get("tokens").and_then(Value::as_array).map(Vec::len);
+    let is_known = |id: &u64| n_tokens.is_none_or(|n| *id < n as u64);
+    let usual = match role {
+        "unknown" => Some(0),
+        "bos" => Some(1),
+        "eos" => Some(2),
+        _ => None,
+    };
+    let is_sentence_piece = get("model").and_then(Value::as_str) == Some("llama");
+    let kinds = get("token_type").and_then(Value::as_array);
+    let is_text = |id: &u64| kinds.and_then(|kinds| kinds.get(*id as usize)?.as_u64()) == Some(NORMAL);
+    let told = get(&format!("{role}_token_id")).and_then(Value::as_u64).filter(is_known);
+    told.or_else(|| usual.filter(|id| is_sentence_piece && is_known(id) && !is_text(id)))
+}
+
 struct Tokens<'a> {
     texts: Vec<&'a str>,
     kinds: Vec<u64>,
@@ -67,7 +87,7 @@ impl<'a> Tokens<'a> {
     }
 
     fn role(&self, file: &Gguf, name: &str) -> Option<&'a str> {
-        let id = file.metadata().get(&format!("tokenizer.ggml.{name}_token_id"))?.as_u64()?;
+        let id = role_id(file.metadata(), name)?;
         self.texts.get(usize::try_from(id).ok()?).copied()
     }
 
@@ -114,13 +134,13 @@ fn rest(
 /// What is put before a text: the begin token, if the file says so or, where it is silent, `default`.
 fn post_processor(file: &Gguf, known: &Tokens<'_>, default: bool) -> Value {
     let adds = |name: &str| file.metadata().get(&format!("tokenizer.ggml.add_{name}_token")).and_then(Value::as_bool);
-    let id = |name: &str| file.metadata().get(&format!("tokenizer.ggml.{name}_token_id")).cloned();
+    let id = |name: &str| role_id(file.metadata(), name);
     let bos = known.role(file, "bos").zip(id("bos")).filter(|_| adds("bos").unwrap_or(default));
     let eos = known.role(file, "eos").zip(id("eos")).filter(|_| adds("eos").unwrap_or(false));
     if bos.is_none() && eos.is_none() {
         return Value::Null;
     }
-    let special = |token: &Option<(&str, Value)>, type_id: u32| {
+    let special = |token: &Option<(&str, u64)>, type_id: u32| {
         token.as_ref().map(|(token, _)| json!({ "SpecialToken": { "id": token, "type_id": type_id } }))
     };
     let around = |sequence: &str, type_id: u32| -> Vec<Value> {

@@ -1,6 +1,6 @@
 //! A tokenizer and chat template as the settings of a GGUF file: the other direction of [`super::text`].
 
-use super::pre_tokenizers::{LLAMA3, QWEN2, TEKKEN};
+use super::pre_tokenizers::{LLAMA3, PreTokenizer, QWEN2, TEKKEN};
 use super::write::Setting;
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -8,6 +8,7 @@ use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::special_tokens;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Kinds of tokens.
 const NORMAL: i32 = 1;
@@ -35,7 +36,7 @@ pub(crate) fn settings(
     let Some(text) = files.text("tokenizer.json", LIMIT_BYTES)? else {
         return Ok(vec![(key("model"), Setting::Text("none".into()))]);
     };
-    let path = files.path("tokenizer.json");
+    let path = files.in_file().map_or_else(|| files.path("tokenizer.json"), Path::to_path_buf);
     let unsupported = |what: String| Error::Unsupported { path: path.clone(), what };
     let json: Value = serde_json::from_str(&text)
         .map_err(|error| Error::malformed(&path, format!("not valid JSON: {error}; fetch the file again")))?;
@@ -55,7 +56,7 @@ pub(crate) fn settings(
         put("scores", Setting::F32s(scores(&vocabulary, &merges)));
         put("add_space_prefix", Setting::Bool(adds_prefix(&json)));
     } else {
-        let pre = pre_tokenizer(&json["pre_tokenizer"]).ok_or_else(|| {
+        let pre = known_pre_tokenizer(&json).or_else(|| pre_tokenizer(&json["pre_tokenizer"])).ok_or_else(|| {
             let what = "cuts texts into words in a way that no pre-tokenizer of llama.cpp is known for (gpt-2, smollm, llama-bpe, qwen2, tekken)";
             unsupported(what.into())
         })?;
@@ -181,7 +182,20 @@ fn adds_prefix(json: &Value) -> bool {
     })
 }
 
-/// llama.cpp's name of the way in which texts are cut into words.
+/// llama.cpp's name of the way in which texts are cut into words, if it is told as a file of that name is read here; of several
+/// the first.
+fn known_pre_tokenizer(json: &Value) -> Option<&'static str> {
+    let [pre_tokenizer, normalizer, model] = ["pre_tokenizer", "normalizer", "model"].map(|part| &json[part]);
+    let is = |name: &&str| {
+        let Some(PreTokenizer { steps, nfc, begins }) = PreTokenizer::named(name) else { return false };
+        let normalizes = normalizer["type"].as_str() == Some("NFC");
+        let takes_whole = model["ignore_merges"].as_bool() == Some(true);
+        pre_tokenizer["pretokenizers"].as_array() == Some(&steps) && (normalizes, takes_whole) == (nfc, begins)
+    };
+    PreTokenizer::names().find(is)
+}
+
+/// The same of what is told otherwise.
 fn pre_tokenizer(value: &Value) -> Option<&'static str> {
     let parts = typed(value);
     let kinds: Vec<&str> =

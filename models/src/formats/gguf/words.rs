@@ -3,6 +3,7 @@
 
 use super::Gguf;
 use super::names::gguf_name;
+use crate::blocks::stack_path;
 use crate::config::Architecture;
 use crate::error::Error;
 use serde_json::Value;
@@ -79,10 +80,15 @@ impl Words {
                 Error::Tensor { path, tensor: tensor(name), what }
             }
             Error::MissingTensor { path, tensor: name, .. } => {
+                // Where not even the first expert is, they are looked for in a stack.
+                let stack =
+                    name.strip_suffix(".weight").filter(|path| path.contains(".experts.0.")).and_then(stack_path);
+                let name = stack.map_or(name, |path| format!("{path}.weight"));
                 let hint = "; the file is not whole, or not of the architecture that it names: fetch it again, or convert the model again";
                 Error::MissingTensor { path, tensor: tensor(name), hint: hint.into() }
             }
             Error::Malformed { path, what } => Error::Malformed { path: outside(path), what },
+            Error::Unsupported { path, what } => Error::Unsupported { path: outside(path), what: self.keys(&what) },
             other => other,
         }
     }
