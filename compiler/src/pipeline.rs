@@ -117,7 +117,7 @@ pub fn compile(graph: &Graph, target: &TargetProfile, options: Options) -> Resul
     checked("lower", graph.verify())?;
     let graph = graph_passes(graph, target, "assign_layout")?;
     let mut assembler = Assembler::new(&graph, target, options);
-    for bucket in pass::bucket::run(target, options.max_batch, options.max_context) {
+    for bucket in pass::bucket::of(&graph, target, options) {
         let rows = bucket_graph(&graph, target, &bucket)?;
         let kernels = pass::alias::run(&bucket_kernels(&rows, target, &bucket, options)?);
         checked("alias", kernels.verify())?;
@@ -141,7 +141,7 @@ pub fn explain(graph: &Graph, target: &TargetProfile, options: Options, stage: S
         Stage::Graph("lower") => return Ok(graph.to_string()),
         Stage::Graph("drop_unused_rows") | Stage::Kernels(_) => {
             let graph = graph_passes(graph, target, "assign_layout")?;
-            for bucket in pass::bucket::run(target, options.max_batch, options.max_context) {
+            for bucket in pass::bucket::of(&graph, target, options) {
                 let rows = bucket_graph(&graph, target, &bucket)?;
                 if matches!(stage, Stage::Graph(_)) {
                     let tokens = counted(bucket.bounds.tokens.into(), "token");

@@ -193,8 +193,7 @@ impl TargetProfile {
         vec![Self::cpu(), Self::vulkan(), Self::nvidia(), Self::apple(), Self::lavapipe(), Self::webgpu()]
     }
 
-    /// Whether a matrix-vector product of quantized weights of `n_cols` columns multiplies in half precision: all but those
-    /// of tables.
+    /// Whether a matrix-vector product of quantized weights of `n_cols` columns multiplies in half precision.
     pub fn multiplies_half(&self, format: Format, n_cols: u32) -> bool {
         !self.is_cpu && self.subgroups && self.limits.f16 && format.is_quantized() && n_cols.is_multiple_of(32)
     }

@@ -4,8 +4,8 @@
 // Filters, one after the other: the nearest tokens until their mass reaches TOP_P, ties with the last; those within
 // FARTHEST of the greatest, LEAST_KEPT at least; without those above the XTC threshold but the last of them and those
 // exempt; TOP_K of what is left. Each but XTC is a place in the order of tokens, nearest first, lower ids first: it is found
-// in sample_bins' bins, then in finer bins of the one where it lies, until few enough tokens are in a bin to be ranked; of the
-// first search sample_gather has that bin's tokens together.
+// in sample_bins' bins, then in finer bins of the one where it lies, until few enough tokens are in a bin to be ranked; of
+// top-p's, or else top-k's, sample_gather has that bin's tokens together.
 // A block whose own best stays has been searched by sample_partial; others are searched again if they could do better.
 // One workgroup of 256 a row, of the rows up to the last that filters. Workgroup memory: 14 KiB. Slots: rows, logits.
 
@@ -19,7 +19,7 @@ import package::lib::chosen::{chosen, columns, sampled};
 import package::lib::noise::gumbel;
 import package::lib::part::{Part, part_from, part_none, part_of, workgroup_part};
 import package::lib::bins::{BINS, BIN_WORDS, add_to_bin, bin_counts, bin_end, bin_highs, bin_lows, bin_start, empty_bins, mass_of};
-import package::lib::gathered::{GATHERED, GATHERED_BIN};
+import package::lib::gathered::{GATHERED, GATHERED_BIN, GATHERED_COUNT};
 import package::lib::reach::{add_up, reach, sums};
 import package::slot::rows::n_rows;
 import package::slot::logits::{logit_of, logits_of};
@@ -237,7 +237,8 @@ fn place_of(row: u32, thread: u32, top: f32, by_mass: bool, wanted: f32) -> Plac
     add_up(thread, amount);
     let goal = select(wanted, wanted * sums[BINS - 1u], by_mass);
     var bin = reach(thread, amount, count, goal);
-    let n_gathered = select(0u, bin.y, bins[at + GATHERED_BIN] == bin.x + 1u);
+    let is_gathered = bins[at + GATHERED_BIN] == bin.x + 1u && bins[at + GATHERED_COUNT] == bin.y;
+    let n_gathered = select(0u, bin.y, is_gathered);
     var look = Look(TO_BINS, GAPS, bin_start(bin.x), bin_end(bin.x), 0u, 0u, 0.0);
     // Amount of all that is nearer.
     var nearer = bitcast<f32>(bin.z);

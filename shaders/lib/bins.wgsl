@@ -17,7 +17,7 @@ var<workgroup> bin_highs: array<atomic<u32>, BINS>;
 fn bin_of(distance: f32) -> u32 { return u32(min(distance * BINS_EACH, f32(BINS - 1u))); }
 
 // Gaps (a distance's bits, which grow with it) of a bin: from the first to before the end.
-fn bin_start(bin: u32) -> u32 { return bitcast<u32>(f32(bin) / BINS_EACH); }
+fn bin_start(bin: u32) -> u32 { return bitcast<u32>(f32(bin) * (1.0 / BINS_EACH)); }
 fn bin_end(bin: u32) -> u32 { return select(bin_start(bin + 1u), bitcast<u32>(FORBIDDEN), bin == BINS - 1u); }
 
 fn empty_bins(thread: u32) {

@@ -1,4 +1,4 @@
-// Where the sum of amounts, one an invocation, reaches a goal. Workgroups of 256: 2,128 bytes of workgroup memory. All in uniform
+// Where the sum of amounts, one an invocation, reaches a goal. Workgroups of 256: 2,136 bytes of workgroup memory. All in uniform
 // control flow.
 
 var<workgroup> amounts: array<f32, WG>;

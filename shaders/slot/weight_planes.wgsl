@@ -7,7 +7,7 @@ import package::slot::scale::scale_bias;
 
 const BLOCK = 8u;
 
-// The bits of eight columns: of columns 0 to 3 in the lower halves, 4 to 7 in the upper halves.
+// The bits of eight columns: of columns 0 to 3 in the lower halves, 4 to 7 in the upper halves, but as slot/codes has it.
 struct Block { low: vec2<u32>, high: u32, scale: vec2<f32> }
 
 fn weight_load(row: u32, eight: u32) -> Block {

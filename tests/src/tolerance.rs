@@ -111,7 +111,7 @@ pub fn attention(kv: KvType, kv_len: u32) -> f64 {
         // single entry is 1.7 * 2^-bits of its size. Over n entries errors and values average out alike, with the root of n, so that
         // the length takes nothing off: what is left is the root of the share of numbers that round otherwise. Normal numbers
         // with and without errors of 2^-11 came out 0.2 to 2.2 * 2^-bits apart, wherever from 1 to 1024 entries.
-        KvType::Affine { bits, .. } => kernel(Arithmetic::F16Inputs, kv_len) + 2.0 * f64::from(bits).exp2().recip(),
+        KvType::Affine { bits, .. } => kernel(Arithmetic::F16Inputs, kv_len) + 2.5 * f64::from(bits).exp2().recip(),
     }
 }
 

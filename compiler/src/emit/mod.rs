@@ -110,7 +110,7 @@ pub fn pictures(
     }
     let whole = pipeline::graph_passes(graph, target, "assign_layout")?;
     let mut files = Vec::new();
-    for (ix, bucket) in pass::bucket::run(target, options.max_batch, options.max_context).iter().enumerate() {
+    for (ix, bucket) in pass::bucket::of(graph, target, options).iter().enumerate() {
         let rows = pipeline::bucket_graph(&whole, target, bucket)?;
         let (name, svg) = match stage {
             Stage::Graph(name) => (name, picture::graph(&rows, layer)),
@@ -129,7 +129,7 @@ pub fn pictures(
 /// The graph of each of a plan's variants, which their dispatches' origins are values of.
 fn bucket_graphs(graph: &Graph, target: &TargetProfile, options: Options) -> Result<Vec<Graph>, CompileError> {
     let whole = pipeline::graph_passes(graph, target, "assign_layout")?;
-    pass::bucket::run(target, options.max_batch, options.max_context)
+    pass::bucket::of(graph, target, options)
         .iter()
         .map(|bucket| pipeline::bucket_graph(&whole, target, bucket))
         .collect()

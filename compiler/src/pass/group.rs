@@ -313,6 +313,14 @@ fn sole_user(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, v: ValueId) -
 /// less one by one.
 const FEW_PRODUCTS: u32 = 8;
 
+/// Tokens of the shortest step whose experts all have products enough for tiles; `None` without experts, and on the processor, which
+/// sorts products itself.
+pub(super) fn least_tiled(graph: &Graph, target: &TargetProfile) -> Option<u32> {
+    let experts = graph.values.ids().filter_map(|id| graph.experts(id));
+    let least = experts.map(|experts| experts.n_experts.saturating_mul(FEW_PRODUCTS).div_ceil(experts.k.max(1))).max();
+    least.filter(|tokens| !target.is_cpu && *tokens > 1)
+}
+
 /// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled. So do products with experts
 /// on a GPU, if experts have enough of them; the processor sorts them itself.
 fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {

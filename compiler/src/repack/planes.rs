@@ -262,6 +262,11 @@ mod tests {
     }
 
     #[test]
+    fn places_meet_in_bytes() {
+        assert_eq!(places_word(0x7654_3210), 0x7362_5140);
+    }
+
+    #[test]
     fn eights_widen_and_narrow() {
         let row: Vec<u8> = (0..64u32).map(|ix| (ix * 151 + 13) as u8).collect();
         let check = |codes: u64, bits: u32, eight: usize| {

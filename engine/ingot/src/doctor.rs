@@ -189,8 +189,10 @@ fn examine(case: &Case, target: &TargetProfile, place: &Place, check: &mut Check
         let mut target = target.clone();
         if !target.is_cpu {
             target.declined.extend(&case.declined);
-            // One round, so that the longer chunks take tiled products on every device.
-            target.matvec_rounds = 1;
+            // One round, so that the longer chunks take tiled products on every device; as many as it has where a fusion is declined.
+            if case.declined.is_empty() {
+                target.matvec_rounds = 1;
+            }
         }
         compile(&graph, &target, Options { max_batch: N_SEQUENCES, ..Options::new(CONTEXT) })
     };

@@ -154,7 +154,7 @@ pub use ingot_models::convert::search::Target;
 /// use ingot::{Widths, models::formats::affine::QuantShape};
 ///
 /// let (low, high) = (QuantShape { bits: 4, group: 64 }, QuantShape { bits: 6, group: 64 });
-/// assert_eq!(Widths::new(4, 6, 64), Ok(Widths { low, high }));
+/// assert_eq!(Widths::new(4, 6, 64), Widths::between(low, high));
 /// assert!(Widths::between(low, QuantShape { group: 32, ..high }).is_ok(), "and 4 to 6 bits in groups of 32");
 /// ```
 pub use ingot_models::convert::search::Widths;

@@ -23,8 +23,7 @@ impl RuntimeGrammar for Form {
 }
 
 impl Model {
-    /// The beginning of an answer of a form, for a [`ingot_runtime::world::Request`] or a [measurement](Model::measure_form). A
-    /// model without a tokenizer, as those with random weights are, takes a [made-up vocabulary](made_up_tokenizer) of its size.
+    /// The beginning of an answer of a form, for a [`ingot_runtime::world::Request`] or a [measurement](Model::measure_form).
     /// Here it tells whether a form is one:
     ///
     /// ```
@@ -39,11 +38,29 @@ impl Model {
     /// # Errors
     /// If the form is malformed, or the model's tokens cannot be held to one.
     pub fn form(&self, grammar: &Grammar) -> Result<Box<dyn RuntimeGrammar>, Error> {
+        self.language.form(grammar, self.world.plan.n_vocab)
+    }
+
+    /// The same in a [made-up vocabulary](made_up_tokenizer) of the model's size: for measurements of models with random weights, which have
+    /// no tokenizer.
+    ///
+    /// ```
+    /// use ingot::{Grammar, LoadOptions, Model, RandomShape};
+    ///
+    /// # let cpu = LoadOptions { device: ingot::DeviceChoice::Cpu, ..LoadOptions::default() };
+    /// let shape = RandomShape { n_layers: 1, ..RandomShape::named("smollm2-135m")? };
+    /// let model = Model::load_random(&shape, cpu)?;
+    /// let grammar = Grammar::Regex("[a-z ]*".into());
+    /// assert!(model.form(&grammar).is_err());
+    /// assert!(model.made_up_form(&grammar).is_ok());
+    /// # Ok::<(), ingot::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the form is malformed.
+    pub fn made_up_form(&self, grammar: &Grammar) -> Result<Box<dyn RuntimeGrammar>, Error> {
         let n_vocab = self.world.plan.n_vocab;
-        match self.language.form(grammar, n_vocab) {
-            Err(Error::NoTokenizer) => begin(&made_up_tokenizer(n_vocab)?, grammar, n_vocab),
-            form => form,
-        }
+        begin(&made_up_tokenizer(n_vocab)?, grammar, n_vocab)
     }
 }
 

@@ -9,7 +9,7 @@
 //!     println!("{}: {} of {} bytes of all", now.file, now.done_bytes, now.total_bytes);
 //!     true
 //! })?;
-//! println!("{}", fetched.folder.display());
+//! println!("{}", fetched.model.display());
 //! for model in list(&settings)? {
 //!     println!("{}", model.id);
 //! }
@@ -56,7 +56,7 @@ pub use ingot_models::hub::FetchProgress;
 /// use ingot::hub::{Fetched, HubSettings, fetch};
 ///
 #[doc = include_str!("../examples/hub_cache.txt")]
-/// let Fetched { folder, commit, stale } = fetch(&"someone/tales".parse()?, &settings, &mut |_| true)?;
+/// let Fetched { folder, commit, stale, .. } = fetch(&"someone/tales".parse()?, &settings, &mut |_| true)?;
 /// assert!(folder.ends_with(&commit) && stale.is_none());
 /// # Ok::<(), ingot::hub::HubError>(())
 /// ```
@@ -136,8 +136,8 @@ pub use ingot_models::hub::list;
 /// ```
 pub use ingot_models::hub::remove;
 
-/// The name on the hub that a path stands for: `owner/name`, `owner/name@revision` or `owner/name:QUANT`, where nothing of that
-/// path exists.
+/// The name on the hub that a path stands for, where nothing of that path exists: `owner/name`, `owner/name@revision`,
+/// `owner/name:QUANT` or `owner/name:QUANT@revision`.
 ///
 /// ```
 /// use ingot::hub::id_of;
@@ -182,7 +182,7 @@ pub(crate) fn locate(
     Ok(fetched.map_err(ingot_models::Error::from)?.model)
 }
 
-/// What a checkpoint folder is to Ingot.
+/// What a checkpoint folder, or a GGUF file, is to Ingot.
 ///
 /// ```
 /// use ingot::hub::Verdict;
@@ -192,13 +192,15 @@ pub(crate) fn locate(
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// How its weights are stored, e.g. `BF16`, or `4-bit MLX`; `unknown` if there are none that can be read.
+    /// How its weights are stored, e.g. `BF16`, `4-bit MLX` or `GGUF`; `unknown` if there are none that can be read.
     pub format: String,
     /// The architecture if Ingot runs it, else why it does not.
     pub runs: Result<String, String>,
 }
 
-/// Judges a checkpoint folder by its headers; weights are not read. Of a folder without a configuration its first GGUF file.
+/// Judges a checkpoint folder or a GGUF file by its headers; weights are not read. Of a folder that is no whole checkpoint the
+/// GGUF file that a hub's name without a quantization would mean, if there is one; [`CachedSnapshot::model`] is the one that a
+/// name means.
 ///
 /// ```
 /// use ingot::hub::judge;
@@ -206,12 +208,12 @@ pub struct Verdict {
 /// assert_eq!(judge("../../models/ingot-tales-1m".as_ref()).format, "8-bit MLX");
 /// assert!(judge("../../models".as_ref()).runs.is_err());
 /// ```
-pub fn judge(folder: &Path) -> Verdict {
-    let gguf = if folder.join("config.json").is_file() { None } else { first_gguf(folder) };
-    let path = gguf.as_deref().unwrap_or(folder);
+pub fn judge(path: &Path) -> Verdict {
+    let path = &ingot_models::hub::model_in(path, None).unwrap_or_else(|| path.to_owned());
+    let is_gguf = path.is_file() && path.extension().is_some_and(|end| end == "gguf");
     let opened = ingot_models::Model::open(path).and_then(|model| Ok((model.graph()?, model)));
     match opened {
-        Ok((_, model)) if gguf.is_some() => {
+        Ok((_, model)) if is_gguf => {
             Verdict { format: "GGUF".into(), runs: Ok(model.spec.architecture.name().to_owned()) }
         }
         Ok((graph, model)) => {
@@ -225,18 +227,16 @@ pub fn judge(folder: &Path) -> Verdict {
             Verdict { format, runs: Ok(model.spec.architecture.name().to_owned()) }
         }
         Err(error) => {
-            let format = Checkpoint::open(folder).map_or_else(|_| others(folder), |checkpoint| stored(&checkpoint));
+            let folder = path.parent().filter(|folder| is_gguf && *folder != Path::new("")).unwrap_or(path);
+            let format = match is_gguf {
+                true => "GGUF".into(),
+                false => Checkpoint::open(path).map_or_else(|_| others(path), |checkpoint| stored(&checkpoint)),
+            };
             // The folder is known; what is wrong with it matters.
             let why = error.to_string().replace(&format!("{}/", folder.display()), "");
             Verdict { format, runs: Err(why.replace(&format!("{}: ", folder.display()), "")) }
         }
     }
-}
-
-/// The first GGUF file in order of their names.
-fn first_gguf(folder: &Path) -> Option<PathBuf> {
-    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|end| end == "gguf") && path.is_file()).min()
 }
 
 /// The type of most of the bytes.

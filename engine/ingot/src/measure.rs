@@ -112,7 +112,7 @@ impl Model {
         self.measure_from(workload, sampling, None)
     }
 
-    /// As [`Model::measure`], with answers that keep a form of [`Model::form`]; one that ends before the workload does is measured
+    /// As [`Model::measure`], with answers that keep a form of [`Model::form`] or [`Model::made_up_form`]; one that ends before the workload does is measured
     /// up to its end.
     ///
     /// ```

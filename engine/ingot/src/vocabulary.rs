@@ -6,7 +6,7 @@ use ingot_models::text::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// A byte-level vocabulary of `n` tokens without merges: an end token, every byte, numbers, then made-up words of one to six
+/// A byte-level vocabulary of `n` tokens, at least 257 for all bytes, without merges: an end token, every byte, numbers, then made-up words of one to six
 /// syllables, half of them after a space.
 ///
 /// ```

@@ -24,9 +24,9 @@ use ingot_runtime::sample::Random;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Windows {
-    /// Tokens of a window, what the tokenizer puts before a text included.
+    /// Tokens of a window, what the tokenizer puts before a text included; at least two of the text's.
     pub n_tokens: usize,
-    /// Most windows; `None` takes all.
+    /// Most windows, one at least; `None` takes all.
     pub most: Option<usize>,
     /// Where not all are taken, which: those that this number draws from the whole text, or the first. They are read in the
     /// text's order.
@@ -83,7 +83,7 @@ fn taken(n: usize, windows: Windows) -> Vec<usize> {
     if let Some(seed) = windows.seed {
         all.sort_by_cached_key(|ix| (Random::at(seed, *ix as u32).noise, *ix));
     }
-    all.truncate(windows.most.unwrap_or(n));
+    all.truncate(windows.most.map_or(n, |most| most.max(1)));
     all.sort_unstable();
     all
 }

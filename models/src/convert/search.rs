@@ -24,9 +24,9 @@ use thiserror::Error;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Widths {
     /// Fewest bits, and columns a scale: those of whole such groups are quantized.
-    pub low: QuantShape,
+    low: QuantShape,
     /// Most bits, and columns a scale; what has no whole such groups chooses among the others.
-    pub high: QuantShape,
+    high: QuantShape,
 }
 
 /// Why no mix of widths can be chosen.
@@ -49,12 +49,10 @@ pub enum SearchError {
     },
     /// A target that the least form does not reach.
     #[error(
-        "with {} bits everywhere the model takes {least_bytes} bytes ({bits_per_weight:.3} bits per weight), more than the \
-         target of {limit_bytes}; lower --low-bits or raise the target", low.bits
+        "with every matrix in its least form the model takes {least_bytes} bytes ({bits_per_weight:.3} bits per weight), more than the \
+         target of {limit_bytes}; lower --low-bits or raise the target"
     )]
     TargetTooSmall {
-        /// The least form.
-        low: QuantShape,
         /// What the model takes then.
         least_bytes: u64,
         /// The same for each number of the model.
@@ -220,7 +218,7 @@ impl Candidates {
         let recipe = Recipe::Listed { default: widths.low, shapes: BTreeMap::new() };
         let options = ConvertOptions { quantize: Some(recipe), ..ConvertOptions::default() };
         let dtype = model.files.json_or_null("config.json")?.as_object().and_then(super::config_dtype);
-        let items = choose(&model, &options, dtype)?.items;
+        let items = choose(&model, &options, dtype).map_err(|error| model.checkpoint.in_own_words(error))?.items;
         let n_parameters = items.iter().map(Item::n_numbers).sum();
         let (items, rest): (Vec<_>, Vec<_>) =
             items.into_iter().partition(|item| matches!(item.kind, Kind::Quantize { .. }));
@@ -313,7 +311,7 @@ impl Candidates {
             return Ok(least_bytes);
         }
         let bits_per_weight = least_bytes as f64 * 8.0 / self.n_parameters as f64;
-        Err(SearchError::TargetTooSmall { low: self.widths.low, least_bytes, bits_per_weight, limit_bytes })
+        Err(SearchError::TargetTooSmall { least_bytes, bits_per_weight, limit_bytes })
     }
 
     /// The step to a larger form that saves most damage a byte and fits: matrix, form, bytes. Of equal ones the first.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// A model in the cache.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CachedModel {
-    /// `owner/name`.
+    /// What [`find`] was asked for; of a [`list`] `owner/name`.
     pub id: ModelId,
     /// Its folder in the cache.
     pub folder: PathBuf,
@@ -38,6 +38,11 @@ impl CachedSnapshot {
     /// Bytes of all its files.
     pub fn n_bytes(&self) -> u64 {
         self.files.iter().map(|(_, n_bytes)| n_bytes).sum()
+    }
+
+    /// What a run with this name opens of it: the GGUF file that the name means, else the folder.
+    pub fn model(&self, id: &ModelId) -> PathBuf {
+        model_in(&self.folder, id.quant()).unwrap_or_else(|| self.folder.clone())
     }
 
     /// The GGUF file that a name means, if it means one.
@@ -86,8 +91,19 @@ pub fn find(id: &ModelId, settings: &HubSettings) -> Result<CachedModel, HubErro
     if is_absent { Err(absent()) } else { Ok(model) }
 }
 
+/// What can be opened of a snapshot's folder: the folder if there are configuration, weights, and all the files that an index
+/// names; or a GGUF file in it. A quantization that is named is that of a GGUF file.
+pub fn model_in(folder: &Path, quant: Option<&str>) -> Option<PathBuf> {
+    let is_whole = || folder.join("config.json").is_file() && crate::formats::checkpoint::has_all_weights(folder);
+    if quant.is_none() && is_whole() {
+        return Some(folder.to_path_buf());
+    }
+    needed::gguf(quant, file_names(folder).iter().map(String::as_str)).map(|name| folder.join(name))
+}
+
 /// Removes a model from the cache; if a revision is named that one alone, and of a GGUF file's name that file, with the
-/// contents that no other one has. Gives the bytes that became free.
+/// contents that no other one has. Parts of files stay where a GGUF file is named, since they are of other ones. Gives the
+/// bytes that became free.
 ///
 /// # Errors
 /// If it is not there, or cannot be removed.
@@ -95,7 +111,10 @@ pub fn remove(id: &ModelId, settings: &HubSettings) -> Result<u64, HubError> {
     let model = find(id, settings)?;
     let all = read(id.clone(), model.folder.clone())?;
     let goes_whole = |of: &CachedSnapshot| of.gguf(id).is_none() || of.files.len() == 1;
-    if model.snapshots.len() == all.snapshots.len() && model.snapshots.iter().all(goes_whole) {
+    let blobs = entries(&model.folder.join("blobs"))?;
+    let stays = |blob: &Path| id.quant().is_some() && blob.extension().is_some_and(|end| end == "incomplete");
+    let has_others = model.snapshots.len() < all.snapshots.len() || blobs.iter().any(|blob| stays(blob));
+    if !has_others && model.snapshots.iter().all(goes_whole) {
         remove_all(&model.folder)?;
         remove_all(&settings.cache.join(".locks").join(id.hf().folder_name()))?;
         return Ok(all.n_bytes);
@@ -118,9 +137,9 @@ pub fn remove(id: &ModelId, settings: &HubSettings) -> Result<u64, HubError> {
             used.extend(fs::canonicalize(snapshot.folder.join(name)).ok());
         }
     }
-    for blob in entries(&model.folder.join("blobs"))? {
-        if fs::canonicalize(&blob).is_ok_and(|path| !used.contains(&path)) {
-            fs::remove_file(&blob).map_err(|error| HubError::io(&blob, error))?;
+    for blob in blobs.iter().filter(|blob| !stays(blob)) {
+        if fs::canonicalize(blob).is_ok_and(|path| !used.contains(&path)) {
+            fs::remove_file(blob).map_err(|error| HubError::io(blob, error))?;
         }
     }
     // Another process may be fetching meanwhile.
@@ -177,18 +196,19 @@ impl Snapshot {
         name.map_or_else(|| self.folder(), |name| self.folder().join(name))
     }
 
-    /// What can be opened of it: the folder, if there are configuration, weights, and all the files that an index names; or a
-    /// GGUF file.
+    /// What the hub would have opened of it: a checkpoint, or a GGUF file. If none is named it has to be the usual one, or the
+    /// only one that is here, so that a command that ran with the hub runs without it; which of several is a repository's
+    /// first cannot be told.
     pub(super) fn model(&self, id: &ModelId) -> Option<PathBuf> {
-        let folder = self.folder();
-        let is_whole = || self.has("config.json") && crate::formats::checkpoint::has_all_weights(&folder);
-        if id.quant().is_none() && is_whole() {
-            return Some(folder);
-        }
-        let mut names: Vec<String> = entries(&folder).ok()?.iter().filter_map(|path| file_name(path)).collect();
-        names.retain(|name| self.has(name));
-        names.sort();
-        needed::gguf(id.quant(), names.iter().map(String::as_str)).map(|name| self.path(Some(name)))
+        let model = model_in(&self.folder(), id.quant())?;
+        let is_usual = || model.file_name().and_then(|name| name.to_str()).is_some_and(needed::is_usual);
+        let is_only = || self.ggufs().len() == 1;
+        (id.quant().is_some() || model.is_dir() || is_usual() || is_only()).then_some(model)
+    }
+
+    /// The GGUF files that can be opened.
+    pub(super) fn ggufs(&self) -> Vec<String> {
+        file_names(&self.folder()).into_iter().filter(|name| needed::is_gguf(name)).collect()
     }
 
     /// Gives a content its name in the snapshot: by a link, or where there are none by a copy.
@@ -274,8 +294,12 @@ fn read(id: ModelId, folder: PathBuf) -> Result<CachedModel, HubError> {
     Ok(CachedModel { id, folder, n_bytes, snapshots })
 }
 
-fn file_name(path: &Path) -> Option<String> {
-    path.file_name()?.to_str().map(str::to_owned)
+/// Names of the files in a folder, sorted. Links that lead nowhere are none.
+fn file_names(folder: &Path) -> Vec<String> {
+    let paths = entries(folder).unwrap_or_default().into_iter().filter(|path| path.is_file());
+    let mut names: Vec<String> = paths.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names
 }
 
 /// What a folder holds; nothing if it does not exist.

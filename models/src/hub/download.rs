@@ -145,7 +145,7 @@ impl Download<'_> {
             rest.restart(piece)?;
             response = self.client.get(self.id, &place.url, None)?;
         }
-        rest.accept(piece, &Answer::of(&response))?;
+        rest.accept(piece, &place, &Answer::of(&response))?;
         // Where nothing comes for long somebody may want to stop.
         rest.tell(line)?;
         let mut body = response.body_mut().as_reader();

@@ -10,7 +10,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum HubError {
     /// No name of a model.
-    #[error("`{found}` is no name of a model on the hub; write owner/name, owner/name@revision or owner/name:QUANT")]
+    #[error("`{found}` is no name of a model on the hub; write owner/name[:QUANT][@revision]")]
     BadId {
         /// What was given.
         found: String,
@@ -126,6 +126,15 @@ pub enum HubError {
         /// The system's reason.
         why: String,
     },
+    /// The system starts no thread.
+    #[error(
+        "the system starts no thread to fetch with ({source}); end other programs or raise its limit (`ulimit -u`), then run \
+         the same command again"
+    )]
+    NoThread {
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// Whoever asked did not want to wait.
     #[error("{file}: stopped; what has arrived is kept, run the same command again to go on from there")]
     Stopped {
@@ -170,14 +179,18 @@ pub enum HubError {
     },
     /// Offline, and not in the cache.
     #[error(
-        "{id} is not in the cache {}, or not all of it; run the command once without --offline and HF_HUB_OFFLINE",
-        cache.display()
+        "{id} is not in the cache {}, or not all of it; run the command once without --offline and HF_HUB_OFFLINE{}",
+        cache.display(),
+        if found.is_empty() { String::new() }
+        else { format!(", or name a GGUF file that is there ({found}) as {}:QUANT", id.repo()) }
     )]
     NotCached {
         /// The model.
         id: ModelId,
         /// The cache.
         cache: PathBuf,
+        /// GGUF files of it that are there.
+        found: String,
     },
     /// A model that is not in the cache cannot be shown or removed.
     #[error("{id} is not in the cache {}; `ingot models list` tells what is", cache.display())]
@@ -187,12 +200,17 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
-    /// A repository without the GGUF file that was named.
-    #[error("{}: this repository has no GGUF file {}{}", id.repo(), id.quant().unwrap_or_default(), if found.is_empty() { String::new() } else { format!("; choose one of {found}") })]
+    /// A repository without the GGUF file that was named, or with no such file that is whole.
+    #[error(
+        "{}: this repository has no GGUF file {} in one part and outside folders{}",
+        id.repo(),
+        id.quant().unwrap_or_default(),
+        if found.is_empty() { String::new() } else { format!("; choose one of {found}") }
+    )]
     NoQuant {
         /// The model.
         id: ModelId,
-        /// The GGUF files that it has.
+        /// The GGUF files that can be fetched.
         found: String,
     },
     /// A repository without the files of a checkpoint.

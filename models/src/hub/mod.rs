@@ -20,7 +20,7 @@ mod side_by_side;
 mod cached;
 mod needed;
 
-pub use cached::{CachedModel, CachedSnapshot, find, list, remove};
+pub use cached::{CachedModel, CachedSnapshot, find, list, model_in, remove};
 pub use error::HubError;
 pub use id::ModelId;
 pub use settings::{HubSettings, Token};
@@ -45,7 +45,7 @@ pub struct FetchProgress<'a> {
 /// A model that lies in the cache.
 #[derive(Debug)]
 pub struct Fetched {
-    /// The snapshot's folder, in the layout of a checkpoint.
+    /// The snapshot's folder: in the layout of a checkpoint, or with those GGUF files that were fetched.
     pub folder: PathBuf,
     /// What to open: that folder, or a GGUF file in it.
     pub model: PathBuf,
@@ -55,9 +55,12 @@ pub struct Fetched {
     pub stale: Option<HubError>,
 }
 
-/// Brings a model's newest files of its revision into the cache: those that Ingot reads (`model*.safetensors`, `*.json`,
-/// `*.jinja`; or the GGUF file that is named, and one of `Q4_K_M`, else the first, of a repository that has no others), and of them those that are not there yet, over a few connections at one time, which share large files. `on_progress` stops the fetch by returning false;
-/// what has arrived by then is kept. Offline, and where the hub cannot be reached, a copy in the cache serves.
+/// Brings a model's newest files of its revision into the cache: those that Ingot reads, and of them those that are not there
+/// yet. They are `model*.safetensors`, `*.json` and `*.jinja`, or a GGUF file: the one that is named, and of a repository
+/// without a checkpoint the one of `Q4_K_M`, else the first. They come over a few connections at one time, which share large
+/// files. `on_progress` stops the fetch by returning false; what has arrived by then is kept. Offline, and where the hub
+/// cannot be reached, a copy in the cache serves; where no file is named a checkpoint or the GGUF file of `Q4_K_M`, since
+/// which one is the first the hub alone knows.
 ///
 /// # Errors
 /// Each says what to do; see [`HubError`].
@@ -75,7 +78,8 @@ pub fn fetch(
         return Ok(snapshot.fetched(model.clone(), None));
     }
     if settings.offline {
-        return Err(HubError::NotCached { id: id.clone(), cache: settings.cache.clone() });
+        let found = Snapshot::of(id, settings).map_or(String::new(), |snapshot| snapshot.ggufs().join(", "));
+        return Err(HubError::NotCached { id: id.clone(), cache: settings.cache.clone(), found });
     }
     let client = Client::new(settings);
     let listing = match (client.listing(id), cached) {

@@ -57,9 +57,22 @@ pub(super) fn gguf<'a>(quant: Option<&str>, names: impl Iterator<Item = &'a str>
     found.or(names.first().filter(|_| quant.is_none())).copied()
 }
 
+/// Whether the GGUF file is the one that is meant where none is named, whatever else the repository has.
+pub(super) fn is_usual(name: &str) -> bool {
+    has_quant(name, DEFAULT_QUANT)
+}
+
 /// A model in one file; neither a part of one nor what sees for one (`mmproj`).
-fn is_gguf(name: &str) -> bool {
-    name.ends_with(".gguf") && !name.contains(['/', '\\']) && !name.contains("-of-") && !name.contains("mmproj")
+pub(super) fn is_gguf(name: &str) -> bool {
+    let stem = name.strip_suffix(".gguf");
+    stem.is_some_and(|stem| !stem.contains(['/', '\\']) && !is_part(stem) && !stem.contains("mmproj"))
+}
+
+/// Whether a name ends as one of several parts does, in `-00001-of-00002`.
+fn is_part(stem: &str) -> bool {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let has_number = |before: &str| before.rsplit_once('-').is_some_and(|(_, ix)| is_number(ix));
+    stem.rsplit_once("-of-").is_some_and(|(before, n)| has_number(before) && is_number(n))
 }
 
 /// Whether a file's name has this part, in letters of any case: `Q4_K` is no part of `tiny.Q4_K_M.gguf`, nor of `tiny-IQ4_K.gguf`.
@@ -87,6 +100,13 @@ mod tests {
             assert_eq!(of(Some(absent)), None, "{absent}");
         }
         assert_eq!(gguf(None, ["b.Q8_0.gguf", "b.Q2_K.gguf"].into_iter()), Some("b.Q8_0.gguf"));
+    }
+
+    #[test]
+    fn parts_are_no_models_and_are_told_by_their_numbers() {
         assert_eq!(gguf(None, ["b-00001-of-00002.gguf", "b.bin"].into_iter()), None);
+        for name in ["Lord-of-Code-Q4_K_M.gguf", "b-1-of-00002.gguf", "b-00001-of-2.gguf", "-of-00002.gguf"] {
+            assert_eq!(gguf(None, [name].into_iter()), Some(name));
+        }
     }
 }

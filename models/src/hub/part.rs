@@ -101,6 +101,11 @@ impl<'f> Part<'f> {
         std::fs::rename(&self.path, blob).map_err(|error| HubError::io(blob, error))
     }
 
+    /// Whether [`Part::finish`] finds out if bytes are not those of the content.
+    pub(super) fn is_checked(&self) -> bool {
+        self.hash.is_some()
+    }
+
     pub(super) fn cut(&self, why: &str) -> HubError {
         let total = self.n_bytes.unwrap_or(self.done);
         HubError::Cut { file: self.name.to_owned(), done: self.done, total, why: why.to_owned() }

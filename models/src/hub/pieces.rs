@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes of a connection's first piece, when nobody knows how fast they come. A file that is no larger is one piece.
+/// Bytes of a connection's first piece, when nobody knows how fast they come.
 pub(super) const FIRST_BYTES: u64 = 4 << 20;
 /// Bytes of the shortest and the longest piece.
 const PIECE_BYTES: (u64, u64) = (1 << 20, 8 << 20);
@@ -169,7 +169,7 @@ impl<'f> Rest<'f> {
         if !is_first && !state.has_ranges {
             return None;
         }
-        // No piece is shorter than the shortest, the last one neither.
+        // Less than the shortest piece is not left for another one.
         let until = state.part.n_bytes.filter(|end| self.is_shared && end - from >= length + PIECE_BYTES.0);
         let until = until.map(|_| from + length);
         let room = match (is_first, until.or(state.part.n_bytes)) {
@@ -181,20 +181,24 @@ impl<'f> Rest<'f> {
         Some(Piece { from, at: from, until })
     }
 
-    /// Looks at how an answer begins. A file that a server sends from its first byte whatever it is asked for comes over
+    /// Looks at how an answer from a place begins. A file that a server sends from its first byte whatever it is asked for comes over
     /// this connection alone.
-    pub(super) fn accept(&self, piece: &mut Piece, answer: &Answer) -> Result<(), HubError> {
+    pub(super) fn accept(&self, piece: &mut Piece, place: &Place, answer: &Answer) -> Result<(), HubError> {
         let mut state = self.lock();
         self.goes_on(&state)?;
-        let has_changed = |known: &Option<String>| known.is_some() && answer.etag.is_some() && *known != answer.etag;
+        // An answer from an address that is no longer the file's may have another mark.
+        let mark = answer.etag.as_ref().filter(|_| place.url == state.place.url).cloned();
+        let has_changed = state.mark.is_some() && mark.is_some() && state.mark != mark;
         let is_other_size =
             answer.n_bytes.is_some() && state.part.n_bytes.is_some() && answer.n_bytes != state.part.n_bytes;
-        if has_changed(&state.mark) || is_other_size {
-            // Nothing tells which bytes belong to which.
-            state.part.restart()?;
+        if has_changed || is_other_size {
+            // Nothing tells which bytes belong to which, unless the content's hash does in the end.
+            if !state.part.is_checked() {
+                state.part.restart()?;
+            }
             return Err(self.changed(&mut state));
         }
-        state.mark = state.mark.take().or_else(|| answer.etag.clone());
+        state.mark = state.mark.take().or(mark);
         match answer.first {
             Some(first) if first == piece.at && answer.is_range => {
                 state.has_ranges = true;
@@ -250,18 +254,18 @@ impl<'f> Rest<'f> {
         }
         piece.at += n;
         // What is told grows, since it is told in this order.
-        line.say(self.name, state.arrived());
+        let answer = line.say(self.name, state.arrived());
         drop(state);
-        line.hear(self.name)?;
+        line.hear(self.name, &answer)?;
         Ok(piece.until.is_none() || n < left)
     }
 
     /// Tells how far the file is, and hears whether to go on.
     pub(super) fn tell(&self, line: &Line<'f, '_>) -> Result<(), HubError> {
         let state = self.lock();
-        line.say(self.name, state.arrived());
+        let answer = line.say(self.name, state.arrived());
         drop(state);
-        line.hear(self.name)
+        line.hear(self.name, &answer)
     }
 
     /// No more bytes come of a piece.
@@ -338,7 +342,8 @@ impl<'f> Rest<'f> {
     }
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What a mutex holds, also where a thread that held it has panicked.
+pub(super) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -352,22 +357,29 @@ mod tests {
         Answer { is_range: true, first: Some(first), n_bytes: None, etag: None }
     }
 
+    fn place(n_bytes: Option<u64>, url: &str) -> Place {
+        Place { etag: "x".into(), n_bytes, url: url.into() }
+    }
+
+    fn part(folder: &Path, name: &'static str, n_bytes: Option<u64>) -> Part<'static> {
+        let cache = folder.to_string_lossy().into_owned();
+        let settings = HubSettings::from_variables(&|name| (name == "HF_HUB_CACHE").then(|| cache.clone()));
+        let settings = settings.expect("there is a cache");
+        Part::open(&folder.join(name), name, n_bytes, "x", &Client::new(&settings)).expect("there is room")
+    }
+
     #[test]
     fn one_piece_until_ranges_are_known_then_as_many_as_there_is_room_for() {
         let folder = tempfile::tempdir().expect("there is room");
-        let cache = folder.path().to_string_lossy().into_owned();
-        let settings = HubSettings::from_variables(&|name| (name == "HF_HUB_CACHE").then(|| cache.clone()));
-        let settings = settings.expect("there is a cache");
         let shared = Shared::new();
         let rest = |name: &'static str, n_bytes, is_shared| {
-            let part = Part::open(&folder.path().join(name), name, n_bytes, "x", &Client::new(&settings));
-            let place = Place { etag: "x".into(), n_bytes, url: "http://127.0.0.1/x".into() };
-            Rest::new(name, part.expect("there is room"), place, &shared, is_shared)
+            let part = part(folder.path(), name, n_bytes);
+            Rest::new(name, part, place(n_bytes, "http://127.0.0.1/x"), &shared, is_shared)
         };
         let (first, second) = (rest("first", Some(1 << 30), true), rest("second", Some(1 << 30), true));
         let mut piece = first.deal(8 << 20).expect("the first");
         assert!((piece.at, piece.until) == (0, Some(8 << 20)) && first.deal(8 << 20).is_none());
-        first.accept(&mut piece, &answer(0)).expect("it is what was asked for");
+        first.accept(&mut piece, &first.place(), &answer(0)).expect("it is what was asked for");
         // 64 MiB wait for the first piece, of all files together.
         let ahead: Vec<_> = std::iter::from_fn(|| first.deal(8 << 20)).collect();
         assert_eq!(
@@ -375,7 +387,7 @@ mod tests {
             Vec::from_iter((1..9).map(|ix| ix * (8 << 20)))
         );
         let mut piece = second.deal(8 << 20).expect("a first piece is written at once");
-        second.accept(&mut piece, &answer(0)).expect("it is what was asked for");
+        second.accept(&mut piece, &second.place(), &answer(0)).expect("it is what was asked for");
         assert!(second.deal(1 << 20).is_none());
         drop(first);
         assert!(second.deal(1 << 20).is_some(), "there is room again");
@@ -385,6 +397,26 @@ mod tests {
             assert_eq!(whole.deal(FIRST_BYTES + 1).expect("the first").until, None);
             assert!(whole.deal(FIRST_BYTES).is_none());
         }
+    }
+
+    #[test]
+    fn answers_are_compared_with_those_from_the_same_address() {
+        let (folder, n_bytes) = (tempfile::tempdir().expect("there is room"), Some(1 << 30));
+        let part = part(folder.path(), "moved", n_bytes);
+        let rest = Rest::new("moved", part, place(n_bytes, "http://127.0.0.1/old"), &Shared::new(), true);
+        let take = |from: &Place, mark: &str| {
+            let mut piece = rest.deal(1 << 20).expect("there is more");
+            let answer = Answer { etag: Some(mark.into()), ..answer(piece.at) };
+            rest.accept(&mut piece, from, &answer)
+        };
+        let old = rest.place();
+        take(&old, "a").expect("it is the first");
+        rest.renew(place(n_bytes, "http://127.0.0.1/new")).expect("it is the same content");
+        take(&old, "a").expect("it was asked for before");
+        take(&rest.place(), "b").expect("it is the first from there");
+        take(&old, "a").expect("it was asked for before");
+        assert!(take(&rest.place(), "c").is_err());
+        assert!(matches!(rest.outcome(), Some(Err(HubError::Changed { .. }))));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::client::RemoteFile;
 use super::download::Download;
-use super::pieces::{FIRST_BYTES, Piece, Rest, Shared};
+use super::pieces::{FIRST_BYTES, Piece, Rest, Shared, lock};
 use super::{FetchProgress, HubError};
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -28,12 +28,12 @@ pub(super) fn fetch<'f>(
     let (team, is_over) = (Team::of(files.len()), AtomicBool::new(false));
     let failed = Mutex::new(None);
     let fail = |error| {
-        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.get_or_insert(error);
+        lock(&failed).get_or_insert(error);
         is_over.store(true, Ordering::Release);
         team.shared.tell();
     };
     let work = |mut line: Line<'f, '_>| {
+        let _alarm = Alarm { team: &team, is_over: &is_over };
         while let Some(&file) = files.get(team.next.fetch_add(1, Ordering::Relaxed)) {
             let brought = line.goes_on(&file.name).and_then(|()| download.file(file, &team, &mut line));
             team.n_left.fetch_sub(1, Ordering::Release);
@@ -54,17 +54,20 @@ pub(super) fn fetch<'f>(
     let n_pieces = files.iter().map(|file| file.n_bytes.unwrap_or(0).div_ceil(FIRST_BYTES).max(1)).sum::<u64>();
     std::thread::scope(|scope| {
         for ix in 0..n_pieces.min(MAX_CONNECTIONS as u64) {
-            let (answer, answers) = channel();
-            let line = Line { tell: tell.clone(), answer, answers, is_over: &is_over, length: FIRST_BYTES };
+            let line = Line { tell: tell.clone(), is_over: &is_over, length: FIRST_BYTES };
             let thread = std::thread::Builder::new().name("fetch".into()).spawn_scoped(scope, move || work(line));
             match thread {
                 Ok(_) => {}
                 // Those that there are do all of it.
                 Err(_) if ix > 0 => break,
-                Err(error) => fail(HubError::io(&download.client.settings.cache, error)),
+                Err(source) => {
+                    fail(HubError::NoThread { source });
+                    break;
+                }
             }
         }
         drop(tell);
+        let _alarm = Alarm { team: &team, is_over: &is_over };
         for Told { file, done_bytes, answer } in told {
             // Who has asked is waiting.
             let _ = answer.send(sum.tell(file, done_bytes));
@@ -73,6 +76,21 @@ pub(super) fn fetch<'f>(
     match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+/// Ends all threads of a fetch if the one that has it panics: the others would wait for what it was to bring.
+struct Alarm<'a, 'f> {
+    team: &'a Team<'f>,
+    is_over: &'a AtomicBool,
+}
+
+impl Drop for Alarm<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.is_over.store(true, Ordering::Release);
+            self.team.shared.tell();
+        }
     }
 }
 
@@ -112,7 +130,7 @@ impl<'f> Team<'f> {
     }
 
     fn rests(&self) -> MutexGuard<'_, Vec<Arc<Rest<'f>>>> {
-        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.rests)
     }
 }
 
@@ -141,15 +159,13 @@ impl Drop for Opened<'_, '_> {
 struct Told<'f> {
     file: &'f str,
     done_bytes: u64,
-    /// Hears whether to go on.
+    /// Whether to go on. Who waits for it hears too if it is dropped.
     answer: Sender<bool>,
 }
 
 /// From a thread that fetches to the one that tells.
 pub(super) struct Line<'f, 's> {
     tell: Sender<Told<'f>>,
-    answer: Sender<bool>,
-    answers: Receiver<bool>,
     is_over: &'s AtomicBool,
     /// Bytes of this connection's next piece.
     pub(super) length: u64,
@@ -158,19 +174,21 @@ pub(super) struct Line<'f, 's> {
 impl<'f> Line<'f, '_> {
     /// Tells how far a file is; an error if it is to be left.
     pub(super) fn tell(&self, file: &'f str, done_bytes: u64) -> Result<(), HubError> {
-        self.say(file, done_bytes);
-        self.hear(file)
+        let answer = self.say(file, done_bytes);
+        self.hear(file, &answer)
     }
 
     /// Tells how far a file is, without waiting for the answer, which has to be heard then.
-    pub(super) fn say(&self, file: &'f str, done_bytes: u64) {
-        // The one who listens does so until all threads have ended.
-        let _ = self.tell.send(Told { file, done_bytes, answer: self.answer.clone() });
+    pub(super) fn say(&self, file: &'f str, done_bytes: u64) -> Receiver<bool> {
+        let (answer, heard) = channel();
+        // Where nobody listens any more no answer comes, which is heard.
+        let _ = self.tell.send(Told { file, done_bytes, answer });
+        heard
     }
 
     /// The answer to what was told; an error if the file is to be left.
-    pub(super) fn hear(&self, file: &str) -> Result<(), HubError> {
-        if !self.answers.recv().unwrap_or(false) {
+    pub(super) fn hear(&self, file: &str, answer: &Receiver<bool>) -> Result<(), HubError> {
+        if !answer.recv().unwrap_or(false) {
             return Err(stopped(file));
         }
         self.goes_on(file)
@@ -209,7 +227,8 @@ impl<'f, 'p> Sum<'f, 'p> {
         files: impl Iterator<Item = &'f RemoteFile>,
         on_progress: &'p mut dyn FnMut(FetchProgress<'_>) -> bool,
     ) -> Self {
-        Self { on_progress, done_bytes: BTreeMap::new(), total_bytes: files.filter_map(|file| file.n_bytes).sum() }
+        let total_bytes = files.filter_map(|file| file.n_bytes).fold(0, u64::saturating_add);
+        Self { on_progress, done_bytes: BTreeMap::new(), total_bytes }
     }
 
     fn tell(&mut self, file: &'f str, done_bytes: u64) -> bool {

@@ -163,9 +163,11 @@ fn check_table(base64: &str) -> std::result::Result<(), String> {
 
 /// Regular expressions of a tokenizer. The pre-tokenizers that GGUF files name have up to 6.
 const MAX_REGEXES: usize = 32;
-/// What the counts by which an expression repeats its parts make together: each multiplies what it is compiled to. Those
-/// pre-tokenizers repeat up to 3 times.
+/// What an expression repeats its parts by, all counts multiplied. Those pre-tokenizers repeat up to 3 times.
 const MAX_REPEATS: u64 = 16;
+/// Classes of characters of all expressions, each as often as its expression repeats its parts: one of letters is compiled to
+/// some 10 kB. Those pre-tokenizers have some hundred.
+const MAX_CLASSES: u64 = 1024;
 
 /// Checks that regular expressions within values are few and small: compiled they take many times their place in a file.
 fn check_regexes<'a>(values: impl Iterator<Item = &'a Value>) -> std::result::Result<(), String> {
@@ -184,20 +186,43 @@ fn check_regexes<'a>(values: impl Iterator<Item = &'a Value>) -> std::result::Re
     if found.len() > MAX_REGEXES {
         return Err(format!("it has {} regular expressions; at most {MAX_REGEXES} are taken", found.len()));
     }
-    match found.into_iter().find(|regex| repeats(regex) > MAX_REPEATS) {
-        Some(regex) => Err(format!("`{regex}` repeats a part more than {MAX_REPEATS} times")),
-        None => Ok(()),
+    let mut n_classes = 0u64;
+    for regex in found {
+        let repeats = repeats(regex);
+        if repeats > MAX_REPEATS {
+            return Err(format!("`{regex}` repeats a part more than {MAX_REPEATS} times"));
+        }
+        n_classes = n_classes.saturating_add(repeats.saturating_mul(classes(regex)));
     }
+    if n_classes > MAX_CLASSES {
+        return Err(format!("its regular expressions have more than {MAX_CLASSES} classes of characters"));
+    }
+    Ok(())
 }
 
 /// The greatest counts of `{n}`, `{n,}` and `{n,m}`, multiplied; not the names and numbers of `\p{L}` and `\x{3b1}`.
 fn repeats(regex: &str) -> u64 {
     let count = |(at, _): (usize, &str)| {
-        let named = [r"\p", r"\P", r"\x", r"\u"].iter().any(|start| regex[..at].ends_with(start));
+        let named = regex[..at].strip_suffix(['p', 'P', 'x', 'u']).is_some_and(is_escaped);
         let (inner, _) = regex[at + 1..].split_once('}')?;
         inner.split(',').filter_map(|number| number.trim().parse::<u64>().ok()).max().filter(|_| !named)
     };
     regex.match_indices('{').filter_map(count).fold(1, |product, n| product.saturating_mul(n.max(1)))
+}
+
+/// Classes of characters, bracketed or named: `[`, `.`, `\p`, `\w` and the like.
+fn classes(regex: &str) -> u64 {
+    let is_class = |(at, found): (usize, &str)| match found {
+        "[" | "." => !is_escaped(&regex[..at]),
+        _ => is_escaped(&regex[..at]),
+    };
+    let marks = ['[', '.', 'p', 'P', 'w', 'W', 'd', 'D', 's', 'S', 'h', 'H'];
+    regex.match_indices(marks).filter(|mark| is_class(*mark)).count() as u64
+}
+
+/// Whether a backslash before what follows is none of a pair.
+fn is_escaped(before: &str) -> bool {
+    before.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1
 }
 
 /// Calls the crate `tokenizers`, which panics on some files whose parts do not go together.
@@ -241,8 +266,19 @@ mod tests {
             ("a{,5}", 5),
             ("{a}{1", 1),
             (r"(\p{N}{65536}){65536}{4294967296}", u64::MAX),
+            (r"\\p{65536}", 65_536),
         ] {
             assert_eq!(repeats(regex), expected, "{regex}");
         }
+    }
+
+    #[test]
+    fn classes_of_regular_expressions_are_counted() {
+        for (regex, expected) in [(r"[^\s\p{L}]+|\w.\.\\w\[", 5), (r"(?i:'s|'t)| ?\p{L}+\d{1,3}", 2), ("plain", 0)] {
+            assert_eq!(classes(regex), expected, "{regex}");
+        }
+        let file = |regex: &str| serde_json::json!({ "pattern": { "Regex": regex } });
+        assert!(check_regexes([file(&r"\w".repeat(1024))].iter()).is_ok());
+        assert!(check_regexes([file(&r"\w".repeat(1000)), file(r"(\w\w){16}")].iter()).is_err());
     }
 }

@@ -268,6 +268,28 @@ fn what_llama_cpp_has_no_word_for_is_refused() {
     }
 }
 
+/// A byte-level tokenizer that does more to texts than llama.cpp's would read other tokens there.
+#[test]
+fn tokenizers_that_change_texts_are_refused() {
+    let f32s = GgufType::parse("f32").expect("a type");
+    for (part, change, word) in [
+        ("normalizer", json!({ "type": "Lowercase" }), "Lowercase"),
+        (
+            "pre_tokenizer",
+            json!({ "type": "ByteLevel", "add_prefix_space": true, "use_regex": true }),
+            "add_prefix_space",
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let Some(source) = whole(&folder.path().join("llama"), "llama") else { return };
+        let mut tokenizer = read_json(&source.join("tokenizer.json"));
+        tokenizer[part] = change;
+        std::fs::write(source.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+        let words = &["llama.cpp's byte-level tokenizers do not", word];
+        assert_error(convert_gguf(&source, &folder.path().join("m.gguf"), f32s, &mut |_, _| true), words);
+    }
+}
+
 /// Stopped or killed: nothing is left, or what is left is recognized.
 #[test]
 fn a_broken_run_leaves_no_half_file() {

@@ -125,13 +125,11 @@ fn buffers_are_hardly_larger_than_what_lives_at_once() {
                 let options = Options { max_batch, ..OPTIONS };
                 let plan = compile(&graph, &target, options).expect("compiles");
                 let whole = graph_passes(&graph, &target, "assign_layout").expect("the passes take it");
-                let bounds = ingot_compiler::pass::bucket::run(&target, max_batch, options.max_context)
-                    .into_iter()
-                    .map(|bucket| {
-                        let rows = bucket_graph(&whole, &target, &bucket).expect("rows can be dropped");
-                        let kernels = bucket_kernels(&rows, &target, &bucket, options).expect("there are kernels");
-                        lower_bound(&ingot_compiler::pass::alias::run(&kernels))
-                    });
+                let bounds = ingot_compiler::pass::bucket::of(&graph, &target, options).into_iter().map(|bucket| {
+                    let rows = bucket_graph(&whole, &target, &bucket).expect("rows can be dropped");
+                    let kernels = bucket_kernels(&rows, &target, &bucket, options).expect("there are kernels");
+                    lower_bound(&ingot_compiler::pass::alias::run(&kernels))
+                });
                 let (total, bound) =
                     (plan.arenas.as_slice().iter().sum::<u64>() as f64, bounds.max().unwrap_or(1) as f64);
                 println!("{} {}: {:.3} of the lower bound", shape.hidden, target.name, total / bound);

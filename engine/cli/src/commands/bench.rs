@@ -1,6 +1,6 @@
 //! `ingot bench`: prefill and decode speed, with what the plan costs a token and what the device could do at most.
 //!
-//! Prompts are made-up token ids; answers never end early, unless they have a form that ends, and are greedy unless flags say otherwise. A prefill of P tokens is timed from the
+//! Prompts are made-up token ids; answers never end early, and are greedy unless flags say otherwise. A prefill of P tokens is timed from the
 //! request to its first token, a decode of G tokens from the moment when every sequence has its first token.
 
 mod html;
@@ -10,7 +10,7 @@ mod row;
 
 use crate::args::{self, DeviceArgs, FormArgs, PathArgs, SamplingArgs};
 use crate::output;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use ingot::runtime::sample::Grammar;
 use ingot::{Bytes, Ceilings, Measured, Model, RandomShape, Sampling, Workload};
@@ -78,6 +78,10 @@ pub(super) enum Test {
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let tests = tests(args);
+    let form = args.form.read()?;
+    if form.is_some() && !args.against.is_empty() {
+        bail!("--against: other engines are not asked for answers of a form; leave out one of the two");
+    }
     let mut device = args.device.clone();
     let workloads = || tests.iter().map(|test| test.workload());
     let most = workloads().map(|workload| workload.n_sequences).max().unwrap_or(1);
@@ -103,7 +107,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if printed {
         output::println(&report.heading())?;
     }
-    let form = args.form.read()?.map(|form| model.form(&form)).transpose()?;
+    let form = match (&form, &args.random) {
+        (Some(form), Some(_)) => Some(model.made_up_form(form)?),
+        (Some(form), None) => Some(model.form(form)?),
+        (None, _) => None,
+    };
     let choice = Choice { sampling: args.sampling.sampling(), form };
     for test in tests {
         let row = measure(&mut model, test, &choice, args.repeats, &ceilings, &peers)?;
@@ -131,10 +139,16 @@ struct Choice {
 
 impl Choice {
     fn measure(&self, model: &mut Model, workload: Workload) -> Result<Measured> {
-        Ok(match &self.form {
-            Some(form) => model.measure_form(workload, &self.sampling, form.as_ref())?,
-            None => model.measure(workload, &self.sampling)?,
-        })
+        let Some(form) = &self.form else { return Ok(model.measure(workload, &self.sampling)?) };
+        let measured = model.measure_form(workload, &self.sampling, form.as_ref())?;
+        let (n_decoded, n_wanted) = (measured.n_decoded, workload.n_sequences as usize * workload.n_gen as usize);
+        if n_decoded < n_wanted {
+            bail!(
+                "an answer of the form ended early ({n_decoded} of {n_wanted} tokens after the first); take a form whose answers \
+                 go on, or a smaller -g"
+            );
+        }
+        Ok(measured)
     }
 }
 

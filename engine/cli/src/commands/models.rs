@@ -68,7 +68,7 @@ fn list(settings: &HubSettings, json: bool) -> Result<()> {
     for model in &models {
         let (format, runs) = match newest(model) {
             Some(snapshot) => {
-                let verdict = hub::judge(&snapshot.folder);
+                let verdict = hub::judge(&snapshot.model(&model.id));
                 (verdict.format, verdict.runs.unwrap_or_else(|why| format!("does not run: {why}")))
             }
             None => ("unknown".into(), "does not run: nothing of it has been fetched whole".into()),
@@ -97,7 +97,7 @@ fn show(model: &CachedModel, json: bool) -> Result<()> {
     }
     let mut lines = vec![format!("{}  {} in {}", model.id.repo(), Bytes(model.n_bytes), model.folder.display())];
     for snapshot in &model.snapshots {
-        let verdict = hub::judge(&snapshot.folder);
+        let verdict = hub::judge(&snapshot.model(&model.id));
         let runs = match verdict.runs {
             Ok(architecture) => format!("runs (architecture {architecture})"),
             Err(why) => format!("does not run: {why}"),
@@ -114,7 +114,7 @@ fn show(model: &CachedModel, json: bool) -> Result<()> {
 
 fn object(model: &CachedModel) -> Value {
     let snapshot = |snapshot: &CachedSnapshot| {
-        let verdict = hub::judge(&snapshot.folder);
+        let verdict = hub::judge(&snapshot.model(&model.id));
         let files = snapshot.files.iter().map(|(name, n_bytes)| json!({ "name": name, "bytes": n_bytes }));
         json!({
             "commit": snapshot.commit,

@@ -120,10 +120,11 @@ pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     let options = ConvertOptions { quantize: Some(recipe), ..ConvertOptions::default() };
     let converted = stoppable("quantizing", |told| ingot::convert(&folder, &args.mlx_path, &options, told))?;
     let seconds = started.elapsed().as_secs_f64();
-    let after = args.report_ppl.then(|| perplexity(&args.mlx_path, "Quantized")).transpose()?;
+    // The model is written by now: it is told whatever comes of its perplexity.
+    let after = args.report_ppl.then(|| perplexity(&args.mlx_path, "Quantized")).transpose();
     if args.json {
         let mut report = object(&args.mlx_path, &converted, seconds);
-        for (key, nll) in [("original", before), ("quantized", after)] {
+        for (key, nll) in [("original", before), ("quantized", after.as_ref().ok().copied().flatten())] {
             if let Some((perplexity, error)) = nll.map(|nll| nll.exp()) {
                 report[key] = json!({ "perplexity": perplexity, "standard_error": error });
             }
@@ -132,7 +133,7 @@ pub(crate) fn run(args: &QuantizeArgs, started: Instant) -> Result<()> {
     } else {
         output::println(&line(&args.mlx_path, &converted, seconds))?;
     }
-    saved
+    after.and(saved)
 }
 
 /// The perplexity of a model, in the windows that are measured with; printed under `name` where a person reads.

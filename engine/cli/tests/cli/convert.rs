@@ -51,6 +51,8 @@ fn a_model_is_dequantized_quantized_and_compared() {
     assert!(succeed(command).contains("Same top token"));
     let lines = std::fs::read_to_string(&table).unwrap().lines().count();
     assert_eq!(lines as u64, 1 + four["tokens"].as_u64().unwrap());
+    let long = ["perplexity", "--data", data, "--sequence-length", "32", "--context", "16"];
+    fail(on_cpu(&long), 1, &["windows of 32 tokens", "context of 16", "--sequence-length"]);
 }
 
 #[test]

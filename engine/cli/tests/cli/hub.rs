@@ -161,12 +161,15 @@ fn a_gguf_file_of_the_hub_runs() {
     for name in ["owner/tiny", "owner/tiny:q8_0"] {
         assert_eq!(succeed(scene.ingot(&[&GENERATE[..], &["--model", name]].concat())), expected, "{name}");
     }
+    // Neither what another tool has fetched beside it, nor what sees for it, is judged in its stead.
+    scene.add("owner/tiny", &[("config.json", r#"{"model_type": "mystery"}"#), ("mmproj-F16.gguf", "eyes")]);
     let listed = succeed(scene.ingot(&["models", "list"]));
     let line = listed.lines().next().unwrap();
     assert!(line.starts_with("owner/tiny ") && line.contains(" GGUF ") && line.ends_with(" llama"), "{listed}");
     fail(scene.ingot(&[&GENERATE[..], &["--model", "owner/tiny:Q2_K"]].concat()), 1, &["tales.Q8_0.gguf"]);
     let removed = succeed(scene.ingot(&["models", "rm", "owner/tiny:Q8_0"]));
     assert!(removed.starts_with("owner/tiny:Q8_0 removed, "), "{removed}");
+    succeed(scene.ingot(&["models", "rm", "owner/tiny"]));
     assert!(succeed(scene.ingot(&["models", "list"])).starts_with("0 models"));
 }
 

@@ -41,7 +41,7 @@ pub(super) fn read(file: &Gguf) -> Result<Option<(Vocabulary, Vec<u8>)>> {
 }
 
 /// The id of a token with a role, if it is one of the vocabulary. SentencePiece's has usual ones, which llama.cpp takes where a file
-/// tells none; not here if they are ordinary text.
+/// tells none; not here if the file says that they are ordinary text.
 pub(super) fn role_id(metadata: &BTreeMap<String, Value>, role: &str) -> Option<u64> {
     let get = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}"));
     let n_tokens = get("tokens").and_then(Value::as_array).map(Vec::len);

@@ -56,6 +56,17 @@ pub(crate) fn settings(
         put("scores", Setting::F32s(scores(&vocabulary, &merges)));
         put("add_space_prefix", Setting::Bool(adds_prefix(&json)));
     } else {
+        let parts = [&json["normalizer"], &json["pre_tokenizer"]].into_iter().flat_map(typed);
+        let is_other = |part: &&Value| match part["type"].as_str() {
+            Some("ByteLevel") => part["add_prefix_space"].as_bool() == Some(true),
+            Some("NFC" | "Sequence" | "Split" | "Digits" | "Punctuation") => false,
+            _ => true,
+        };
+        if let Some(part) = parts.into_iter().find(is_other) {
+            return Err(unsupported(format!(
+                "changes or cuts texts by `{part}`, which llama.cpp's byte-level tokenizers do not"
+            )));
+        }
         let pre = known_pre_tokenizer(&json).or_else(|| pre_tokenizer(&json["pre_tokenizer"])).ok_or_else(|| {
             let what = "cuts texts into words in a way that no pre-tokenizer of llama.cpp is known for (gpt-2, smollm, llama-bpe, qwen2, tekken)";
             unsupported(what.into())
