@@ -468,6 +468,6 @@ mod tests {
         let other = SearchError::OtherModel { path: "c".into() };
         assert_eq!(of(&[("a", 1.0), ("b", 1.0), ("c", 1.0)], all), other);
         let told = of(&[("a", 1.0), ("b", 1.0)], Target::BitsPerWeight(2.0)).to_string();
-        assert!(told.contains("2.200 bits per weight") && told.contains("2 bits everywhere"), "{told}");
+        assert!(told.contains("2.200 bits per weight") && told.contains("550 bytes"), "{told}");
     }
 }

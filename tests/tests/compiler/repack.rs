@@ -92,6 +92,7 @@ impl Case {
     fn codes(&self, bits: usize) -> Vec<u8> {
         let n_cols = self.weight.n_cols as usize;
         let is_fp4 = matches!(self.weight.format, Format::Mxfp4 | Format::Nvfp4 { .. });
+        let are_places = matches!(self.weight.format, Format::K(k) if k.has_table());
         let low = 1 << bits.ilog2();
         let (mut low_bits, mut high_bits) = (Vec::new(), Vec::new());
         for (name, ix) in self.rows() {
@@ -123,6 +124,9 @@ impl Case {
                         // Three bits of size and a sign.
                         let to = [[9, 10, 11, 15], [12, 13, 14, 8], [1, 2, 3, 7], [4, 5, 6, 0]][ix][bit];
                         low_bits[low_at + 32 * (4 * block + place) + 16 * half + to] = value;
+                    } else if are_places {
+                        // Columns j and j + 4 in a byte.
+                        low_bits[low_at + 32 * (4 * block + place) + 8 * ix + 4 * half + bit] = value;
                     } else if bit < low {
                         low_bits[low_at + at(low) + bit] = value;
                     } else {

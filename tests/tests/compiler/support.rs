@@ -20,7 +20,7 @@ pub(crate) fn graph(text: &str) -> Graph {
 
 /// A GPU-like target of small limits, so that small graphs meet them: a chunk's bins of logits are hardly within them.
 pub(crate) fn small_gpu() -> TargetProfile {
-    TargetProfile { prefill_tokens: 4, matvec_rows: 2, prefill_q_tile: 2, ..TargetProfile::gpu("small", 12_288, true) }
+    TargetProfile { prefill_tokens: 4, matvec_rows: 2, prefill_q_tile: 2, ..TargetProfile::gpu("small", 12_320, true) }
 }
 
 /// The CPU with a GPU's limits: kernels need no sources, so that it shows what the compiler itself does.

@@ -409,10 +409,10 @@ fn plan_rules_for_strangers() {
     x0: is for steps of nothing
     x2: is for 0 tiles; 4 tokens of 1 sequences may need 2
     p2: attention runs over tokens, not wanted
-    p13: gather_rows runs over wanted, not tokens
+    p14: gather_rows runs over wanted, not tokens
     d4: operand out ends at column 1048640 of rows of 64
-    d10: keeps 5 tokens of a history, not 256
-    d10: chooses among 5 tokens, not the vocabulary's 96
+    d11: keeps 5 tokens of a history, not 256
+    d11: chooses among 5 tokens, not the vocabulary's 96
     d3: operand operand0 cannot be bound to that
     d1: operand operand0 cannot be bound to that
     ");
@@ -497,9 +497,9 @@ fn plan_rules_of_a_gpu() {
     d0: 4 operands for 3 bindings
     d0: operand page_table is missing
     d0: step is declared read_write
-    d56: operand order spans 6192 bytes, 256 are bound
-    p31: moe_order does not say how many products a tile has
-    d56: operand order cannot be bound to that
+    d58: operand order spans 6192 bytes, 256 are bound
+    p32: moe_order does not say how many products a tile has
+    d58: operand order cannot be bound to that
     ");
 }
 

@@ -203,7 +203,7 @@ fn searched_widths_are_nearer_than_equal_ones() {
     let no_search = ["quantize", "--model", &plain, "--mlx-path", &new, "--data", &data];
     fail(on_cpu(&no_search), 2, &["required arguments"]);
     let with = |flags: &[&str]| on_cpu(&[&no_search[..], &["--search"], flags].concat());
-    fail(with(&["--target-bpw", "3"]), 1, &["4 bits everywhere", "--low-bits"]);
+    fail(with(&["--target-bpw", "3"]), 1, &["in its least form", "--low-bits"]);
     fail(with(&["--low-bits", "7", "--high-bits", "8"]), 1, &["7 bits"]);
     fail(with(&["--low-group-size", "32", "--high-group-size", "16"]), 1, &["groups of 16"]);
     fail(with(&["--high-bits", "4"]), 1, &["from 4 bits in groups of 64"]);
