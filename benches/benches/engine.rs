@@ -42,7 +42,7 @@ fn passes(c: &mut Criterion) {
         group.bench_function(*name, |b| b.iter(|| pass(black_box(&before), &target).expect("a graph")));
         before = pass(&before, &target).expect("a graph");
     }
-    let buckets = bucket::run(&target, 1, 8192);
+    let buckets = bucket::run(&target, 1, 8192, None);
     let bucket = buckets.first().expect("a bucket of one token");
     group.bench_function("kernels of one token", |b| {
         b.iter(|| {

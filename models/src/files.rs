@@ -72,8 +72,11 @@ impl Files {
     pub(crate) fn in_file(&self) -> Option<&Path> {
         self.held.is_some().then_some(&self.place)
     }
-    /// A file's path, for messages.
+    /// A file's path, for messages: of a tokenizer that is made of a vocabulary, the file which holds that.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
+        if self.vocabulary.is_some() && name == "tokenizer.json" {
+            return self.place.clone();
+        }
         self.place.join(name)
     }
     /// A JSON file. A missing file is `None`; files over 64 MiB are refused.

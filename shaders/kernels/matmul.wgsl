@@ -1,8 +1,9 @@
 // matmul: out[r, OUT_AT + n] = epilogue(sum over k of W[n, k] * x[r, k]), for many rows r.
 //
 // A workgroup of 256 owns a tile of TILE_M rows of x and TILE_N rows of W (multiples of 64, or 32 and 128), in 16 columns of
-// invocations (32 for a TILE_M of 32) of which each has 4 x 4 sums or a multiple. TILE_K columns at a time go through workgroup memory, transposed
-// and as f32: 4 * TILE_K * (TILE_M + TILE_N) bytes, 12 KiB by default, and 4 * TILE_M more with experts. Ragged edges are filled with zeros.
+// invocations (32 for a TILE_M of 32) of which each has 4 x 4 sums or a multiple. TILE_K columns at a time go through
+// workgroup memory, transposed and as f32, the next ones being loaded meanwhile: 4 * TILE_K * (TILE_M + TILE_N) bytes,
+// 12 KiB by default, and 4 * TILE_M more with experts. Ragged edges are filled with zeros.
 // With a stack of experts the rows of a tile are products of one expert, wherever they lie, and W is its matrix.
 // Assumes TILE_K a multiple of 4. Sums are f32.
 // Slots: weight, x, rows, tile, epilogue.

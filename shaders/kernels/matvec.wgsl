@@ -6,7 +6,8 @@
 // every subgroup size is right, and best is one that leaves no team idle. Lanes stride over the unit's blocks with
 // UNROLL * ROWS_PER_SUBGROUP loads in flight. x comes straight from global memory, where the caches hold it.
 // Sums meet in workgroup memory: 4 * M_MAX * (ROWS_PER_WG * K_SPLIT + units) bytes, plus 4 * WG in the plain tier, plus
-// 4 * M_MAX * (ROWS_PER_WG + WG / 4) for the squares of a normed copy, plus 20 KiB with INT8 (lib/x_bytes) and 128 with HALF and a table (slot/pairs_table).
+// 4 * M_MAX * (ROWS_PER_WG + WG / 4) for the squares of a normed copy, plus 20 KiB with INT8 (lib/x_bytes) and 128 with
+// HALF and a table (slot/pairs_table).
 // With a stack of experts a row of x makes several rows of the result, each with a matrix of its own, and M_MAX is 1.
 // Assumes ROWS_PER_WG a multiple of ROWS_PER_SUBGROUP, and even if the epilogue pairs columns.
 // Slots: unit (and with it x and weight or pairs), rows, experts, prologue, epilogue, lanes.

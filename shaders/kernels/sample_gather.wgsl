@@ -1,6 +1,6 @@
-// sample_gather: out[r, 0 .. n] = the ids of the bin in which top-p, or else top-k, finds its place in row r, in any order: the bin up to which
-// tokens have a share TOP_P of all mass, or are the TOP_K nearest. So one workgroup looks at thousands of logits there, and not
-// at all of them.
+// sample_gather: out[r, 0 .. n] = the ids of the bin in which top-p, or else top-k, finds its place in row r, in any order: the
+// bin up to which tokens have a share TOP_P of all mass, or are the TOP_K nearest. So sample_filter's one workgroup looks at
+// thousands of logits, and not at all of them.
 //
 // Nothing is gathered of a bin of one token, of more than the row of `out` holds, or where XTC counts what top-k takes. One
 // workgroup of 256 a (row that may filter, block of logits). Workgroup memory: 3,168 bytes + 4 * BLOCK. Runs over the rows up to

@@ -23,6 +23,7 @@ import package::slot::rows::n_rows;
 @group(2) @binding(1) var<storage, read_write> bins: array<u32>;
 
 const N_PARTIAL = (N + BLOCK - 1u) / BLOCK;
+
 // Of the block's columns: what is added, and how often each occurs in the window of frequencies, with three marks.
 const REPEATED = 1u << 31u;
 const PRESENT = 1u << 30u;

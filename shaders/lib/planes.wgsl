@@ -2,7 +2,8 @@
 //
 // The low W_LOW bits (1, 2, 4 or 8) of all codes come first; of codes of 3, 5 and 6 bits the rest follows from word
 // W_HIGH_AT. So every part of a word is used, and 4 columns and the 4 after them lie in the two halves of a word, the pairs
-// of lib/half_rows (of places in a table in the two halves of a byte: slot/pairs_table). Rows are blocks of EIGHTS eights: 32 columns, of 8 bits 16, which are 1, 2 or 4 words of low bits.
+// of lib/half_rows (of places in a table in the two halves of a byte: slot/pairs_table). Rows are blocks of EIGHTS eights:
+// 32 columns, of 8 bits 16, which are 1, 2 or 4 words of low bits.
 // Of a block, place i holds eight i ^ turn(block): half rows of x are then read by neighbouring lanes from different
 // groups of memory banks. In plain order they would meet in two, and x would take longer than the weights.
 

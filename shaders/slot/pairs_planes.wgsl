@@ -1,6 +1,7 @@
 // Half-precision pairs of codes in planes (lib/planes) with a scale and bias for W_GROUP columns.
 //
-// Every provider of pairs has these. Invocations call pairs_begin first, in uniform control flow. A block is BLOCK columns of a row, a multiple of 16; pairs_load reads one.
+// Every provider of pairs has these. Invocations call pairs_begin first, in uniform control flow. A block is BLOCK columns
+// of a row, a multiple of 16; pairs_load reads one.
 // pairs_eight gives the 8 columns at its place i before scaling, in the order of lib/half_rows; they are the row's eight
 // pairs_at(block, i). pairs_finish makes the block's share of the product (of groups of 16, the share of the two eights from
 // place 2 * part) from the sum of column * x and the sum of x.

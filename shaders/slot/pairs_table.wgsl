@@ -2,8 +2,8 @@
 // order in a word: code j is in the low bits of byte j, code j + 4 in its high bits. Interface: slot/pairs_planes.
 //
 // pairs_begin puts the table into workgroup memory, twice 64 bytes. Its 16 words lie in different memory banks, so a load never
-// waits for another. A table of the 256 pairs of two codes takes half of the loads, but lanes meet in its banks: 341 tok/s of
-// an 8B shape on an H100 with 2 copies of it, 353 with 8 and 312 with 16, where this makes 359.
+// waits for another. A table of the 256 pairs of two codes takes half of the loads, but lanes meet in its banks
+// (benches/README.md).
 
 import package::lib::half_rows::{Eight, as_half};
 import package::lib::planes::{eight_at, low_words};

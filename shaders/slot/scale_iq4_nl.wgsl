@@ -1,5 +1,5 @@
-// Scale of 32 columns of iq4_nl: an f16 number, two a word. Interface: slot/scale_half, and scale_value
-// as in slot/scale_e8m0.
+// Scale of 32 columns of iq4_nl: an f16 number, two a word. Interface: slot/scale_half, and scale_value as in
+// slot/scale_e8m0.
 
 import package::lib::weight::weight_word;
 

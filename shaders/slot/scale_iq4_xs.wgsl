@@ -1,6 +1,6 @@
 // Scale of 32 columns of iq4_xs. A block's header is three words: 8 signed bytes of scales, then an f16 number that they
-// are times. Interface: slot/scale_half, and scale_value
-// as in slot/scale_e8m0.
+// are times. Interface: slot/scale_half, and scale_value as in
+// slot/scale_e8m0.
 
 import package::lib::weight::weight_word;
 

@@ -1,7 +1,7 @@
 // A unit of a matrix-vector product in single precision.
 //
-// Every provider of units has unit_begin, which invocations call first, PRODUCTS_SCALE, a product's worth in units of its sum, and unit_products: a team's share of
-// unit `unit` (if there is one) of the workgroup whose first row of W is `w_first` from row `w_base` on, for the M_MAX rows of x from `x_first`
+// Every provider of units has unit_begin, which invocations call first, PRODUCTS_SCALE, a product's worth in units of its
+// sum, and unit_products: a team's share of unit `unit` (if there is one) of the workgroup whose first row of W is `w_first` from row `w_base` on, for the M_MAX rows of x from `x_first`
 // (row `x_last` stands in for missing ones). The sums come to lie in lib/sums. Must be called in uniform control flow.
 
 import package::lib::sums::{UNITS, part_products, part_squares};

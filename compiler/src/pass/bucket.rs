@@ -33,27 +33,16 @@ const SPLIT_TILES: u32 = 32;
 /// Longest KV that is not split: a second kernel takes as long as some rounds of the first.
 const UNSPLIT_KV: u32 = 2 * PART_TOKENS;
 
-/// The variants of a graph: those of [`run`], and where it has experts a chunk of fewer tokens than tiles of each expert's
-/// products take, which are multiplied one by one there and would leave most of a tile empty.
+/// The variants of a graph.
 pub fn of(graph: &Graph, target: &TargetProfile, options: Options) -> Vec<Bucket> {
-    let mut buckets = run(target, options.max_batch, options.max_context);
-    let middle = least_tiled(graph, target).map(|tokens| chunk(target, options.max_batch, tokens - 1));
-    let n = buckets.len();
-    let longest = |bucket: &Bucket| bucket.bounds.tokens;
-    if let Some(middle) = middle
-        && longest(&buckets[n - 1]) > longest(&middle)
-        && buckets[..n - 1].iter().all(|bucket| longest(bucket) < longest(&middle))
-    {
-        buckets.insert(n - 1, middle);
-    }
-    buckets
+    run(target, options.max_batch, options.max_context, least_tiled(graph, target))
 }
 
 /// One token of each of 1, 2, 4 ... sequences, and the same with KV that is split; a short chunk, whose weights are read at
-/// memory speed; a long one. Sizes between are steps of the next larger variant: grids follow the step. Every variant's
-/// kernels are the same but for the rows that a matrix-vector product takes at once and the parts of KV, so that variants
-/// share pipelines.
-pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32) -> Vec<Bucket> {
+/// memory speed; where products are sorted by expert from `tiled` tokens on, a chunk of one fewer; a long one. Sizes between
+/// are steps of the next larger variant: grids follow the step. Every variant's kernels are the same but for the rows that a
+/// matrix-vector product takes at once and the parts of KV, so that variants share pipelines.
+pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Option<u32>) -> Vec<Bucket> {
     let batch = max_batch.max(1).next_power_of_two();
     let sizes = std::iter::successors(Some(1u32), |n| n.checked_mul(2)).take_while(|n| *n <= batch);
     let decode = |n: u32| {
@@ -68,19 +57,18 @@ pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32) -> Vec<Buck
         let whole = bucket(1, if splits { UNSPLIT_KV } else { u32::MAX });
         std::iter::once(whole).chain(splits.then(|| bucket(parts, u32::MAX)))
     };
-    let chunk = |tokens: u32| chunk(target, max_batch, tokens);
+    let chunk = |tokens: u32| {
+        let sequences = max_batch.clamp(1, tokens);
+        let tiles = tokens.div_ceil(target.prefill_q_tile) + sequences;
+        let rows = target.max_rows.max(batch).min(tokens);
+        let bounds = Dims { tokens, sequences, rows, tiles, filtered: rows };
+        Bucket { bounds, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
+    };
     let (short, long) = (target.few_rows(), target.prefill_tokens.max(batch));
+    let untiled = tiled.map(|tokens| tokens.saturating_sub(1)).filter(|tokens| (short + 1..long).contains(tokens));
     let mut buckets: Vec<Bucket> = sizes.flat_map(decode).collect();
     buckets.extend((1 < short && short < long).then(|| chunk(short)));
+    buckets.extend(untiled.map(chunk));
     buckets.push(chunk(long));
     buckets
-}
-
-/// A chunk of prompts of up to so many tokens, among decoding sequences.
-fn chunk(target: &TargetProfile, max_batch: u32, tokens: u32) -> Bucket {
-    let sequences = max_batch.clamp(1, tokens);
-    let tiles = tokens.div_ceil(target.prefill_q_tile) + sequences;
-    let rows = target.max_rows.max(max_batch.max(1).next_power_of_two()).min(tokens);
-    let bounds = Dims { tokens, sequences, rows, tiles, filtered: rows };
-    Bucket { bounds, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
 }

@@ -9,6 +9,7 @@ use crate::target::{Fusion, TargetProfile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::Template;
+use ingot_ir::moe::Experts;
 use ingot_ir::size::{Dim, Dims};
 use ingot_ir::weight::{Source, WeightId};
 
@@ -313,22 +314,24 @@ fn sole_user(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, v: ValueId) -
 /// less one by one.
 const FEW_PRODUCTS: u32 = 8;
 
+/// Rows from which on these experts have products enough for tiles.
+fn tiled_from(experts: Experts) -> u32 {
+    experts.n_experts.saturating_mul(FEW_PRODUCTS).div_ceil(experts.k.max(1))
+}
+
 /// Tokens of the shortest step whose experts all have products enough for tiles; `None` without experts, and on the processor, which
 /// sorts products itself.
 pub(super) fn least_tiled(graph: &Graph, target: &TargetProfile) -> Option<u32> {
-    let experts = graph.values.ids().filter_map(|id| graph.experts(id));
-    let least = experts.map(|experts| experts.n_experts.saturating_mul(FEW_PRODUCTS).div_ceil(experts.k.max(1))).max();
-    least.filter(|tokens| !target.is_cpu && *tokens > 1)
+    let least = graph.values.ids().filter_map(|id| graph.experts(id)).map(tiled_from).max();
+    least.filter(|_| !target.is_cpu)
 }
 
 /// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled. So do products with experts
 /// on a GPU, if experts have enough of them; the processor sorts them itself.
 fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {
     let rows = graph.values[linear].shape.rows;
-    let few_of_each = graph.experts(linear).is_some_and(|experts| {
-        let products = bucket.get(rows).saturating_mul(experts.k);
-        target.is_cpu || products < experts.n_experts.saturating_mul(FEW_PRODUCTS)
-    });
+    let few_of_each =
+        graph.experts(linear).is_some_and(|experts| target.is_cpu || bucket.get(rows) < tiled_from(experts));
     let few = rows == Dim::Rows || bucket.get(rows) <= target.few_rows() || few_of_each;
     if few { Template::Matvec } else { Template::Matmul }
 }

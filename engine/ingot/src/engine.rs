@@ -118,7 +118,7 @@ impl Engine {
     /// [`MAX_WAITING`] wait already whose answers were not dropped.
     ///
     /// The form of an answer is parsed here, on the caller's thread, and the first one takes as long as tables of the vocabulary
-    /// do: about a second for 128,000 ids. [`Model::form`] before [`Engine::start`] makes them beforehand.
+    /// do, seconds for a large one. [`Model::form`] before [`Engine::start`] makes them beforehand.
     ///
     /// ```
     /// # use ingot::{DeviceChoice, Engine, GenerateOptions, LoadOptions, Model};

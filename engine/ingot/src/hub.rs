@@ -19,6 +19,7 @@
 use crate::Error;
 use ingot_ir::weight::Format;
 use ingot_models::formats::checkpoint::Checkpoint;
+use ingot_models::formats::gguf::is_gguf;
 use std::path::{Path, PathBuf};
 
 /// ```
@@ -119,8 +120,8 @@ pub use ingot_models::hub::find;
 ///
 #[doc = include_str!("../examples/hub_cache.txt")]
 /// for model in list(&settings)? {
-///     println!("{}: {:?}", model.id, judge(&model.snapshots[0].folder).runs);
-///     # assert!(judge(&model.snapshots[0].folder).runs.is_ok());
+///     println!("{}: {:?}", model.id, judge(&model.snapshots[0].model(&model.id)).runs);
+///     # assert!(judge(&model.snapshots[0].model(&model.id)).runs.is_ok());
 /// }
 /// # assert_eq!(list(&settings)?.len(), 1);
 /// # Ok::<(), ingot::hub::HubError>(())
@@ -198,9 +199,8 @@ pub struct Verdict {
     pub runs: Result<String, String>,
 }
 
-/// Judges a checkpoint folder or a GGUF file by its headers; weights are not read. Of a folder that is no whole checkpoint the
-/// GGUF file that a hub's name without a quantization would mean, if there is one; [`CachedSnapshot::model`] is the one that a
-/// name means.
+/// Judges a checkpoint folder or a GGUF file by its headers; weights are not read. Of a model in the cache
+/// [`CachedSnapshot::model`] tells which it is.
 ///
 /// ```
 /// use ingot::hub::judge;
@@ -209,8 +209,7 @@ pub struct Verdict {
 /// assert!(judge("../../models".as_ref()).runs.is_err());
 /// ```
 pub fn judge(path: &Path) -> Verdict {
-    let path = &ingot_models::hub::model_in(path, None).unwrap_or_else(|| path.to_owned());
-    let is_gguf = path.is_file() && path.extension().is_some_and(|end| end == "gguf");
+    let is_gguf = path.is_file() && is_gguf(path);
     let opened = ingot_models::Model::open(path).and_then(|model| Ok((model.graph()?, model)));
     match opened {
         Ok((_, model)) if is_gguf => {

@@ -93,7 +93,7 @@ pub fn find(id: &ModelId, settings: &HubSettings) -> Result<CachedModel, HubErro
 
 /// What can be opened of a snapshot's folder: the folder if there are configuration, weights, and all the files that an index
 /// names; or a GGUF file in it. A quantization that is named is that of a GGUF file.
-pub fn model_in(folder: &Path, quant: Option<&str>) -> Option<PathBuf> {
+fn model_in(folder: &Path, quant: Option<&str>) -> Option<PathBuf> {
     let is_whole = || folder.join("config.json").is_file() && crate::formats::checkpoint::has_all_weights(folder);
     if quant.is_none() && is_whole() {
         return Some(folder.to_path_buf());

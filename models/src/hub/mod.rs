@@ -20,7 +20,7 @@ mod side_by_side;
 mod cached;
 mod needed;
 
-pub use cached::{CachedModel, CachedSnapshot, find, list, model_in, remove};
+pub use cached::{CachedModel, CachedSnapshot, find, list, remove};
 pub use error::HubError;
 pub use id::ModelId;
 pub use settings::{HubSettings, Token};
@@ -59,8 +59,8 @@ pub struct Fetched {
 /// yet. They are `model*.safetensors`, `*.json` and `*.jinja`, or a GGUF file: the one that is named, and of a repository
 /// without a checkpoint the one of `Q4_K_M`, else the first. They come over a few connections at one time, which share large
 /// files. `on_progress` stops the fetch by returning false; what has arrived by then is kept. Offline, and where the hub
-/// cannot be reached, a copy in the cache serves; where no file is named a checkpoint or the GGUF file of `Q4_K_M`, since
-/// which one is the first the hub alone knows.
+/// cannot be reached, a copy in the cache serves; where no file is named a checkpoint, the GGUF file of `Q4_K_M`, or the only
+/// one that is there, since which one is the first the hub alone knows.
 ///
 /// # Errors
 /// Each says what to do; see [`HubError`].
@@ -69,7 +69,8 @@ pub fn fetch(
     settings: &HubSettings,
     on_progress: &mut dyn FnMut(FetchProgress<'_>) -> bool,
 ) -> Result<Fetched, HubError> {
-    let cached = Snapshot::of(id, settings).and_then(|snapshot| Some((snapshot.model(id)?, snapshot)));
+    let here = Snapshot::of(id, settings);
+    let cached = here.as_ref().and_then(|snapshot| Some((snapshot.model(id)?, snapshot)));
     // A commit never changes. Which of its GGUF files is meant, where none is named, depends on all that there are.
     let is_certain = |model: &PathBuf| id.quant().is_some() || model.is_dir();
     if let Some((model, snapshot)) = &cached
@@ -78,7 +79,7 @@ pub fn fetch(
         return Ok(snapshot.fetched(model.clone(), None));
     }
     if settings.offline {
-        let found = Snapshot::of(id, settings).map_or(String::new(), |snapshot| snapshot.ggufs().join(", "));
+        let found = here.as_ref().map_or(String::new(), |snapshot| snapshot.ggufs().join(", "));
         return Err(HubError::NotCached { id: id.clone(), cache: settings.cache.clone(), found });
     }
     let client = Client::new(settings);

@@ -217,7 +217,7 @@ pub(super) type LazyVocabulary = std::sync::OnceLock<Result<Vocabulary, String>>
 
 impl Tokenizer {
     /// The beginning of an answer of a form, in ids below `n_vocab`, the model's vocabulary. The first call makes tables of
-    /// the vocabulary: on a core of an AMD EPYC that was busy with other work 1.0 s for 128,000 ids of byte-level BPE, 2.6 s for 256,000.
+    /// the vocabulary, which takes seconds of a large one.
     ///
     /// # Errors
     /// If the form is malformed or too complex, or if the tokenizer's tokens have no bytes of their own (WordPiece).

@@ -28,12 +28,12 @@ impl Tokenizer {
     pub fn load(files: &Files, eos_ids: &[u32]) -> Result<Self> {
         const LIMIT_BYTES: u64 = 1 << 30;
         let path = files.path("tokenizer.json");
-        let again = |error: String| match (files.in_file(), files.vocabulary()) {
-            (Some(file), Some(_)) => {
+        let again = |error: String| match files.vocabulary() {
+            Some(_) => {
                 let what = "its tokenizer (`tokenizer.ggml.*`) cannot be used";
-                Error::malformed(file, format!("{what}: {error}; fetch the file again, or convert the model again"))
+                Error::malformed(&path, format!("{what}: {error}; fetch the file again, or convert the model again"))
             }
-            _ => Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again")),
+            None => Error::malformed(&path, format!("not a tokenizer: {error}; fetch the file again")),
         };
         let made = match files.vocabulary() {
             Some(vocabulary) => guarded(|| vocabulary.file()?.build()),

@@ -1,5 +1,6 @@
 //! GGUF files as other programs write them, made here: what a converter may say, and files in parts.
 
+use crate::gguf_out::to_gguf;
 use crate::{assert_error, golden};
 use ingot_models::Model;
 use ingot_models::convert::{ConvertOptions, GgufType, convert, convert_gguf};
@@ -76,9 +77,7 @@ pub(crate) fn write(path: &Path, settings: &[(&str, Value)], tensors: &[Tensor<'
 
 /// A model as a file of a type.
 fn file_of(source: &Path, to: &Path, kind: &str) -> Gguf {
-    let kind = GgufType::parse(kind).expect("a type");
-    convert_gguf(source, to, kind, &mut |_, _| true).unwrap_or_else(|error| panic!("{error}"));
-    Gguf::open(to).unwrap_or_else(|error| panic!("{error}"))
+    to_gguf(source, to, GgufType::parse(kind).expect("a type"))
 }
 
 /// Writes a file once more, with other settings and tensors.

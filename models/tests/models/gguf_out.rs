@@ -16,7 +16,7 @@ fn repack() -> ConvertOptions {
     ConvertOptions { repack: true, ..ConvertOptions::default() }
 }
 
-fn to_gguf(source: &Path, out: &Path, kind: GgufType) -> Gguf {
+pub(crate) fn to_gguf(source: &Path, out: &Path, kind: GgufType) -> Gguf {
     let mut told = Vec::new();
     let progress = &mut |done, total| {
         told.push((done, total));

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 #[test]
 fn one_token_then_a_prefill_chunk() {
-    insta::assert_debug_snapshot!(run(&TargetProfile::lavapipe(), 1, 256), @r"
+    insta::assert_debug_snapshot!(run(&TargetProfile::lavapipe(), 1, 256, None), @r"
     [
         Bucket {
             bounds: Dims {
@@ -52,7 +52,7 @@ fn one_token_then_a_prefill_chunk() {
 fn buckets_grow_and_hold_a_sequence_at_least() {
     for name in ["cpu", "vulkan", "lavapipe", "apple", "webgpu"] {
         let target = TargetProfile::preset(name).expect("a preset");
-        let buckets = run(&target, 1, 256);
+        let buckets = run(&target, 1, 256, None);
         assert!(buckets.windows(2).all(|pair| pair[0].bounds.fits(&pair[1].bounds)), "{name}");
         assert!(buckets[0].bounds.fits(&Dims { tokens: 1, sequences: 1, rows: 1, tiles: 1, filtered: 1 }), "{name}");
         assert!(!buckets[1].all_rows, "{name}: a chunk of a prompt wants its last row");
@@ -66,7 +66,7 @@ proptest! {
     fn tiles_of_a_step_that_fits_otherwise_fit(shape in random::batch_shape()) {
         for target in [TargetProfile::cpu(), TargetProfile { prefill_tokens: 16, prefill_q_tile: 4, ..TargetProfile::cpu() }] {
             for step in &shape.batch(1, 16, target.prefill_q_tile, 8).steps {
-                let bounds = run(&target, 8, 256)[5].bounds;
+                let bounds = run(&target, 8, 256, None)[5].bounds;
                 let dims = step.dims();
                 if dims.tokens <= bounds.tokens && dims.sequences <= bounds.sequences {
                     prop_assert!(dims.tiles <= bounds.tiles, "{dims:?} in {bounds:?}");

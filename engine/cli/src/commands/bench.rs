@@ -77,6 +77,7 @@ pub(super) enum Test {
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    args.html.as_deref().map_or(Ok(()), output::check_place)?;
     let tests = tests(args);
     let form = args.form.read()?;
     if form.is_some() && !args.against.is_empty() {

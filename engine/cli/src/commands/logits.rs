@@ -28,6 +28,7 @@ pub(crate) struct LogitsArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &LogitsArgs) -> Result<()> {
+    output::check_place(&args.output)?;
     let mut model = args.device.load(&args.model.folder()?)?;
     let (logits, n_vocab) = model.logits(&args.token_ids.0)?;
     let n_tokens = args.token_ids.0.len();

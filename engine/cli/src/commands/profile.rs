@@ -46,6 +46,7 @@ pub(crate) struct ProfileArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &ProfileArgs) -> Result<()> {
+    args.trace.as_deref().map_or(Ok(()), output::check_place)?;
     let shape = StepShape { n_sequences: args.batch, n_tokens: args.prefill.unwrap_or(1), depth: args.depth };
     let mut device = args.device.clone();
     device.make_room(args.batch, shape.depth.saturating_add(shape.n_tokens));

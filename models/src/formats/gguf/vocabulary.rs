@@ -8,7 +8,6 @@ use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::special_tokens;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Kinds of tokens.
 const NORMAL: i32 = 1;
@@ -36,7 +35,7 @@ pub(crate) fn settings(
     let Some(text) = files.text("tokenizer.json", LIMIT_BYTES)? else {
         return Ok(vec![(key("model"), Setting::Text("none".into()))]);
     };
-    let path = files.in_file().map_or_else(|| files.path("tokenizer.json"), Path::to_path_buf);
+    let path = files.path("tokenizer.json");
     let unsupported = |what: String| Error::Unsupported { path: path.clone(), what };
     let json: Value = serde_json::from_str(&text)
         .map_err(|error| Error::malformed(&path, format!("not valid JSON: {error}; fetch the file again")))?;
@@ -68,8 +67,10 @@ pub(crate) fn settings(
             )));
         }
         let pre = known_pre_tokenizer(&json).or_else(|| pre_tokenizer(&json["pre_tokenizer"])).ok_or_else(|| {
-            let what = "cuts texts into words in a way that no pre-tokenizer of llama.cpp is known for (gpt-2, smollm, llama-bpe, qwen2, tekken)";
-            unsupported(what.into())
+            let known = PreTokenizer::names().collect::<Vec<_>>().join(", ");
+            unsupported(format!(
+                "cuts texts into words in a way that no pre-tokenizer of llama.cpp is known for ({known})"
+            ))
         })?;
         put("model", Setting::Text("gpt2".into()));
         put("pre", Setting::Text(pre.into()));
