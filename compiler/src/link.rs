@@ -60,9 +60,9 @@ pub(crate) fn link(spec: &KernelSpec, target: &TargetProfile) -> Result<PlanKern
 }
 
 /// Whether a kernel's text, bindings and workgroup are what its spec links to, for a target with subgroups (the one that
-/// takes the most of a kernel) or without.
+/// takes the most of a kernel, and the one with the smaller matrix units) or without.
 pub(crate) fn is_ours(kernel: &PlanKernel) -> bool {
-    [TargetProfile::nvidia(), TargetProfile::webgpu()]
+    [TargetProfile::nvidia(), TargetProfile::webgpu(), TargetProfile::apple()]
         .iter()
         .any(|target| link(&kernel.spec, target).is_ok_and(|linked| linked == *kernel))
 }
@@ -97,6 +97,7 @@ fn template(template: Template) -> shaders::Template {
         Template::RmsNorm => shaders::Template::RmsNorm,
         Template::Matvec => shaders::Template::Matvec,
         Template::Matmul => shaders::Template::Matmul,
+        Template::MatmulCoop => shaders::Template::MatmulCoop,
         Template::RopeKv => shaders::Template::RopeKv,
         Template::Attention => shaders::Template::Attention,
         Template::AttentionDecode => shaders::Template::AttentionDecode,

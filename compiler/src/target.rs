@@ -32,6 +32,18 @@ pub enum Fusion {
     HalfRows,
 }
 
+/// Matrix units as a kernel takes them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MatrixUnits {
+    /// Rows and columns of a matrix.
+    pub side: u32,
+    /// Invocations of a subgroup.
+    pub lanes: u32,
+}
+
+/// Columns that products on matrix units take at a time.
+const COOP_COLUMNS: u32 = 32;
+
 /// A target: everything that may change the compiler's output but the model.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TargetProfile {
@@ -196,6 +208,19 @@ impl TargetProfile {
     /// Whether a matrix-vector product of quantized weights of `n_cols` columns multiplies in half precision.
     pub fn multiplies_half(&self, format: Format, n_cols: u32) -> bool {
         !self.is_cpu && self.subgroups && self.limits.f16 && format.is_quantized() && n_cols.is_multiple_of(32)
+    }
+
+    /// The matrix units that a product of many rows with weights of `n_cols` columns takes, inputs rounded to f16 and sums in
+    /// f32; `None` without, and for f32 weights, which would be rounded too. A kernel deals out its tile to subgroups, so
+    /// it must know how many invocations each has.
+    pub fn matrix_units(&self, format: Format, n_cols: u32) -> Option<MatrixUnits> {
+        let rounds = !self.is_cpu && self.subgroups && self.limits.f16 && format != Format::F32;
+        let lanes = self.limits.subgroup.filter(|(least, most)| least == most && (4..=64).contains(least))?.0;
+        let has = |side: &u32| {
+            self.limits.cooperative.contains(&CoopShape::square(*side, CoopScalar::F16, CoopScalar::F32))
+        };
+        let side = [16, 8].into_iter().find(has)?;
+        (rounds && n_cols.is_multiple_of(COOP_COLUMNS)).then_some(MatrixUnits { side, lanes })
     }
 
     /// Whether a matrix-vector product of weights of `n_cols` columns may round activations to 8 bits and multiply in whole

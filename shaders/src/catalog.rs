@@ -8,7 +8,7 @@ use crate::spec::{
     Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KFormat, KernelSpec, LinkedKernel, Prologue, Role, Rows,
     ScaleType, Template, Tier, WeightFormat,
 };
-use crate::{cluster, unit_half, unit_int8};
+use crate::{cluster, unit_coop, unit_half, unit_int8};
 use std::collections::BTreeMap;
 
 /// Bytes of workgroup memory that every target has (WebGPU guarantees 16 KiB, every GPU in reach has 32).
@@ -19,8 +19,7 @@ pub fn link(spec: &KernelSpec) -> Result<LinkedKernel, LinkError> {
     let mut consts = resolve(spec)?;
     let slots = slots(spec, &mut consts)?;
     check_workgroup_memory(spec, &consts)?;
-    let enable = if uses_half(spec, &consts) { "enable f16;\n\n" } else { "" };
-    let header = format!("{enable}{}{}", title(spec), consts.header());
+    let header = format!("{}{}{}", enable(spec, &consts), title(spec), consts.header());
     let root = source(&format!("kernels/{}.wgsl", spec.template));
     let lib = |name: &str| {
         let path = format!("lib/{name}.wgsl");
@@ -53,7 +52,7 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
             rule(rows, 1, c.u32("TOP_K") * c.u32("N").div_ceil(c.u32("ROWS_PER_WG")))
         }
         Template::Matvec => rule(rows, c.u32("M_MAX"), c.u32("N").div_ceil(c.u32("ROWS_PER_WG"))),
-        Template::Matmul => {
+        Template::Matmul | Template::MatmulCoop => {
             let tiles = rule(rows, c.u32("TILE_M"), c.u32("N").div_ceil(c.u32("TILE_N")));
             // How many products an expert has is known on the GPU alone.
             let experts = has_experts(spec).then(|| (c.u32("TOP_K"), c.u32("EXPERTS")));
@@ -85,12 +84,22 @@ fn source(path: &str) -> Source {
     Source::new(path, file(path).expect("the catalogue names files that a test finds embedded"))
 }
 
+/// The extensions of WGSL that a kernel takes.
+fn enable(spec: &KernelSpec, consts: &Consts) -> &'static str {
+    match (uses_half(spec, consts), spec.template) {
+        (_, Template::MatmulCoop) => "enable f16;\nenable wgpu_cooperative_matrix;\n\n",
+        (true, _) => "enable f16;\n\n",
+        (false, _) => "",
+    }
+}
+
 /// Whether a kernel calculates in half precision.
 fn uses_half(spec: &KernelSpec, consts: &Consts) -> bool {
     match spec.template {
         Template::Matvec => {
             consts.u32("HALF") == 1 || consts.u32("OUT_HALF") == 1 || spec.epilogue.contains(&EpilogueOp::Normed)
         }
+        Template::MatmulCoop => true,
         template if attends(template) => consts.u32("OUT_HALF") == 1,
         _ => false,
     }
@@ -100,12 +109,16 @@ fn attends(template: Template) -> bool {
     matches!(template, Template::Attention | Template::AttentionDecode | Template::AttentionCombine)
 }
 
+fn multiplies(template: Template) -> bool {
+    matches!(template, Template::Matvec | Template::Matmul | Template::MatmulCoop)
+}
+
 fn has_weight(template: Template) -> bool {
-    matches!(template, Template::Embed | Template::Matvec | Template::Matmul)
+    template == Template::Embed || multiplies(template)
 }
 
 fn has_epilogue(template: Template) -> bool {
-    matches!(template, Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm | Template::MoeSum)
+    multiplies(template) || matches!(template, Template::Map | Template::RmsNorm | Template::MoeSum)
 }
 
 /// What fills a spec's slots. Adds the numbers that providers read.
@@ -141,11 +154,17 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
             slots.insert("unit", source("slot/unit_single.wgsl"));
         }
     }
-    if template == Template::Matmul {
+    if template == Template::MatmulCoop {
+        // Metal, whose matrices are the smaller ones, loads them through pointers to numbers.
+        let halves = if consts.u32("SIDE") == 8 { "slot/halves_single.wgsl" } else { "slot/halves_quads.wgsl" };
+        slots.insert("halves", source(halves));
+        slots.insert("unit", unit_coop::generate(consts));
+    }
+    if matches!(template, Template::Matmul | Template::MatmulCoop) {
         let tile = if has_experts(spec) { "slot/tile_experts.wgsl" } else { "slot/tile_rows.wgsl" };
         slots.insert("tile", source(tile));
     }
-    if matches!(template, Template::Matvec | Template::Matmul) {
+    if multiplies(template) {
         let whole = consts.u32("K").is_multiple_of(4);
         let x = match (template == Template::Matvec && consts.u32("HALF") == 1, whole) {
             (true, _) if consts.u32("X_HALF") == 1 => "slot/x_pairs_half.wgsl",
@@ -318,7 +337,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         list.extend([info(Role::K, 0, 2, Read), info(Role::V, 0, 3, Read), info(Role::Freqs, 1, 0, Read)]);
     }
     match spec.template {
-        Template::Matmul if has_experts(spec) => list.push(info(Role::Order, 0, 3, Read)),
+        Template::Matmul | Template::MatmulCoop if has_experts(spec) => list.push(info(Role::Order, 0, 3, Read)),
         Template::Matvec if has_experts(spec) => list.push(info(Role::Route, 0, 3, Read)),
         Template::MoeSum => list.push(info(Role::Route, 0, 3, Read)),
         _ => {}
@@ -370,6 +389,11 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         Template::Matmul => {
             let products = if has_experts(spec) { c.u32("TILE_M") } else { 0 };
             4 * (c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")) + products)
+        }
+        Template::MatmulCoop => {
+            let tiles = 2 * c.u32("BUFFERS") * (c.u32("TILE_M") + c.u32("TILE_N")) * (c.u32("TILE_K") + 8);
+            let stage = 4 * c.u32("WG") / c.u32("LANES") * c.u32("SIDE") * c.u32("SIDE");
+            tiles + stage + if has_experts(spec) { 4 * c.u32("TILE_M") } else { 0 }
         }
         Template::Attention => {
             let (queries, words) = (c.u32("Q_TILE"), c.u32("HEAD_DIM") / 2);

@@ -49,6 +49,9 @@ const fn float(name: &'static str) -> ConstRule {
 const fn power(name: &'static str, default: u32, min: u32, max: u32) -> ConstRule {
     ConstRule { name, default: ConstDefault::U32(default), min, max, power_of_two: true }
 }
+const fn tile(name: &'static str, how: &'static str, min: u32, max: u32) -> ConstRule {
+    ConstRule { power_of_two: true, ..rule(name, ConstDefault::Derived(how), min, max) }
+}
 const fn at(name: &'static str) -> ConstRule {
     rule(name, ConstDefault::U32(0), 0, MAX_SIZE)
 }
@@ -145,6 +148,25 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                         ..rule("TILE_N", ConstDefault::Derived("64, and 128 for TILE_M of 32"), 64, 128)
                     },
                     power("TILE_K", 16, 4, 64),
+                ]
+            }
+        }
+        Template::MatmulCoop => {
+            const {
+                &[
+                    size("K"),
+                    size("N"),
+                    OUT_STRIDE,
+                    OUT_AT,
+                    power("SIDE", 16, 8, 16),
+                    power("LANES", 32, 4, 64),
+                    tile("TILE_M", "128, and 64 for SIDE of 8", 16, 256),
+                    tile("TILE_N", "128, and 64 for SIDE of 8", 16, 256),
+                    power("TILE_K", 32, 16, 64),
+                    tile("UNIT_M", "TILE_M, at most 64, and 32 for SIDE of 8", 8, 128),
+                    tile("UNIT_N", "TILE_N, at most 32", 8, 128),
+                    rule("BUFFERS", ConstDefault::U32(1), 1, 2),
+                    rule("WG", ConstDefault::Derived("LANES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
                 ]
             }
         }
@@ -304,7 +326,7 @@ pub const EXPERT_RULES: &[ConstRule] = &[
 
 /// Whether a spec is of products with experts.
 pub(crate) fn has_experts(spec: &KernelSpec) -> bool {
-    matches!(spec.template, Template::Matvec | Template::Matmul)
+    matches!(spec.template, Template::Matvec | Template::Matmul | Template::MatmulCoop)
         && spec.consts.iter().any(|(name, _)| name == "EXPERTS")
 }
 
@@ -397,6 +419,12 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (Template::MoeSum, "OUT_STRIDE") => c.u32("N_COLS"),
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
+        (Template::MatmulCoop, "WG") => {
+            c.u32("LANES") * (c.u32("TILE_M") / c.u32("UNIT_M")) * (c.u32("TILE_N") / c.u32("UNIT_N"))
+        }
+        (Template::MatmulCoop, "TILE_M" | "TILE_N") => 8 * c.u32("SIDE"),
+        (Template::MatmulCoop, "UNIT_M") => c.u32("TILE_M").min(4 * c.u32("SIDE")),
+        (Template::MatmulCoop, "UNIT_N") => c.u32("TILE_N").min(32),
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "ROWS_PER_SUBGROUP") => 2 << c.u32("INT8"),
@@ -480,7 +508,7 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
     if has_experts(spec) {
         need(c.u32("TOP_K") <= c.u32("EXPERTS"), "TOP_K", "at most EXPERTS")?;
         need(c.u32("EXPERT_FIRST") + c.u32("EXPERT_COUNT") <= c.u32("EXPERTS"), "EXPERT_COUNT", "of those in EXPERTS")?;
-        let one = spec.template == Template::Matmul || c.u32("M_MAX") == 1;
+        let one = spec.template != Template::Matvec || c.u32("M_MAX") == 1;
         need(one, "M_MAX", "1, since each row of products has a matrix of its own")?;
         let norms = matches!(spec.prologue, Prologue::None | Prologue::RmsNorm);
         let ops =
@@ -519,6 +547,22 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
         }
         Template::Matmul => {
             need(c.u32("TILE_M") * c.u32("TILE_N") >= 4096, "TILE_N", "128 for TILE_M of 32")?;
+            need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
+        }
+        Template::MatmulCoop => {
+            need(spec.tier == Tier::Subgroups, "LANES", "of subgroups, which the plain tier does not have")?;
+            need(spec.weight != Some(WeightFormat::F32), "SIDE", "of weights that are no f32, which f16 would round")?;
+            need(c.u32("K").is_multiple_of(c.u32("TILE_K")), "K", "a multiple of TILE_K")?;
+            let side = c.u32("SIDE");
+            let subgroups = |of: &str, unit: &str| {
+                let whole = c.u32(of).is_multiple_of(c.u32(unit)) && c.u32(unit).is_multiple_of(side);
+                need(whole, unit, "a divisor of the tile and a multiple of SIDE").map(|()| c.u32(of) / c.u32(unit))
+            };
+            let n_subgroups = subgroups("TILE_M", "UNIT_M")? * subgroups("TILE_N", "UNIT_N")?;
+            let wg = c.u32("LANES") * n_subgroups;
+            need(c.u32("WG") == wg && wg <= 256, "WG", "LANES for each unit of a tile, at most 256")?;
+            let n_matrices = c.u32("UNIT_M") * c.u32("UNIT_N") / (side * side);
+            need(n_matrices <= 32, "UNIT_N", "of a unit of at most 32 matrices")?;
             need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
         }
         Template::Map => {

@@ -20,6 +20,7 @@ mod link;
 pub mod lint;
 pub mod reflect;
 mod spec;
+mod unit_coop;
 mod unit_half;
 mod unit_int8;
 

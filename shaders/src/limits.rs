@@ -1,7 +1,8 @@
 //! What a platform takes of one kernel, and whether a linked kernel keeps to it, read from naga's IR of the kernel.
 
+use crate::consts::const_value;
 use crate::reflect::{ReflectError, parse};
-use crate::spec::{KernelSpec, Tier};
+use crate::spec::{KernelSpec, Template};
 use naga::{AddressSpace, CooperativeRole, Expression, MathFunction, ScalarKind, TypeInner};
 
 /// Type of a cooperative matrix's numbers.
@@ -300,7 +301,6 @@ impl CoopType {
 /// The cooperative shape that a spec's kernel needs, `None` if it needs none. A test compares it with what linked kernels
 /// use, so that a target can decline a kernel before it is linked.
 pub fn needs_cooperative(spec: &KernelSpec) -> Option<CoopShape> {
-    match spec.tier {
-        Tier::Plain | Tier::Subgroups => None,
-    }
+    let side = (spec.template == Template::MatmulCoop).then(|| const_value(spec, "SIDE")).flatten()?;
+    Some(CoopShape::square(side, CoopScalar::F16, CoopScalar::F32))
 }

@@ -134,11 +134,30 @@ pub enum Consumer {
 
 /// The text with the `enable` lines that its reader asks for.
 pub fn wgsl_for(wgsl: &str, consumer: Consumer) -> String {
-    let uses_subgroups = ["subgroupAdd(", "subgroupShuffleXor("].iter().any(|call| wgsl.contains(call));
+    let uses_subgroups = ["subgroupAdd(", "subgroupShuffleXor(", "builtin(subgroup_"].iter().any(|call| wgsl.contains(call));
     match consumer {
+        Consumer::Tint if wgsl.contains("coopMultiplyAdd(") => {
+            format!("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n{}", without_matrices(wgsl))
+        }
         Consumer::Tint if uses_subgroups => format!("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n{wgsl}"),
         _ => wgsl.to_string(),
     }
+}
+
+/// The text with cooperative matrices, which Tint spells otherwise, as single numbers: everything around them is checked.
+fn without_matrices(wgsl: &str) -> String {
+    let line = |line: &str| match (line.trim_start(), line.find(" = ")) {
+        ("enable wgpu_cooperative_matrix;", _) => String::new(),
+        (text, Some(at)) if text.contains("coopMultiplyAdd(") => {
+            format!("{} = {};", &line[..at], line[at + 3..].replace("coopMultiplyAdd(", "fma(").trim_end_matches(';'))
+        }
+        (text, Some(at)) if text.contains("coopLoad") => format!("{} = 0.0;", &line[..at]),
+        (text, _) => match text.strip_prefix("coopStoreT(").and_then(|rest| rest.split_once(", &")) {
+            Some((sum, rest)) => format!("{} = {sum};", rest.rsplit_once(", ").map_or(rest, |(place, _)| place)),
+            None => line.to_string(),
+        },
+    };
+    wgsl.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A module's text and the name that errors and separators show.

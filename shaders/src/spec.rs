@@ -31,6 +31,8 @@ named! {
         Matvec "matvec",
         /// Matrix product for many rows.
         Matmul "matmul",
+        /// Matrix product for many rows on matrix units.
+        MatmulCoop "matmul_coop",
         /// Rotary embedding, and the write of keys and values to their pages.
         RopeKv "rope_kv",
         /// Attention over pages.

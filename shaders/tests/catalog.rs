@@ -118,6 +118,7 @@ fn specs() -> Vec<KernelSpec> {
     }
     list.extend(half_products());
     list.extend(half_formats());
+    list.extend(coop_products());
     list.extend(mixtures());
     list.extend(decoding_attentions());
     list.extend(kv_types());
@@ -306,6 +307,48 @@ fn half_formats() -> Vec<KernelSpec> {
             list.push(spec.clone());
             spec.prologue = Prologue::RmsNormParts;
             list.push(spec.with("SQUARE_PARTS", 16).with("K_SPLIT", 2));
+        }
+    }
+    list
+}
+
+/// Products on matrix units: every format, both sides of a matrix, tiles of many shapes, experts.
+fn coop_products() -> Vec<KernelSpec> {
+    let mut list = Vec::new();
+    // TILE_M, TILE_N, TILE_K, UNIT_M, UNIT_N, BUFFERS
+    let tiles = [
+        [128, 128, 32, 64, 32, 1],
+        [128, 64, 32, 32, 32, 1],
+        [64, 64, 16, 32, 32, 2],
+        [32, 128, 32, 32, 32, 2],
+        [128, 128, 16, 64, 64, 2],
+    ];
+    let epilogues = epilogues();
+    for (ix, format) in formats().into_iter().filter(|format| *format != WeightFormat::F32).enumerate() {
+        for (side, lanes) in [(16, 32), (8, 32), (8, 8)] {
+            let mut spec = KernelSpec::new(Template::MatmulCoop, Tier::Subgroups)
+                .with("K", [4096, 14_336][ix % 2])
+                .with("N", 98)
+                .with("SIDE", side)
+                .with("LANES", lanes);
+            spec.weight = Some(format);
+            spec.rows = Rows::ALL[ix % 2];
+            spec.epilogue = epilogues[ix % epilogues.len()].clone();
+            list.push(spec.clone());
+            let [tile_m, tile_n, tile_k, unit_m, unit_n, buffers] = tiles[ix % tiles.len()];
+            // At most 32 matrices a subgroup.
+            let (unit_m, unit_n) = if side == 8 { (unit_m.min(32), unit_n.min(32)) } else { (unit_m, unit_n) };
+            let spec = spec.with("TILE_M", tile_m).with("TILE_N", tile_n).with("TILE_K", tile_k);
+            let spec = spec.with("UNIT_M", unit_m).with("UNIT_N", unit_n).with("BUFFERS", buffers);
+            if lanes * (tile_m / unit_m) * (tile_n / unit_n) <= 256 {
+                list.push(spec.clone());
+            }
+            if tile_m <= 128 && ix % 4 == 0 {
+                let spec = KernelSpec { epilogue: vec![EpilogueOp::SiluMulPairs], ..list[list.len() - 1].clone() };
+                let spec = spec.with("EXPERTS", 8).with("TOP_K", 2).with("TILE_M", [32, 64, 128][ix % 3]);
+                let spec = spec.with("UNIT_M", 32).with("UNIT_N", 32).with("TILE_N", 64).with("BUFFERS", 1);
+                list.push(spec.with("X_EACH", 1).with("EXPERT_FIRST", 4).with("EXPERT_COUNT", 1));
+            }
         }
     }
     list

@@ -77,8 +77,10 @@ impl Arithmetic {
         if weights.any(|weight| target.multiplies_bytes(weight.format, weight.n_cols)) {
             return Self::Int8Inputs;
         }
-        let is_half =
-            graph.weights.as_slice().iter().any(|weight| target.multiplies_half(weight.format, weight.n_cols));
+        let is_half = graph.weights.as_slice().iter().any(|weight| {
+            let units = target.matrix_units(weight.format, weight.n_cols);
+            target.multiplies_half(weight.format, weight.n_cols) || units.is_some()
+        });
         if is_half { Self::F16Inputs } else { Self::F32 }
     }
 }

@@ -5,6 +5,8 @@
 
 #[path = "kernels/attention.rs"]
 mod attention;
+#[path = "kernels/coop.rs"]
+mod coop;
 #[path = "kernels/epilogues.rs"]
 mod epilogues;
 #[path = "kernels/experts.rs"]

@@ -50,6 +50,8 @@ named! {
         Matvec "matvec",
         /// Matrix product for many rows: tiled.
         Matmul "matmul",
+        /// The same on matrix units, inputs rounded to half precision.
+        MatmulCoop "matmul_coop",
         /// Rotary embedding of queries and keys, and the write of keys and values to their pages.
         RopeKv "rope_kv",
         /// Attention over pages.
@@ -78,6 +80,18 @@ named! {
         SampleFilter "sample_filter",
         /// The id that another row's logits choose.
         SampleFinal "sample_final",
+    }
+}
+
+impl Template {
+    /// Whether it is a product with a matrix.
+    pub fn multiplies(self) -> bool {
+        matches!(self, Self::Matvec | Self::Matmul | Self::MatmulCoop)
+    }
+
+    /// Whether it is a product of many rows, in tiles.
+    pub fn is_tiled(self) -> bool {
+        matches!(self, Self::Matmul | Self::MatmulCoop)
     }
 }
 

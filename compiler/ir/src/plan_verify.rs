@@ -280,7 +280,7 @@ impl Plan {
         // A `map` may leave it to the template.
         let out_stride = kernel.u32("OUT_STRIDE").map_or(n_out, u128::from);
         let (end, stride) = match (kernel.template, operand.role) {
-            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm | Template::MoeSum, Role::Out) => {
+            (template, Role::Out) if template.multiplies() || matches!(template, Template::Map | Template::RmsNorm | Template::MoeSum) => {
                 (n("OUT_AT") + n_out, out_stride)
             }
             (Template::RmsNorm, Role::X) => (n("X_AT") + runs, n("X_STRIDE")),
@@ -319,8 +319,8 @@ impl Plan {
             (Template::MoeSum, Role::X) => products * n("N_COLS"),
             (Template::MoeSum, Role::Out) => rows * out_stride,
             (Template::MoeSum, Role::Operand0 | Role::Operand1 | Role::Operand2) => rows * n_out,
-            (Template::Matvec | Template::Matmul, Role::X) => x_rows * n("K"),
-            (Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm, Role::Out) => {
+            (template, Role::X) if template.multiplies() => x_rows * n("K"),
+            (template, Role::Out) if template.multiplies() || matches!(template, Template::Map | Template::RmsNorm) => {
                 products * out_stride
             }
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
@@ -333,10 +333,11 @@ impl Plan {
             (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
             (Template::RmsNorm, Role::X) => rows * n("X_STRIDE"),
             (Template::Embed | Template::Map | Template::GatherRows, Role::X | Role::Out) => rows * n("N_COLS"),
-            (
-                Template::Matvec | Template::Matmul | Template::Map | Template::RmsNorm,
-                Role::Operand0 | Role::Operand1 | Role::Operand2,
-            ) => products * n_out,
+            (template, Role::Operand0 | Role::Operand1 | Role::Operand2)
+                if template.multiplies() || matches!(template, Template::Map | Template::RmsNorm) =>
+            {
+                products * n_out
+            }
             (template, Role::X) if samples(template) => rows * n("N"),
             (Template::SamplePartial, Role::Out) | (_, Role::Parts) => {
                 rows * n("N").div_ceil(n("BLOCK").max(1)) * u128::from(PART_WORDS)

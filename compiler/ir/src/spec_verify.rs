@@ -26,7 +26,7 @@ impl KernelSpec {
         }
         let takes = match self.prologue {
             Prologue::None => true,
-            Prologue::RmsNorm => matches!(self.template, Template::Matvec | Template::Matmul | Template::RopeKv),
+            Prologue::RmsNorm => self.template.multiplies() || self.template == Template::RopeKv,
             Prologue::RmsNormParts => self.template == Template::Matvec,
         };
         if !takes {
@@ -40,7 +40,8 @@ impl KernelSpec {
     fn verify_epilogue(&self) -> Result<(), String> {
         let ops = &self.epilogue;
         let most = match self.template {
-            Template::Matvec | Template::Matmul | Template::Map | Template::MoeSum => MAX_OPS,
+            Template::Map | Template::MoeSum => MAX_OPS,
+            template if template.multiplies() => MAX_OPS,
             // A residual.
             Template::RmsNorm => 1,
             _ => 0,
@@ -91,7 +92,7 @@ impl KernelSpec {
         if !routes && n_experts == 0 {
             return if k == 0 { Ok(()) } else { Err(format!("{} takes no experts", self.template)) };
         }
-        if !(routes || matches!(self.template, Template::Matvec | Template::Matmul)) {
+        if !(routes || self.template.multiplies()) {
             return Err(format!("{} takes no experts", self.template));
         }
         if k == 0 || (self.template != Template::MoeSum && k > n_experts) {
@@ -105,7 +106,7 @@ impl KernelSpec {
             return Ok(());
         }
         // The table of tiles is as long as they say.
-        let tiled = matches!(self.template, Template::MoeOrder | Template::Matmul);
+        let tiled = self.template == Template::MoeOrder || self.template.is_tiled();
         if tiled && n("TILE_M") == 0 {
             return Err(format!("{} does not say how many products a tile has", self.template));
         }

@@ -167,7 +167,7 @@ fn kernel(graph: &Graph, kernels: &KernelGraph, id: KernelId) -> Shown {
         lines.push(kernels.slabs[slab].shape.to_string());
     }
     let look = match spec.template {
-        Template::Matvec | Template::Matmul => Look::Matrix,
+        template if template.multiplies() => Look::Matrix,
         Template::RopeKv | Template::Attention | Template::AttentionDecode | Template::AttentionCombine => {
             Look::Attention
         }

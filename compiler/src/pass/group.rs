@@ -3,6 +3,7 @@
 //!
 //! Growing a group is driven by [`RULES`]: each row is one fusion, which a target may decline.
 
+use super::half_rows::is_coop;
 use super::stack_norms::{HeadNorm, head_norms};
 use crate::CompileError;
 use crate::target::{Fusion, TargetProfile};
@@ -77,7 +78,7 @@ pub enum Kind {
     Matrix {
         /// The `linear` or `moe_linear`.
         linear: ValueId,
-        /// [`Template::Matvec`] or [`Template::Matmul`].
+        /// [`Template::Matvec`], [`Template::Matmul`] or [`Template::MatmulCoop`].
         template: Template,
         /// The absorbed norm.
         norm: Option<ValueId>,
@@ -245,7 +246,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             }
             Op::MoeLinear { x, .. } => {
                 let norm = absorbed[x].then_some(x);
-                let template = matrix_template(graph, target, bucket, id);
+                let template = matrix_template(graph, target, bucket, &users, id);
                 let (epilogue, tail) = grow(graph, target, &users, &grouped, id, None);
                 tail.iter().for_each(|v| grouped[*v] = true);
                 let members = norm.into_iter().chain([id]).chain(tail).collect();
@@ -264,7 +265,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
             }
             Op::Linear { x, bias, .. } => {
                 let norm = absorbed[x].then_some(x);
-                let template = matrix_template(graph, target, bucket, id);
+                let template = matrix_template(graph, target, bucket, &users, id);
                 let (mut epilogue, mut tail) = grow(graph, target, &users, &grouped, id, bias);
                 if template == Template::Matvec
                     && target.takes(Fusion::RopeKv)
@@ -328,12 +329,22 @@ pub(super) fn least_tiled(graph: &Graph, target: &TargetProfile) -> Option<u32> 
 
 /// Which kernel a matrix product takes: few rows read weights at memory speed, many are tiled. So do products with experts
 /// on a GPU, if experts have enough of them; the processor sorts them itself.
-fn matrix_template(graph: &Graph, target: &TargetProfile, bucket: &Dims, linear: ValueId) -> Template {
+fn matrix_template(
+    graph: &Graph,
+    target: &TargetProfile,
+    bucket: &Dims,
+    users: &Column<ValueId, Vec<ValueId>>,
+    linear: ValueId,
+) -> Template {
     let rows = graph.values[linear].shape.rows;
     let few_of_each =
         graph.experts(linear).is_some_and(|experts| target.is_cpu || bucket.get(rows) < tiled_from(experts));
     let few = rows == Dim::Rows || bucket.get(rows) <= target.few_rows() || few_of_each;
-    if few { Template::Matvec } else { Template::Matmul }
+    match few {
+        true => Template::Matvec,
+        false if is_coop(graph, users, target, linear) => Template::MatmulCoop,
+        false => Template::Matmul,
+    }
 }
 
 /// Norms that every user computes itself: all are matrix products whose kernel has the prologue.
@@ -346,7 +357,7 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
             _ => false,
         };
         let takes = |user: &ValueId| {
-            let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, *user) == Template::Matvec;
+            let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, &users, *user) == Template::Matvec;
             let op = &graph.values[*user].op;
             // Where each expert has an input of its own, a row of x holds several that would be normed.
             let one_input = !graph.experts(*user).is_some_and(|experts| experts.each);

@@ -10,6 +10,7 @@ use crate::target::{Fusion, TargetProfile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
 use ingot_ir::kernel::Template;
+use ingot_ir::weight::Weight;
 
 /// Columns of half rows come in eights; half-precision products take whole blocks of 32.
 const BLOCK: u32 = 32;
@@ -65,14 +66,25 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
     groups
 }
 
-/// Whether a product multiplies in half precision. A router's does not: two experts may be nearly as good.
+/// Whether a product of few rows multiplies in half precision.
 pub fn is_half(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, target: &TargetProfile, product: ValueId) -> bool {
+    let weight = rounded(graph, users, product);
+    weight.is_some_and(|weight| target.multiplies_half(weight.format, weight.n_cols))
+}
+
+/// Whether a product of many rows takes matrix units.
+pub fn is_coop(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, target: &TargetProfile, product: ValueId) -> bool {
+    let weight = rounded(graph, users, product);
+    weight.is_some_and(|weight| target.matrix_units(weight.format, weight.n_cols).is_some())
+}
+
+/// The weight of a product whose input may be rounded to half precision. A router's may not: two experts may be nearly as good.
+fn rounded<'a>(graph: &'a Graph, users: &Column<ValueId, Vec<ValueId>>, product: ValueId) -> Option<&'a Weight> {
     let weight = match graph.values[product].op {
         Op::Linear { weight, .. } => weight,
         Op::MoeLinear { ref parts, .. } => parts[0],
-        _ => return false,
+        _ => return None,
     };
     let routes = users[product].iter().any(|user| matches!(graph.values[*user].op, Op::MoeRoute { .. }));
-    let weight = &graph.weights[weight];
-    !routes && target.multiplies_half(weight.format, weight.n_cols)
+    (!routes).then(|| &graph.weights[weight])
 }

@@ -2,7 +2,7 @@
 //! many, and their sum.
 
 use super::builder::Builder;
-use super::{STEP, epilogue, input, read, write};
+use super::{STEP, epilogue, input, read, set_matrix_units, write};
 use crate::CompileError;
 use crate::pass::group::{Group, Step};
 use crate::pass::half_rows::is_half;
@@ -37,7 +37,7 @@ pub(super) fn products(
     };
     let result = group.result();
     let chosen = match template {
-        Template::Matmul => read(Role::Order, order(b, *route, numbers)?),
+        template if template.is_tiled() => read(Role::Order, order(b, *route, numbers)?),
         _ => read(Role::Route, b.whole(*route, product)?),
     };
     let (out, stride) = match group.half {
@@ -63,7 +63,8 @@ pub(super) fn products(
         ] {
             spec.set(name, Const::U32(number));
         }
-        if template == Template::Matmul {
+        set_matrix_units(b, &mut spec);
+        if template.is_tiled() {
             spec.set("TILE_M", Const::U32(tile_products(b, *route, numbers)));
         } else if is_half(b.graph, &b.users, b.target, product) {
             spec.set("HALF", Const::U32(1));

@@ -159,6 +159,7 @@ fn matrix(
             spec.set("HALF", Const::U32(1));
         }
     }
+    set_matrix_units(b, &mut spec);
     let mut operands = vec![STEP];
     operands.extend(input(b, &mut spec, x, norm, linear)?);
     if spec.u32("HALF") == Some(1)
@@ -195,6 +196,15 @@ fn matrix(
         operands.push(write(Role::Squares, normed.squares));
     }
     b.node(spec, operands, &group.members)
+}
+
+/// Sets which matrix units a product on them takes.
+fn set_matrix_units(b: &Builder<'_>, spec: &mut KernelSpec) {
+    let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else { return };
+    if let Some(units) = b.target.matrix_units(format, n_cols) {
+        spec.set("SIDE", Const::U32(units.side));
+        spec.set("LANES", Const::U32(units.lanes));
+    }
 }
 
 /// What a matrix product reads as x, with its norm's part.

@@ -255,6 +255,7 @@ pub fn tunable(template: Template) -> &'static [&'static str] {
     match template {
         Template::Matvec => &["WG", "ROWS_PER_SUBGROUP", "K_SPLIT", "UNROLL", "ROWS_PER_WG"],
         Template::Matmul => &["TILE_M", "TILE_N", "TILE_K"],
+        Template::MatmulCoop => &["TILE_M", "TILE_N", "TILE_K", "UNIT_M", "UNIT_N", "BUFFERS"],
         _ => &[],
     }
 }
@@ -278,6 +279,7 @@ pub fn candidates(spec: &KernelSpec, target: &TargetProfile) -> Vec<KernelSpec> 
     let mut all = match spec.template {
         Template::Matvec => matvec_tiles(spec.u32("M_MAX").unwrap_or(1)),
         Template::Matmul => matmul_tiles(),
+        Template::MatmulCoop => coop_tiles(),
         _ => Vec::new(),
     };
     all.retain(|tiles| n_changed(tiles) > 0);
@@ -315,6 +317,20 @@ fn matmul_tiles() -> Vec<BTreeMap<String, u32>> {
     for tile_m in [64, 128] {
         for tile_n in [64, 128] {
             all.extend([8, 16, 32].map(|tile_k| named(Template::Matmul, &[tile_m, tile_n, tile_k])));
+        }
+    }
+    all
+}
+
+fn coop_tiles() -> Vec<BTreeMap<String, u32>> {
+    let mut all = Vec::new();
+    for tile_m in [64, 128] {
+        for tile_n in [64, 128] {
+            for (unit_m, unit_n) in [(32, 32), (32, 64), (64, 32), (64, 64)] {
+                for (tile_k, buffers) in [(16, 1), (16, 2), (32, 1), (32, 2), (64, 1)] {
+                    all.push(named(Template::MatmulCoop, &[tile_m, tile_n, tile_k, unit_m, unit_n, buffers]));
+                }
+            }
         }
     }
     all

@@ -3,6 +3,7 @@
 use crate::Error;
 use ingot_compiler::TargetProfile;
 use ingot_compiler::target::{CoopScalar, CoopShape, Limits};
+use ingot_ir::kernel::{KernelSpec, Template};
 use ingot_ir::plan::Plan;
 use ingot_runtime::gpu::{self, Adapter, AdapterInfo, CooperativeShape, DeviceKind, Gpu, OpenOptions};
 use std::fmt;
@@ -203,10 +204,18 @@ pub(crate) fn resolve_for(
                 && runs(&target.name, &plan.target)
                 && plan.max_binding_bytes <= target.max_binding_bytes
                 && (target.subgroups || !uses("subgroup"))
-                && (target.limits.f16 || !uses("enable f16;"));
+                && (target.limits.f16 || !uses("enable f16;"))
+                && plan.kernels.as_slice().iter().all(|kernel| has_units(&target, &kernel.spec));
             if fits { Ok(found) } else { other(place.info().name.clone(), advice("this")) }
         }
     }
+}
+
+/// Whether a target has the matrix units that a kernel takes.
+fn has_units(target: &TargetProfile, spec: &KernelSpec) -> bool {
+    let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else { return true };
+    let units = target.matrix_units(format, n_cols);
+    units.is_some_and(|units| (Some(units.side), Some(units.lanes)) == (spec.u32("SIDE"), spec.u32("LANES")))
 }
 
 /// Whether a device of one target runs plans of another: its own, and those of the families that it belongs to.

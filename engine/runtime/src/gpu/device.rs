@@ -17,7 +17,8 @@ const USED: Features = Features::SUBGROUP
     .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
     .union(Features::IMMEDIATES)
     .union(Features::PIPELINE_CACHE)
-    .union(Features::MAPPABLE_PRIMARY_BUFFERS);
+    .union(Features::MAPPABLE_PRIMARY_BUFFERS)
+    .union(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
 
 /// What kind of device an adapter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -291,7 +292,7 @@ impl Gpu {
             label: Some("ingot"),
             required_features: adapter.raw.features() & USED,
             required_limits: adapter.raw.limits(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features: experimental(adapter.raw.features()),
             // A plan makes a few large buffers at load; small blocks keep a small model's footprint small.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
@@ -377,6 +378,17 @@ impl Gpu {
     pub(crate) fn heap_bytes(&self) -> Option<u64> {
         heap_bytes(&self.device)
     }
+}
+
+/// Leave to use cooperative matrices, where there are some.
+#[allow(unsafe_code)]
+fn experimental(features: Features) -> wgpu::ExperimentalFeatures {
+    if !features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: wgpu does not check that a matrix is loaded and stored within its array. Kernels with matrices are linked from
+    // the catalogue alone, whose matrices lie in workgroup memory at places that its numbers bound.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
