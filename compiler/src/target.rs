@@ -216,9 +216,8 @@ impl TargetProfile {
     pub fn matrix_units(&self, format: Format, n_cols: u32) -> Option<MatrixUnits> {
         let rounds = !self.is_cpu && self.subgroups && self.limits.f16 && format != Format::F32;
         let lanes = self.limits.subgroup.filter(|(least, most)| least == most && (4..=64).contains(least))?.0;
-        let has = |side: &u32| {
-            self.limits.cooperative.contains(&CoopShape::square(*side, CoopScalar::F16, CoopScalar::F32))
-        };
+        let has =
+            |side: &u32| self.limits.cooperative.contains(&CoopShape::square(*side, CoopScalar::F16, CoopScalar::F32));
         let side = [16, 8].into_iter().find(has)?;
         (rounds && n_cols.is_multiple_of(COOP_COLUMNS)).then_some(MatrixUnits { side, lanes })
     }

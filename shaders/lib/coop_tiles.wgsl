@@ -1,16 +1,14 @@
-// What goes through workgroup memory in a product on matrix units: eights of columns in, finished sums out.
+// How tiles lie in workgroup memory in a product on matrix units, and how its sums leave it.
 
 import package::lib::half_rows::HALF_SCALE;
 import package::slot::epilogue::{COLUMNS_PER_OUT, epilogue_begin, epilogue_store};
 import package::slot::tile::tile_product;
-import package::slot::weight::weight_columns;
-import package::slot::x::x_quad;
 
 // Numbers from a row of a tile to the next. The 8 that are no columns put the rows that matrix units read together into
 // different banks.
 const STRIDE = TILE_K + 8u;
-// Numbers of a buffer: rows of x, then rows of W.
-const BUFFER = (TILE_M + TILE_N) * STRIDE;
+// Numbers of both tiles: rows of x, then rows of W.
+const TILE_NUMBERS = (TILE_M + TILE_N) * STRIDE;
 // Eights of columns that a row of a tile has.
 const TILE_EIGHTS = TILE_K / 8u;
 // Numbers of a cooperative matrix.
@@ -18,19 +16,6 @@ const AREA = SIDE * SIDE;
 
 // Sums on their way out, a matrix for each subgroup.
 var<workgroup> stage: array<f32, WG / LANES * AREA>;
-
-// 8 columns of a row.
-struct Halves { low: vec4<f16>, high: vec4<f16> }
-
-fn x_halves(row: u32, eight: u32) -> Halves {
-    let low = x_quad(row, 2u * eight) * HALF_SCALE;
-    let high = x_quad(row, 2u * eight + 1u) * HALF_SCALE;
-    return Halves(vec4<f16>(low), vec4<f16>(high));
-}
-
-fn w_halves(row: u32, eight: u32) -> Halves {
-    return Halves(vec4<f16>(weight_columns(row, 2u * eight)), vec4<f16>(weight_columns(row, 2u * eight + 1u)));
-}
 
 // A subgroup's matrix begins as zeros.
 fn stage_clear(subgroup: u32, lane: u32) {

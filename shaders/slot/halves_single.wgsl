@@ -1,15 +1,20 @@
 // Tiles in workgroup memory by single numbers: Metal loads its matrices through pointers to numbers alone. Interface:
 // slot/halves_quads.
 
-import package::lib::coop_tiles::{BUFFER, Halves};
+import package::lib::coop_tiles::TILE_NUMBERS;
+import package::lib::half_rows::Eight;
 
 const HALVES = 1u;
 
-var<workgroup> tiles: array<f16, BUFFERS * BUFFER>;
+var<workgroup> tiles: array<f16, TILE_NUMBERS>;
 
-fn halves_put(at: u32, eight: Halves) {
-    for (var i = 0u; i < 4u; i++) {
-        tiles[at + i] = eight.low[i];
-        tiles[at + 4u + i] = eight.high[i];
-    }
+fn halves_put(at: u32, eight: Eight) {
+    tiles[at] = eight.p0.x;
+    tiles[at + 1u] = eight.p0.y;
+    tiles[at + 2u] = eight.p1.x;
+    tiles[at + 3u] = eight.p1.y;
+    tiles[at + 4u] = eight.p2.x;
+    tiles[at + 5u] = eight.p2.y;
+    tiles[at + 6u] = eight.p3.x;
+    tiles[at + 7u] = eight.p3.y;
 }

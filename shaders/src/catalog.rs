@@ -100,7 +100,7 @@ fn uses_half(spec: &KernelSpec, consts: &Consts) -> bool {
             consts.u32("HALF") == 1 || consts.u32("OUT_HALF") == 1 || spec.epilogue.contains(&EpilogueOp::Normed)
         }
         Template::MatmulCoop => true,
-        template if attends(template) => consts.u32("OUT_HALF") == 1,
+        template if may_leave_half(template) => consts.u32("OUT_HALF") == 1,
         _ => false,
     }
 }
@@ -111,6 +111,11 @@ fn attends(template: Template) -> bool {
 
 fn multiplies(template: Template) -> bool {
     matches!(template, Template::Matvec | Template::Matmul | Template::MatmulCoop)
+}
+
+/// Whether a template's result may lie in half rows.
+fn may_leave_half(template: Template) -> bool {
+    matches!(template, Template::Matvec | Template::MatmulCoop | Template::RmsNorm) || attends(template)
 }
 
 fn has_weight(template: Template) -> bool {
@@ -158,7 +163,17 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         // Metal, whose matrices are the smaller ones, loads them through pointers to numbers.
         let halves = if consts.u32("SIDE") == 8 { "slot/halves_single.wgsl" } else { "slot/halves_quads.wgsl" };
         slots.insert("halves", source(halves));
-        slots.insert("unit", unit_coop::generate(consts));
+        // As providers of pairs have it: 16 columns a block of codes of 8 bits, 32 of others.
+        let eights = match spec.weight {
+            Some(WeightFormat::F16 | WeightFormat::Bf16) => 1,
+            _ if consts.u32("W_BITS") == 8 => 2,
+            _ => 4,
+        };
+        if eights > 1 {
+            bind_pairs(spec, consts.u32("W_COLS"), &mut slots)?;
+        }
+        slots.insert("eights", source(if eights > 1 { "slot/eights_pairs.wgsl" } else { "slot/eights_half.wgsl" }));
+        slots.insert("unit", unit_coop::generate(consts, eights));
     }
     if matches!(template, Template::Matmul | Template::MatmulCoop) {
         let tile = if has_experts(spec) { "slot/tile_experts.wgsl" } else { "slot/tile_rows.wgsl" };
@@ -166,7 +181,11 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     }
     if multiplies(template) {
         let whole = consts.u32("K").is_multiple_of(4);
-        let x = match (template == Template::Matvec && consts.u32("HALF") == 1, whole) {
+        let by_eights = match template {
+            Template::Matvec => consts.u32("HALF") == 1,
+            template => template == Template::MatmulCoop,
+        };
+        let x = match (by_eights, whole) {
             (true, _) if consts.u32("X_HALF") == 1 => "slot/x_pairs_half.wgsl",
             (true, _) => "slot/x_pairs_single.wgsl",
             (false, true) => "slot/x_vec4.wgsl",
@@ -182,7 +201,7 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         slots.insert("prologue", source(prologue));
     }
     if has_epilogue(template) || attends(template) {
-        let half = (template == Template::Matvec || attends(template)) && consts.u32("OUT_HALF") == 1;
+        let half = may_leave_half(template) && consts.u32("OUT_HALF") == 1;
         slots.insert("out", source(if half { "slot/out_half.wgsl" } else { "slot/out_single.wgsl" }));
     }
     if template == Template::RopeKv {
@@ -391,9 +410,11 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
             4 * (c.u32("TILE_K") * (c.u32("TILE_M") + c.u32("TILE_N")) + products)
         }
         Template::MatmulCoop => {
-            let tiles = 2 * c.u32("BUFFERS") * (c.u32("TILE_M") + c.u32("TILE_N")) * (c.u32("TILE_K") + 8);
+            let tiles = 2 * (c.u32("TILE_M") + c.u32("TILE_N")) * (c.u32("TILE_K") + 8);
             let stage = 4 * c.u32("WG") / c.u32("LANES") * c.u32("SIDE") * c.u32("SIDE");
-            tiles + stage + if has_experts(spec) { 4 * c.u32("TILE_M") } else { 0 }
+            // A table of 16, twice.
+            let pairs = if matches!(spec.weight, Some(WeightFormat::K(k)) if has_table(k)) { 128 } else { 0 };
+            tiles + stage + pairs + if has_experts(spec) { 4 * c.u32("TILE_M") } else { 0 }
         }
         Template::Attention => {
             let (queries, words) = (c.u32("Q_TILE"), c.u32("HEAD_DIM") / 2);

@@ -99,6 +99,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     OUT_STRIDE,
                     OUT_AT,
                     float("EPS"),
+                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     WG,
                 ]
             }
@@ -160,12 +161,14 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     OUT_AT,
                     power("SIDE", 16, 8, 16),
                     power("LANES", 32, 4, 64),
-                    tile("TILE_M", "128, and 64 for SIDE of 8", 16, 256),
-                    tile("TILE_N", "128, and 64 for SIDE of 8", 16, 256),
-                    power("TILE_K", 32, 16, 64),
-                    tile("UNIT_M", "TILE_M, at most 64, and 32 for SIDE of 8", 8, 128),
-                    tile("UNIT_N", "TILE_N, at most 32", 8, 128),
-                    rule("BUFFERS", ConstDefault::U32(1), 1, 2),
+                    // Halves of these for LANES below 16.
+                    tile("TILE_M", "8 * SIDE", 16, 256),
+                    tile("TILE_N", "8 * SIDE", 16, 256),
+                    power("TILE_K", 32, 32, 64),
+                    tile("UNIT_M", "4 * SIDE, at most TILE_M", 8, 128),
+                    tile("UNIT_N", "32, at most TILE_N", 8, 128),
+                    rule("X_HALF", ConstDefault::U32(0), 0, 1),
+                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     rule("WG", ConstDefault::Derived("LANES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
                 ]
             }
@@ -422,9 +425,9 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (Template::MatmulCoop, "WG") => {
             c.u32("LANES") * (c.u32("TILE_M") / c.u32("UNIT_M")) * (c.u32("TILE_N") / c.u32("UNIT_N"))
         }
-        (Template::MatmulCoop, "TILE_M" | "TILE_N") => 8 * c.u32("SIDE"),
-        (Template::MatmulCoop, "UNIT_M") => c.u32("TILE_M").min(4 * c.u32("SIDE")),
-        (Template::MatmulCoop, "UNIT_N") => c.u32("TILE_N").min(32),
+        (Template::MatmulCoop, "TILE_M" | "TILE_N") => (8 >> few_lanes(c)) * c.u32("SIDE"),
+        (Template::MatmulCoop, "UNIT_M") => c.u32("TILE_M").min((4 >> few_lanes(c)) * c.u32("SIDE")),
+        (Template::MatmulCoop, "UNIT_N") => c.u32("TILE_N").min(32 >> few_lanes(c)),
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "ROWS_PER_SUBGROUP") => 2 << c.u32("INT8"),
@@ -461,6 +464,11 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
     }
 }
 
+/// 1 where a subgroup has so few lanes that each holds many numbers of a matrix.
+fn few_lanes(c: &Consts) -> u32 {
+    u32::from(c.u32("LANES") < 16)
+}
+
 fn check_range(template: Template, rule: &ConstRule, value: Const) -> Result<(), LinkError> {
     let is_float = matches!(rule.default, ConstDefault::F32(_) | ConstDefault::RequiredF32);
     let bad = |value: String, expected: String| {
@@ -486,6 +494,10 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
         } else {
             Err(LinkError::BadConst { template, value: c.u32(&name).to_string(), name, expected: expected.into() })
         }
+    };
+    let leaves_half_rows = |c: &Consts| {
+        let half_row = c.u32("OUT_STRIDE").is_multiple_of(8) && c.u32("OUT_AT").is_multiple_of(8);
+        need(c.u32("OUT_HALF") == 0 || half_row, "OUT_STRIDE", "a multiple of 8, as half rows are stored")
     };
     let pairs = crate::epilogue::columns_per_out(&spec.epilogue) == 2;
     if spec.epilogue.contains(&EpilogueOp::RopeKv) {
@@ -542,8 +554,7 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             need(!(normed && parts), "SQUARE_PARTS", "of one normalization: a normed input leaves no normed copy")?;
             let n_out = c.u32("N") / crate::epilogue::columns_per_out(&spec.epilogue);
             need(!normed || n_out.is_multiple_of(8), "N", "a multiple of 8, since half rows are stored")?;
-            let half_row = c.u32("OUT_STRIDE").is_multiple_of(8) && c.u32("OUT_AT").is_multiple_of(8);
-            need(c.u32("OUT_HALF") == 0 || half_row, "OUT_STRIDE", "a multiple of 8, as half rows are stored")
+            leaves_half_rows(c)
         }
         Template::Matmul => {
             need(c.u32("TILE_M") * c.u32("TILE_N") >= 4096, "TILE_N", "128 for TILE_M of 32")?;
@@ -561,6 +572,7 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             let n_subgroups = subgroups("TILE_M", "UNIT_M")? * subgroups("TILE_N", "UNIT_N")?;
             let wg = c.u32("LANES") * n_subgroups;
             need(c.u32("WG") == wg && wg <= 256, "WG", "LANES for each unit of a tile, at most 256")?;
+            leaves_half_rows(c)?;
             let n_matrices = c.u32("UNIT_M") * c.u32("UNIT_N") / (side * side);
             need(n_matrices <= 32, "UNIT_N", "of a unit of at most 32 matrices")?;
             need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
@@ -568,6 +580,7 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
         Template::Map => {
             need(!pairs || c.u32("N_COLS").is_multiple_of(2), "N_COLS", "even, since the epilogue pairs columns")
         }
+        Template::RmsNorm => leaves_half_rows(c),
         Template::RopeKv => {
             need(c.u32("HEAD_DIM").is_multiple_of(2), "HEAD_DIM", "even")?;
             let whole = spec.prologue == Prologue::None || c.u32("HEAD_DIM") <= 2 * c.u32("WG");

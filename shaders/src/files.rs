@@ -53,6 +53,8 @@ pub(crate) const FILES: &[(&str, &str)] = embed![
     "slot/bytes_affine8.wgsl",
     "slot/codes_table.wgsl",
     "slot/codes_unsigned.wgsl",
+    "slot/eights_half.wgsl",
+    "slot/eights_pairs.wgsl",
     "slot/experts_none.wgsl",
     "slot/experts_routed.wgsl",
     "slot/half_bf16.wgsl",

@@ -134,7 +134,8 @@ pub enum Consumer {
 
 /// The text with the `enable` lines that its reader asks for.
 pub fn wgsl_for(wgsl: &str, consumer: Consumer) -> String {
-    let uses_subgroups = ["subgroupAdd(", "subgroupShuffleXor(", "builtin(subgroup_"].iter().any(|call| wgsl.contains(call));
+    let uses_subgroups =
+        ["subgroupAdd(", "subgroupShuffleXor(", "builtin(subgroup_"].iter().any(|call| wgsl.contains(call));
     match consumer {
         Consumer::Tint if wgsl.contains("coopMultiplyAdd(") => {
             format!("enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n{}", without_matrices(wgsl))

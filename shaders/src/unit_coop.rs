@@ -7,31 +7,37 @@ use crate::link::Source;
 use std::fmt::Write;
 
 const HEAD: &str = "\
-import package::lib::coop_tiles::{AREA, BUFFER, TILE_EIGHTS, STRIDE, stage, stage_clear, stage_store, w_halves, x_halves};
+import package::lib::coop_tiles::{AREA, STRIDE, TILE_EIGHTS, stage, stage_clear, stage_store};
+import package::slot::eights::{EIGHTS_EACH, eights_at, eights_begin, eights_load, eights_weights};
 import package::slot::halves::{HALVES, halves_put, tiles};
 import package::slot::tile::{tile_product, x_row};
+import package::slot::x::x_eight;
 
 // A subgroup's part of a product on cooperative matrices. Generated: sum_m_n is of the m-th SIDE rows of x and the n-th SIDE
-// rows of W that the subgroup owns; an invocation brings eights x_i and w_i into workgroup memory.
+// rows of W that the subgroup owns; an invocation brings eights x_i and blocks w_i into workgroup memory.
+
+const TILE_BLOCKS = TILE_EIGHTS / EIGHTS_EACH;
 
 ";
 
-/// The module's text.
-pub(crate) fn generate(consts: &Consts) -> Source {
+/// The module's text for weights of which providers have blocks of `eights` eights.
+pub(crate) fn generate(consts: &Consts, eights: u32) -> Source {
     let n = |name: &str| consts.u32(name);
-    let eights = |rows: &str| n(rows) * n("TILE_K") / 8;
     let unit = Unit {
         side: n("SIDE"),
         rows: n("UNIT_M") / n("SIDE"),
         columns: n("UNIT_N") / n("SIDE"),
         steps: n("TILE_K") / n("SIDE"),
         threads: n("WG"),
-        x_eights: eights("TILE_M"),
-        w_eights: eights("TILE_N"),
-        buffers: n("BUFFERS"),
+        x_pieces: n("TILE_M") * n("TILE_K") / 8,
+        w_pieces: n("TILE_N") * n("TILE_K") / (8 * eights),
+        eights,
     };
     let mut text = HEAD.to_string();
-    text.push_str("fn unit_products(tile: u32, x_end: u32, w_base: u32, w_first: u32, thread: u32, subgroup: u32, lane: u32) {\n");
+    text.push_str(
+        "fn unit_products(tile: u32, x_end: u32, w_base: u32, w_first: u32, thread: u32, subgroup: u32, lane: u32) {\n",
+    );
+    text.push_str("    let known_to_none = eights_begin(thread);\n");
     text.push_str("    let m_first = subgroup / (TILE_N / UNIT_N) * UNIT_M;\n");
     text.push_str("    let n_first = subgroup % (TILE_N / UNIT_N) * UNIT_N;\n");
     unit.places(&mut text);
@@ -56,11 +62,11 @@ struct Unit {
     /// Invocations of a workgroup.
     threads: u32,
     /// Eights of the tile of x.
-    x_eights: u32,
-    /// Eights of the tile of W.
-    w_eights: u32,
-    /// Buffers of tiles.
-    buffers: u32,
+    x_pieces: u32,
+    /// Blocks of the tile of W.
+    w_pieces: u32,
+    /// Eights of a block.
+    eights: u32,
 }
 
 impl Unit {
@@ -74,27 +80,38 @@ impl Unit {
         format!("coop_mat{0}x{0}<{scalar}, {role}>", self.side)
     }
 
-    /// Eights that an invocation brings: x's, then W's.
-    fn eights(self) -> impl Iterator<Item = (&'static str, u32, u32)> {
-        [("x", self.x_eights), ("w", self.w_eights)]
-            .into_iter()
-            .flat_map(move |(of, all)| (0..all.div_ceil(self.threads)).map(move |i| (of, i, all)))
+    /// How many of so many pieces an invocation brings at most.
+    fn each(self, pieces: u32) -> u32 {
+        pieces.div_ceil(self.threads)
     }
 
-    /// Which eights an invocation brings: their row, first column and place in a buffer.
+    /// The number of an invocation's i-th piece; the last invocations repeat what another brings.
+    fn piece(self, i: u32, pieces: u32) -> String {
+        let id = format!("thread + {}u", i * self.threads);
+        if (i + 1) * self.threads > pieces { format!("min({id}, {}u)", pieces - 1) } else { id }
+    }
+
+    /// Before a store of the i-th piece: whether it is not such a repetition.
+    fn guard(self, i: u32, pieces: u32) -> String {
+        let is_ragged = (i + 1) * self.threads > pieces;
+        if is_ragged { format!("if thread < {}u ", pieces - i * self.threads) } else { String::new() }
+    }
+
+    /// What an invocation brings: the row, where in it, and the place in the tiles.
     fn places(self, text: &mut String) {
-        for (of, i, all) in self.eights() {
-            let id = format!("thread + {}u", i * self.threads);
-            // The last invocations repeat what another brings, and do not store it.
-            let id = if (i + 1) * self.threads > all { format!("min({id}, {}u)", all - 1) } else { id };
-            let _ = writeln!(text, "    let {of}_id_{i} = {id};");
-            let (row, first) = match of {
-                "x" => (format!("x_row(min(tile_product(tile, x_id_{i} / TILE_EIGHTS), x_end - 1u))"), ""),
-                _ => (format!("w_base + min(w_first + w_id_{i} / TILE_EIGHTS, N - 1u)"), "TILE_M + "),
-            };
-            let _ = writeln!(text, "    let {of}_row_{i} = {row};");
-            let at = format!("({first}{of}_id_{i} / TILE_EIGHTS) * STRIDE + {of}_id_{i} % TILE_EIGHTS * 8u");
-            let _ = writeln!(text, "    let {of}_at_{i} = {at};");
+        for i in 0..self.each(self.x_pieces) {
+            let _ = writeln!(text, "    let x_id_{i} = {};", self.piece(i, self.x_pieces));
+            let row = format!("min(tile_product(tile, x_id_{i} / TILE_EIGHTS), x_end - 1u)");
+            let _ = writeln!(text, "    let x_row_{i} = x_row({row});");
+            let at = format!("x_id_{i} / TILE_EIGHTS * STRIDE + x_id_{i} % TILE_EIGHTS * 8u");
+            let _ = writeln!(text, "    let x_at_{i} = {at};");
+        }
+        for i in 0..self.each(self.w_pieces) {
+            let _ = writeln!(text, "    let w_id_{i} = {};", self.piece(i, self.w_pieces));
+            let row = format!("min(w_first + w_id_{i} / TILE_BLOCKS, N - 1u)");
+            let _ = writeln!(text, "    let w_row_{i} = w_base + {row};");
+            let column = format!("w_id_{i} % TILE_BLOCKS * 8u * EIGHTS_EACH");
+            let _ = writeln!(text, "    let w_at_{i} = (TILE_M + w_id_{i} / TILE_BLOCKS) * STRIDE + {column};");
         }
     }
 
@@ -107,40 +124,47 @@ impl Unit {
         }
     }
 
-    /// Loads of an invocation's eights, from eight `first` of their rows on.
+    /// Loads of what an invocation brings, from block `first` of the rows on. Of a block eights may lie in another order than in x,
+    /// so x's eights come in that order.
     fn load(self, text: &mut String, pad: &str, word: &str, first: &str) {
-        for (of, i, _) in self.eights() {
-            let _ = writeln!(
-                text,
-                "{pad}{word}{of}_{i} = {of}_halves({of}_row_{i}, {first} + {of}_id_{i} % TILE_EIGHTS);"
-            );
+        for i in 0..self.each(self.w_pieces) {
+            let block = format!("{first} + w_id_{i} % TILE_BLOCKS");
+            let _ = writeln!(text, "{pad}{word}w_{i} = eights_load(w_row_{i}, {block});");
+        }
+        for i in 0..self.each(self.x_pieces) {
+            let place = format!("x_id_{i} % TILE_EIGHTS");
+            let eight = format!("eights_at({first} + {place} / EIGHTS_EACH, {place} % EIGHTS_EACH)");
+            let _ = writeln!(text, "{pad}{word}x_{i} = x_eight(x_row_{i}, {eight}).columns;");
         }
     }
 
-    /// The same to their places in a buffer.
-    fn put(self, text: &mut String, pad: &str, buffer: &str) {
-        for (of, i, all) in self.eights() {
-            let put = format!("halves_put({buffer}{of}_at_{i}, {of}_{i});");
-            if (i + 1) * self.threads > all {
-                let _ = writeln!(text, "{pad}if thread < {}u {{ {put} }}", all - i * self.threads);
-            } else {
-                let _ = writeln!(text, "{pad}{put}");
+    /// The same to its place in the tiles, weights as numbers.
+    fn put(self, text: &mut String, pad: &str) {
+        for i in 0..self.each(self.x_pieces) {
+            let _ = writeln!(text, "{pad}{}{{ halves_put(x_at_{i}, x_{i}); }}", self.guard(i, self.x_pieces));
+        }
+        for i in 0..self.each(self.w_pieces) {
+            let _ = writeln!(text, "{pad}{}{{", self.guard(i, self.w_pieces));
+            for eight in 0..self.eights {
+                let weights = format!("eights_weights(w_{i}, {eight}u, known_to_none)");
+                let _ = writeln!(text, "{pad}    halves_put(w_at_{i} + {}u, {weights});", 8 * eight);
             }
+            let _ = writeln!(text, "{pad}}}");
         }
     }
 
-    /// Products of a buffer's tiles.
-    fn multiply(self, text: &mut String, buffer: &str) {
+    /// Products of the tiles.
+    fn multiply(self, text: &mut String) {
         let pad = "        ";
         let (a, b) = (self.matrix("f16", "A"), self.matrix("f16", "B"));
         for step in 0..self.steps {
             let k = step * self.side;
             for m in 0..self.rows {
-                let at = format!("({buffer}(m_first + {}u) * STRIDE + {k}u) / HALVES", m * self.side);
+                let at = format!("((m_first + {}u) * STRIDE + {k}u) / HALVES", m * self.side);
                 let _ = writeln!(text, "{pad}let a_{step}_{m} = coopLoadT<{a}>(&tiles[{at}], STRIDE / HALVES);");
             }
             for n in 0..self.columns {
-                let at = format!("({buffer}(TILE_M + n_first + {}u) * STRIDE + {k}u) / HALVES", n * self.side);
+                let at = format!("((TILE_M + n_first + {}u) * STRIDE + {k}u) / HALVES", n * self.side);
                 let _ = writeln!(text, "{pad}let b_{step}_{n} = coopLoad<{b}>(&tiles[{at}], STRIDE / HALVES);");
             }
             for (m, n) in self.sums() {
@@ -150,37 +174,24 @@ impl Unit {
         }
     }
 
-    /// All columns, a tile at a time. The next tile's numbers come while a tile is multiplied: with two buffers they also
-    /// go to workgroup memory before everybody waits for everybody, with one afterwards.
+    /// All columns, a tile at a time; the next tile's come while one is multiplied.
     fn products(self, text: &mut String) {
         let pad = "        ";
-        let next = "min(k + TILE_K, K - TILE_K) / 8u";
         self.load(text, "    ", "var ", "0u");
-        if self.buffers == 1 {
-            text.push_str("    for (var k = 0u; k < K; k += TILE_K) {\n");
-            self.put(text, pad, "");
-            text.push_str("        workgroupBarrier();\n");
-            let _ = writeln!(text, "{pad}let next = {next};");
-            self.load(text, pad, "", "next");
-            self.multiply(text, "");
-            text.push_str("        workgroupBarrier();\n    }\n");
-        } else {
-            self.put(text, "    ", "");
-            text.push_str("    workgroupBarrier();\n    var buffer = 0u;\n");
-            text.push_str("    for (var k = 0u; k < K; k += TILE_K) {\n");
-            let _ = writeln!(text, "{pad}let next = {next};");
-            self.load(text, pad, "", "next");
-            self.multiply(text, "buffer + ");
-            text.push_str("        buffer = BUFFER - buffer;\n");
-            self.put(text, pad, "buffer + ");
-            text.push_str("        workgroupBarrier();\n    }\n");
-        }
+        text.push_str("    for (var k = 0u; k < K; k += TILE_K) {\n");
+        self.put(text, pad);
+        text.push_str("        workgroupBarrier();\n");
+        text.push_str("        let next = min(k + TILE_K, K - TILE_K) / (8u * EIGHTS_EACH);\n");
+        self.load(text, pad, "", "next");
+        self.multiply(text);
+        text.push_str("        workgroupBarrier();\n    }\n");
     }
 
     /// Finished sums, a matrix after the other through the subgroup's part of `stage`.
     fn store(self, text: &mut String) {
         for (m, n) in self.sums() {
-            let _ = writeln!(text, "    coopStoreT(sum_{m}_{n}, &stage[subgroup * AREA], SIDE);\n    workgroupBarrier();");
+            let _ =
+                writeln!(text, "    coopStoreT(sum_{m}_{n}, &stage[subgroup * AREA], SIDE);\n    workgroupBarrier();");
             let places = format!("m_first + {}u, w_first + n_first + {}u", m * self.side, n * self.side);
             let _ = writeln!(text, "    stage_store(tile, x_end, {places}, subgroup, lane);\n    workgroupBarrier();");
         }

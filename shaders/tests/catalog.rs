@@ -315,13 +315,13 @@ fn half_formats() -> Vec<KernelSpec> {
 /// Products on matrix units: every format, both sides of a matrix, tiles of many shapes, experts.
 fn coop_products() -> Vec<KernelSpec> {
     let mut list = Vec::new();
-    // TILE_M, TILE_N, TILE_K, UNIT_M, UNIT_N, BUFFERS
+    // TILE_M, TILE_N, TILE_K, UNIT_M, UNIT_N
     let tiles = [
-        [128, 128, 32, 64, 32, 1],
-        [128, 64, 32, 32, 32, 1],
-        [64, 64, 16, 32, 32, 2],
-        [32, 128, 32, 32, 32, 2],
-        [128, 128, 16, 64, 64, 2],
+        [128, 128, 32, 64, 32],
+        [128, 64, 64, 64, 64],
+        [64, 64, 32, 32, 32],
+        [32, 128, 32, 32, 32],
+        [256, 64, 32, 64, 64],
     ];
     let epilogues = epilogues();
     for (ix, format) in formats().into_iter().filter(|format| *format != WeightFormat::F32).enumerate() {
@@ -330,23 +330,26 @@ fn coop_products() -> Vec<KernelSpec> {
                 .with("K", [4096, 14_336][ix % 2])
                 .with("N", 98)
                 .with("SIDE", side)
-                .with("LANES", lanes);
+                .with("LANES", lanes)
+                .with("X_HALF", ix as u32 / 2 % 2);
             spec.weight = Some(format);
             spec.rows = Rows::ALL[ix % 2];
             spec.epilogue = epilogues[ix % epilogues.len()].clone();
             list.push(spec.clone());
-            let [tile_m, tile_n, tile_k, unit_m, unit_n, buffers] = tiles[ix % tiles.len()];
+            let [tile_m, tile_n, tile_k, unit_m, unit_n] = tiles[ix % tiles.len()];
             // At most 32 matrices a subgroup.
             let (unit_m, unit_n) = if side == 8 { (unit_m.min(32), unit_n.min(32)) } else { (unit_m, unit_n) };
             let spec = spec.with("TILE_M", tile_m).with("TILE_N", tile_n).with("TILE_K", tile_k);
-            let spec = spec.with("UNIT_M", unit_m).with("UNIT_N", unit_n).with("BUFFERS", buffers);
+            let spec = spec.with("UNIT_M", unit_m).with("UNIT_N", unit_n);
+            let in_place = spec.epilogue.contains(&EpilogueOp::AddOut);
+            let spec = if in_place { spec } else { spec.with("OUT_STRIDE", 104).with("OUT_HALF", 1) };
             if lanes * (tile_m / unit_m) * (tile_n / unit_n) <= 256 {
                 list.push(spec.clone());
             }
             if tile_m <= 128 && ix % 4 == 0 {
                 let spec = KernelSpec { epilogue: vec![EpilogueOp::SiluMulPairs], ..list[list.len() - 1].clone() };
                 let spec = spec.with("EXPERTS", 8).with("TOP_K", 2).with("TILE_M", [32, 64, 128][ix % 3]);
-                let spec = spec.with("UNIT_M", 32).with("UNIT_N", 32).with("TILE_N", 64).with("BUFFERS", 1);
+                let spec = spec.with("UNIT_M", 32).with("UNIT_N", 32).with("TILE_N", 64).with("TILE_K", 32);
                 list.push(spec.with("X_EACH", 1).with("EXPERT_FIRST", 4).with("EXPERT_COUNT", 1));
             }
         }

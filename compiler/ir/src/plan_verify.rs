@@ -280,7 +280,10 @@ impl Plan {
         // A `map` may leave it to the template.
         let out_stride = kernel.u32("OUT_STRIDE").map_or(n_out, u128::from);
         let (end, stride) = match (kernel.template, operand.role) {
-            (template, Role::Out) if template.multiplies() || matches!(template, Template::Map | Template::RmsNorm | Template::MoeSum) => {
+            (template, Role::Out)
+                if template.multiplies()
+                    || matches!(template, Template::Map | Template::RmsNorm | Template::MoeSum) =>
+            {
                 (n("OUT_AT") + n_out, out_stride)
             }
             (Template::RmsNorm, Role::X) => (n("X_AT") + runs, n("X_STRIDE")),
@@ -298,8 +301,10 @@ impl Plan {
         // Numbers of 4 bytes that the template touches, where it is bound to an arena or the logits.
         let words = match (kernel.template, operand.role) {
             // Half rows are two numbers a word.
-            (Template::Matvec, Role::X) if n("X_HALF") == 1 => x_rows * n("K").div_ceil(2),
-            (Template::Matvec, Role::Out) if n("OUT_HALF") == 1 => products * out_stride.div_ceil(2),
+            (template, Role::X) if template.multiplies() && n("X_HALF") == 1 => x_rows * n("K").div_ceil(2),
+            (template, Role::Out) if may_leave_half(template) && n("OUT_HALF") == 1 => {
+                products * out_stride.div_ceil(2)
+            }
             (Template::AttentionDecode, Role::Out) if n("PARTS") > 0 => {
                 u128::from(variant.bounds.tiles) * n("N_HEADS") * (n("HEAD_DIM") + 2)
             }
@@ -453,6 +458,11 @@ impl Plan {
 }
 
 /// Whether a template is one of those that choose tokens.
+/// Whether a template but attention may leave its result in half rows.
+fn may_leave_half(template: Template) -> bool {
+    matches!(template, Template::Matvec | Template::MatmulCoop | Template::RmsNorm)
+}
+
 fn samples(template: Template) -> bool {
     use Template::{SampleBins, SampleFilter, SampleFinal, SampleGather, SamplePartial};
     matches!(template, SamplePartial | SampleBins | SampleGather | SampleFilter | SampleFinal)

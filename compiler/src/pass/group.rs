@@ -357,7 +357,8 @@ fn absorbed_norms(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Colum
             _ => false,
         };
         let takes = |user: &ValueId| {
-            let has_prologue = target.is_cpu || matrix_template(graph, target, bucket, &users, *user) == Template::Matvec;
+            let has_prologue =
+                target.is_cpu || matrix_template(graph, target, bucket, &users, *user) == Template::Matvec;
             let op = &graph.values[*user].op;
             // Where each expert has an input of its own, a row of x holds several that would be normed.
             let one_input = !graph.experts(*user).is_some_and(|experts| experts.each);

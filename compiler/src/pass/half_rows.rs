@@ -30,6 +30,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
                     let takes = norm.is_none() || matches!(graph.values[*linear].op, Op::Linear { .. });
                     linear == user && *own == norm && takes && is_half(graph, &users, target, *linear)
                 }
+                Kind::Matrix { linear, template: Template::MatmulCoop, .. } => linear == user && norm.is_none(),
                 _ => false,
             })
         };
@@ -40,7 +41,8 @@ pub fn run(graph: &Graph, target: &TargetProfile, mut groups: Vec<Group>) -> Vec
         let result = group.result();
         let in_rows = !users[result].iter().any(|user| matches!(graph.values[*user].op, Op::Concat { .. }));
         let (half, residual) = match &group.kind {
-            Kind::Attention => (feeds(result, None), false),
+            Kind::Attention | Kind::Norm { added: None, .. } => (feeds(result, None), false),
+            Kind::Matrix { template: Template::MatmulCoop, .. } => (in_rows && feeds(result, None), false),
             Kind::Matrix { linear, template: Template::Matvec, epilogue, .. } => {
                 let rotates = matches!(epilogue.last(), Some(Step::RopeKv { .. }));
                 // Three buffers more: with two operands there would be nine.

@@ -130,8 +130,13 @@ fn norm(b: &mut Builder<'_>, group: &Group, of: ValueId, added: Option<ValueId>)
     let mut operands = vec![STEP, read(Role::X, input.place), read(Role::NormWeight, Place::Weight(weight))];
     let steps: Vec<Step> = added.map(Step::Add).into_iter().collect();
     epilogue(b, &mut spec, &mut operands, &steps, result)?;
-    let out = b.spot_for(result);
-    operands.push(write(Role::Out, out.place));
+    let out = if group.half {
+        spec.set("OUT_HALF", Const::U32(1));
+        b.half_spot_for(result)
+    } else {
+        b.spot_for(result).place
+    };
+    operands.push(write(Role::Out, out));
     b.node(spec, operands, &group.members)
 }
 
@@ -200,7 +205,9 @@ fn matrix(
 
 /// Sets which matrix units a product on them takes.
 fn set_matrix_units(b: &Builder<'_>, spec: &mut KernelSpec) {
-    let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else { return };
+    let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else {
+        return;
+    };
     if let Some(units) = b.target.matrix_units(format, n_cols) {
         spec.set("SIDE", Const::U32(units.side));
         spec.set("LANES", Const::U32(units.lanes));

@@ -255,7 +255,7 @@ pub fn tunable(template: Template) -> &'static [&'static str] {
     match template {
         Template::Matvec => &["WG", "ROWS_PER_SUBGROUP", "K_SPLIT", "UNROLL", "ROWS_PER_WG"],
         Template::Matmul => &["TILE_M", "TILE_N", "TILE_K"],
-        Template::MatmulCoop => &["TILE_M", "TILE_N", "TILE_K", "UNIT_M", "UNIT_N", "BUFFERS"],
+        Template::MatmulCoop => &["TILE_M", "TILE_N", "TILE_K", "UNIT_M", "UNIT_N"],
         _ => &[],
     }
 }
@@ -327,9 +327,8 @@ fn coop_tiles() -> Vec<BTreeMap<String, u32>> {
     for tile_m in [64, 128] {
         for tile_n in [64, 128] {
             for (unit_m, unit_n) in [(32, 32), (32, 64), (64, 32), (64, 64)] {
-                for (tile_k, buffers) in [(16, 1), (16, 2), (32, 1), (32, 2), (64, 1)] {
-                    all.push(named(Template::MatmulCoop, &[tile_m, tile_n, tile_k, unit_m, unit_n, buffers]));
-                }
+                let with = |tile_k| named(Template::MatmulCoop, &[tile_m, tile_n, tile_k, unit_m, unit_n]);
+                all.extend([32, 64].map(with));
             }
         }
     }

@@ -213,7 +213,9 @@ pub(crate) fn resolve_for(
 
 /// Whether a target has the matrix units that a kernel takes.
 fn has_units(target: &TargetProfile, spec: &KernelSpec) -> bool {
-    let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else { return true };
+    let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else {
+        return true;
+    };
     let units = target.matrix_units(format, n_cols);
     units.is_some_and(|units| (Some(units.side), Some(units.lanes)) == (spec.u32("SIDE"), spec.u32("LANES")))
 }

@@ -1,22 +1,24 @@
-//! Products on matrix units, where a device has them: every format, tiles of many shapes with ragged borders, epilogues,
-//! experts. Other tests' chunks take them too; here their tiles are small, which a software rasterizer makes faster.
+//! Products on matrix units, where a device has them: every kind of format, tiles of many shapes with ragged borders,
+//! epilogues, experts. Chunks of other tests take them too, in the catalogue's tiles.
 
 use crate::support::{batch, check, formats, target};
+use ingot_compiler::select::tiles::{TileRow, TileShape, TileTable};
 use ingot_compiler::{Options, TargetProfile};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::kernel::Template;
+use ingot_ir::plan::Plan;
 use ingot_ir::weight::Format;
 use ingot_tests::random::{AFFINE4, GraphBuilder, VOCAB};
 use ingot_tests::rig::{Device, gpus};
 use ingot_tests::shared::skip;
 use ingot_tests::tolerance::{Arithmetic, kernel};
+use std::sync::Arc;
 
-/// The first device if it has matrix units.
+/// The first device, if it has matrix units.
 fn with_units() -> Option<&'static Device> {
-    let has = |device: &&Device| device.target().matrix_units(AFFINE4, 32).is_some();
-    let device = gpus().first().filter(has);
+    let device = gpus().first().filter(|device| device.target().matrix_units(AFFINE4, 32).is_some());
     if device.is_none() {
-        skip("no adapter with matrix units for f16, so products on them did not run");
+        skip("no adapter with matrix units (f16 to f32), so products on them did not run");
     }
     device
 }
@@ -30,25 +32,125 @@ fn product(format: Format, k: u32, n: u32) -> Graph {
     b.finish(vec![x])
 }
 
-/// Runs a chunk, and checks that `n_products` of its kernels are on matrix units.
-fn run(device: &Device, graph: &Graph, n_tokens: u32, k: u32, n_products: usize, adjust: impl Fn(&mut TargetProfile)) {
+/// Runs a chunk of more rows than matrix-vector kernels take. Gives its plan.
+fn run(device: &Device, graph: &Graph, n_tokens: u32, tolerance: f64, adjust: impl Fn(&mut TargetProfile)) -> Plan {
     let batch = batch(graph, &[n_tokens]);
-    let mut target = target(device, &batch, 0);
-    target.matvec_rows = 1;
+    let mut target = TargetProfile { matvec_rows: 1, ..target(device, &batch, 0) };
     adjust(&mut target);
-    let plan = ingot_compiler::compile(graph, &target, Options::new(64)).unwrap_or_else(|error| panic!("{error}"));
-    let kernels = plan.kernels.as_slice().iter();
-    let found = kernels.filter(|kernel| kernel.spec.template == Template::MatmulCoop).count();
-    assert_eq!(found, n_products, "kernels on matrix units\n{plan}");
-    check(graph, device, &target, &batch, kernel(Arithmetic::of(&target, graph), k));
+    check(graph, device, &target, &batch, tolerance);
+    ingot_compiler::compile(graph, &target, Options::new(64)).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// A number of every product on matrix units, in order.
+fn numbers(plan: &Plan, name: &str) -> Vec<Option<u32>> {
+    let specs = plan.kernels.as_slice().iter().map(|kernel| &kernel.spec);
+    specs.filter(|spec| spec.template == Template::MatmulCoop).map(|spec| spec.u32(name)).collect()
+}
+
+/// Of each width of codes the formats differ in scales alone, which have providers of their own.
 #[test]
-fn of_every_format() {
+fn of_every_kind_of_format() {
     let Some(device) = with_units() else { return };
-    for format in [formats()[1], formats()[2]] {
-        let start = std::time::Instant::now();
-        run(device, &product(format, 96, 37), 19, 96, 1, |_| {});
-        eprintln!("{format} {:?}", start.elapsed());
+    let mut kinds: Vec<Format> = Vec::new();
+    for format in formats().into_iter().filter(|format| *format != Format::F32) {
+        let alike = |other: &Format| match (format, *other) {
+            (Format::Affine { bits, scales, .. }, Format::Affine { bits: other, scales: others, .. }) => {
+                bits == other && (scales == others || bits != 4)
+            }
+            (format, other) => format == other,
+        };
+        if !kinds.iter().any(alike) {
+            kinds.push(format);
+        }
     }
+    for format in kinds {
+        let k = if matches!(format, Format::K(_)) { 512 } else { 192 };
+        // 37 rows of W and 19 of x: no tile is full.
+        let plan = run(device, &product(format, k, 37), 19, kernel(Arithmetic::F16Inputs, k), |_| {});
+        assert_eq!(numbers(&plan, "K"), [Some(k)], "{format} takes matrix units");
+    }
+}
+
+/// Rows and columns as many as tiles have, one more and one less; several subgroups each way, pieces for all invocations and
+/// for some, one step of columns and several.
+#[test]
+fn in_tiles_of_many_shapes() {
+    let Some(device) = with_units() else { return };
+    // TILE_M, TILE_N, TILE_K, UNIT_M, UNIT_N
+    let tiles = [[16, 32, 32, 16, 16], [32, 16, 64, 16, 16], [64, 32, 32, 32, 16], [32, 64, 64, 16, 32]];
+    for (ix, tiles) in tiles.into_iter().enumerate() {
+        let (m, n, k) = ([32, 33, 63, 96][ix], [65, 31, 32, 129][ix], [32, 64, 160, 192][ix]);
+        let format = [AFFINE4, Format::F16][ix % 2];
+        let shape =
+            TileShape { template: Template::MatmulCoop.name().into(), weight: format.to_string(), rows: 0, n, k };
+        let names = ["TILE_M", "TILE_N", "TILE_K", "UNIT_M", "UNIT_N"].map(String::from);
+        let row = TileRow { shape, tiles: names.into_iter().zip(tiles).collect(), us: 1.0, default_us: 1.0 };
+        let graph = product(format, k, n);
+        let plan = run(device, &graph, m, kernel(Arithmetic::F16Inputs, k), |target| {
+            let mut table = TileTable::new("a device", target.name.clone());
+            table.insert(row.clone());
+            target.tiles = Arc::new(table);
+        });
+        assert_eq!(numbers(&plan, "UNIT_N"), [Some(tiles[4])], "the table's tiles were taken");
+    }
+}
+
+/// A gated MLP with its norm: what only products on matrix units read lies in half rows.
+#[test]
+fn with_epilogues_and_half_rows() {
+    let Some(device) = with_units() else { return };
+    let mut b = GraphBuilder::new("mlp");
+    let table = b.matrix("embed", VOCAB, 64, Format::F32);
+    let residual = b.op(Op::Embed { parts: vec![table] });
+    let x = b.norm(residual, "norm");
+    let gate = b.linear(x, "gate", 96, AFFINE4, true);
+    let gate = b.op(Op::Silu { x: gate });
+    let up = b.linear(x, "up", 96, AFFINE4, true);
+    let x = b.op(Op::Mul { a: gate, b: up });
+    let x = b.linear(x, "down", 64, Format::Bf16, true);
+    let x = b.op(Op::Add { a: residual, b: x });
+    let x = b.op(Op::GatherRows { x });
+    let graph = b.finish(vec![x]);
+    let tolerance = 3.0 * kernel(Arithmetic::F16Inputs, 96);
+    let plan = run(device, &graph, 21, tolerance, |_| {});
+    let half = numbers(&plan, "X_HALF");
+    assert!(half.len() > 1 && half.iter().all(|x| *x == Some(1)), "{plan}");
+    assert_eq!(numbers(&plan, "OUT_HALF").iter().filter(|out| **out == Some(1)).count(), half.len() - 1, "{plan}");
+}
+
+/// Experts of a chunk; the router multiplies in single precision.
+#[test]
+fn with_experts() {
+    let Some(device) = with_units() else { return };
+    let mut b = GraphBuilder::new("experts");
+    let table = b.matrix("embed", VOCAB, 64, Format::F32);
+    let x = b.op(Op::Embed { parts: vec![table] });
+    let logits = b.linear(x, "router", 5, Format::Bf16, false);
+    let route = b.op(Op::MoeRoute { logits, k: 2, renormalize: true });
+    let stack = |b: &mut GraphBuilder, x: ValueId, name: &str, n: u32, k: u32| {
+        let weight = b.matrix(name, 5 * n, k, AFFINE4);
+        b.op(Op::MoeLinear { x, route, parts: vec![weight], n_experts: 5 })
+    };
+    let x = stack(&mut b, x, "up", 96, 64);
+    let x = b.op(Op::Silu { x });
+    let x = stack(&mut b, x, "down", 37, 96);
+    let x = b.op(Op::GatherRows { x });
+    let graph = b.finish(vec![x]);
+    let plan = run(device, &graph, 45, 2.0 * kernel(Arithmetic::F16Inputs, 96), |_| {});
+    assert_eq!(numbers(&plan, "N"), [Some(96), Some(37)], "{plan}");
+    assert_eq!(numbers(&plan, "X_HALF"), [None, Some(1)], "{plan}");
+}
+
+/// Numbers of 100,000, which half precision does not have.
+#[test]
+fn of_large_numbers() {
+    let Some(device) = with_units() else { return };
+    let mut b = GraphBuilder::new("large");
+    let table = b.matrix("embed", VOCAB, 64, Format::F32);
+    let x = b.op(Op::Embed { parts: vec![table] });
+    let x = b.op(Op::Scale { x, by: 1e5 });
+    let x = b.linear(x, "w", 40, AFFINE4, false);
+    let x = b.op(Op::GatherRows { x });
+    let graph = b.finish(vec![x]);
+    run(device, &graph, 9, kernel(Arithmetic::F16Inputs, 64), |_| {});
 }
