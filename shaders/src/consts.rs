@@ -166,7 +166,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     tile("TILE_N", "8 * SIDE", 16, 256),
                     power("TILE_K", 32, 32, 64),
                     tile("UNIT_M", "4 * SIDE, at most TILE_M", 8, 128),
-                    tile("UNIT_N", "32, at most TILE_N", 8, 128),
+                    tile("UNIT_N", "4 * SIDE, at most TILE_N", 8, 128),
                     rule("X_HALF", ConstDefault::U32(0), 0, 1),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     rule("WG", ConstDefault::Derived("LANES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
@@ -427,7 +427,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         }
         (Template::MatmulCoop, "TILE_M" | "TILE_N") => (8 >> few_lanes(c)) * c.u32("SIDE"),
         (Template::MatmulCoop, "UNIT_M") => c.u32("TILE_M").min((4 >> few_lanes(c)) * c.u32("SIDE")),
-        (Template::MatmulCoop, "UNIT_N") => c.u32("TILE_N").min(32 >> few_lanes(c)),
+        (Template::MatmulCoop, "UNIT_N") => c.u32("TILE_N").min((4 >> few_lanes(c)) * c.u32("SIDE")),
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "ROWS_PER_SUBGROUP") => 2 << c.u32("INT8"),
