@@ -68,6 +68,8 @@ pub struct TargetProfile {
     /// Times that it may read all weights, each time for other rows, before the tiled product takes over: that one costs as
     /// much for one row as for a tile.
     pub matvec_rounds: u32,
+    /// The same where a product takes matrix units instead, if that is less.
+    pub rounds_before_units: u32,
     /// Rows whose logits one step may want.
     pub max_rows: u32,
     /// Queries that a prefill attention tile covers.
@@ -101,6 +103,7 @@ impl TargetProfile {
             prefill_tokens: 512,
             matvec_rows: 8,
             matvec_rounds: 1,
+            rounds_before_units: 8,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F32,
@@ -127,6 +130,7 @@ impl TargetProfile {
             prefill_tokens: 512,
             matvec_rows: 8,
             matvec_rounds: 1,
+            rounds_before_units: 8,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F16,
@@ -158,7 +162,13 @@ impl TargetProfile {
             cooperative: vec![CoopShape::square(16, F16, F16), CoopShape::square(16, F16, F32)],
             ..Limits::COMMON
         };
-        Self { limits, bandwidth_gb_s: 900, matvec_rounds: 8, ..Self::gpu("nvidia", VULKAN_BINDING, true) }
+        Self {
+            limits,
+            bandwidth_gb_s: 900,
+            matvec_rounds: 8,
+            rounds_before_units: 1,
+            ..Self::gpu("nvidia", VULKAN_BINDING, true)
+        }
     }
 
     /// Mesa's software rasterizer, as Mesa 22.3's llvmpipe reports itself (`ingot devices --json`): bindings of 128 MiB,
@@ -222,6 +232,11 @@ impl TargetProfile {
         (rounds && n_cols.is_multiple_of(COOP_COLUMNS)).then_some(MatrixUnits { side, lanes })
     }
 
+    /// Whether some products of many rows take matrix units.
+    pub fn has_matrix_units(&self) -> bool {
+        self.matrix_units(Format::Bf16, COOP_COLUMNS).is_some()
+    }
+
     /// Whether a matrix-vector product of weights of `n_cols` columns may round activations to 8 bits and multiply in whole
     /// numbers: codes of 4 and 8 bits, where four lanes of a subgroup can make a block together.
     pub fn multiplies_bytes(&self, format: Format, n_cols: u32) -> bool {
@@ -237,6 +252,11 @@ impl TargetProfile {
     /// Rows up to which a matrix product takes the matrix-vector kernel.
     pub fn few_rows(&self) -> u32 {
         self.matvec_rows.saturating_mul(self.matvec_rounds)
+    }
+
+    /// The same for a product that could take matrix units.
+    pub fn rows_before_units(&self) -> u32 {
+        self.matvec_rows.saturating_mul(self.matvec_rounds.min(self.rounds_before_units))
     }
 
     /// Whether attention of one query a sequence has a kernel of its own here, which can split KV: it needs subgroups of 8

@@ -161,12 +161,11 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     OUT_AT,
                     power("SIDE", 16, 8, 16),
                     power("LANES", 32, 4, 64),
-                    // Halves of these for LANES below 16.
-                    tile("TILE_M", "8 * SIDE", 16, 256),
-                    tile("TILE_N", "8 * SIDE", 16, 256),
-                    power("TILE_K", 32, 32, 64),
-                    tile("UNIT_M", "4 * SIDE, at most TILE_M", 8, 128),
-                    tile("UNIT_N", "4 * SIDE, at most TILE_N", 8, 128),
+                    tile("TILE_M", "8 * SIDE, and half for LANES below 16", 16, 256),
+                    tile("TILE_N", "as TILE_M, and 4 * SIDE for a smaller TILE_M or a narrow W", 16, 256),
+                    tile("TILE_K", "32, and 64 for a smaller TILE_M where it divides K", 32, 64),
+                    tile("UNIT_M", "half of TILE_M; for a smaller one 2 * SIDE, at most TILE_M", 8, 128),
+                    tile("UNIT_N", "as UNIT_M, and half for a narrow W; for a smaller TILE_M SIDE or 2 * SIDE", 8, 128),
                     rule("X_HALF", ConstDefault::U32(0), 0, 1),
                     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
                     rule("WG", ConstDefault::Derived("LANES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
@@ -422,12 +421,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (Template::MoeSum, "OUT_STRIDE") => c.u32("N_COLS"),
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
-        (Template::MatmulCoop, "WG") => {
-            c.u32("LANES") * (c.u32("TILE_M") / c.u32("UNIT_M")) * (c.u32("TILE_N") / c.u32("UNIT_N"))
-        }
-        (Template::MatmulCoop, "TILE_M" | "TILE_N") => (8 >> few_lanes(c)) * c.u32("SIDE"),
-        (Template::MatmulCoop, "UNIT_M") => c.u32("TILE_M").min((4 >> few_lanes(c)) * c.u32("SIDE")),
-        (Template::MatmulCoop, "UNIT_N") => c.u32("TILE_N").min((4 >> few_lanes(c)) * c.u32("SIDE")),
+        (Template::MatmulCoop, _) => coop_tile(name, c),
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "ROWS_PER_SUBGROUP") => 2 << c.u32("INT8"),
@@ -464,9 +458,29 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
     }
 }
 
-/// 1 where a subgroup has so few lanes that each holds many numbers of a matrix.
-fn few_lanes(c: &Consts) -> u32 {
-    u32::from(c.u32("LANES") < 16)
+/// Tiles of a product on matrix units, measured on an H100 (benches/README.md). A large one has four units of half its sides.
+/// Where W is narrow, few workgroups make all of a chunk's products: there units are narrower, so that subgroups wait for
+/// memory in turn, and then tiles. A smaller tile, for fewer rows, waits longer than it multiplies: it takes more columns at
+/// a time, and few rows of W.
+fn coop_tile(name: &str, c: &Consts) -> u32 {
+    let (side, n) = (c.u32("SIDE"), c.u32("N"));
+    // Few lanes hold many numbers of a matrix each.
+    let largest = if c.u32("LANES") < 16 { 4 * side } else { 8 * side };
+    let is_large = c.u32("TILE_M") >= largest;
+    match name {
+        "TILE_M" => largest,
+        "TILE_N" if is_large && n > 16 * largest => largest,
+        "TILE_N" => 4 * side,
+        "TILE_K" if is_large || !c.u32("K").is_multiple_of(64) => 32,
+        "TILE_K" => 64,
+        "UNIT_M" if is_large => largest / 2,
+        "UNIT_M" => c.u32("TILE_M").min(2 * side),
+        "UNIT_N" if is_large && n > 32 * largest => largest / 2,
+        "UNIT_N" if is_large => (largest / 4).max(side),
+        "UNIT_N" if c.u32("TILE_M") < 4 * side => side,
+        "UNIT_N" => 2 * side,
+        _ => c.u32("LANES") * (c.u32("TILE_M") / c.u32("UNIT_M")) * (c.u32("TILE_N") / c.u32("UNIT_N")),
+    }
 }
 
 fn check_range(template: Template, rule: &ConstRule, value: Const) -> Result<(), LinkError> {

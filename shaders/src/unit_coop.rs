@@ -174,15 +174,18 @@ impl Unit {
         }
     }
 
-    /// All columns, a tile at a time; the next tile's come while one is multiplied.
+    /// All columns, a tile at a time; the next tile's come while one is multiplied. They are asked for in a branch of their
+    /// own: a driver that could would do so after the products, where it sees their first use.
     fn products(self, text: &mut String) {
         let pad = "        ";
         self.load(text, "    ", "var ", "0u");
         text.push_str("    for (var k = 0u; k < K; k += TILE_K) {\n");
         self.put(text, pad);
         text.push_str("        workgroupBarrier();\n");
-        text.push_str("        let next = min(k + TILE_K, K - TILE_K) / (8u * EIGHTS_EACH);\n");
-        self.load(text, pad, "", "next");
+        text.push_str("        if k + TILE_K < K {\n");
+        text.push_str("            let next = (k + TILE_K) / (8u * EIGHTS_EACH);\n");
+        self.load(text, "            ", "", "next");
+        text.push_str("        }\n");
         self.multiply(text);
         text.push_str("        workgroupBarrier();\n    }\n");
     }

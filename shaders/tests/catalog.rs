@@ -611,6 +611,25 @@ fn specs_that_cannot_be_are_refused_by_name() {
         .with("TILE_K", 64);
     spec.weight = Some(WeightFormat::F32);
     assert!(matches!(link(&spec), Err(LinkError::TooMuchWorkgroupMemory { n_bytes: 65536, .. })));
+    let coop = KernelSpec::new(Template::MatmulCoop, Tier::Subgroups).with("K", 64).with("N", 64);
+    let message_of = |format, tier, name: &str, value| {
+        message(&KernelSpec { weight: Some(format), tier, ..coop.clone() }.with(name, value))
+    };
+    let (f16, subgroups) = (WeightFormat::F16, Tier::Subgroups);
+    assert!(
+        message_of(f16, Tier::Plain, "N", 64)
+            .starts_with("matmul_coop: constant `LANES` is 32, but must be of subgroups")
+    );
+    assert!(
+        message_of(WeightFormat::F32, subgroups, "N", 64)
+            .ends_with("of weights that are no f32, which f16 would round")
+    );
+    assert_eq!(
+        message_of(f16, subgroups, "K", 48),
+        "matmul_coop: constant `K` is 48, but must be a multiple of TILE_K"
+    );
+    assert!(message_of(f16, subgroups, "UNIT_M", 8).ends_with("a divisor of the tile and a multiple of SIDE"));
+    assert!(message_of(f16, subgroups, "WG", 32).ends_with("LANES for each unit of a tile, at most 256"));
     let narrow = spec.with("TILE_M", 32).with("TILE_N", 64);
     assert_eq!(message(&narrow), "matmul: constant `TILE_N` is 64, but must be 128 for TILE_M of 32");
 }

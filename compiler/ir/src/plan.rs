@@ -23,7 +23,7 @@ handle! {
 }
 
 /// Version of the tables' meaning; a runtime refuses others.
-pub const PLAN_VERSION: u32 = 5;
+pub const PLAN_VERSION: u32 = 6;
 
 /// Workgroups a dimension of a dispatch; a larger grid is folded into the second dimension.
 pub const MAX_WORKGROUPS: u32 = 65_535;

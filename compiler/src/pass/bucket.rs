@@ -39,7 +39,7 @@ pub fn of(graph: &Graph, target: &TargetProfile, options: Options) -> Vec<Bucket
 }
 
 /// One token of each of 1, 2, 4 ... sequences, and the same with KV that is split; a short chunk, whose weights are read at
-/// memory speed; where products are sorted by expert from `tiled` tokens on, a chunk of one fewer; a long one. Sizes between
+/// memory speed, and where that is less than a short tile's rows a shorter one; where products are sorted by expert from `tiled` tokens on, a chunk of one fewer; a long one. Sizes between
 /// are steps of the next larger variant: grids follow the step. Every variant's kernels are the same but for the rows that a
 /// matrix-vector product takes at once and the parts of KV, so that variants share pipelines.
 pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Option<u32>) -> Vec<Bucket> {
@@ -67,6 +67,9 @@ pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Opti
     let (short, long) = (target.few_rows(), target.prefill_tokens.max(batch));
     let untiled = tiled.map(|tokens| tokens.saturating_sub(1)).filter(|tokens| (short + 1..long).contains(tokens));
     let mut buckets: Vec<Bucket> = sizes.flat_map(decode).collect();
+    // Of so few tokens that tiles on matrix units take longer than the matrix-vector kernels.
+    let shortest = target.rows_before_units();
+    buckets.extend((target.has_matrix_units() && 1 < shortest && shortest < short.min(long)).then(|| chunk(shortest)));
     buckets.extend((1 < short && short < long).then(|| chunk(short)));
     buckets.extend(untiled.map(chunk));
     buckets.push(chunk(long));

@@ -3,7 +3,7 @@
 //!
 //! Growing a group is driven by [`RULES`]: each row is one fusion, which a target may decline.
 
-use super::half_rows::is_coop;
+use super::half_rows::{is_coop, routes};
 use super::stack_norms::{HeadNorm, head_norms};
 use crate::CompileError;
 use crate::target::{Fusion, TargetProfile};
@@ -339,12 +339,15 @@ fn matrix_template(
     let rows = graph.values[linear].shape.rows;
     let few_of_each =
         graph.experts(linear).is_some_and(|experts| target.is_cpu || bucket.get(rows) < tiled_from(experts));
-    let few = rows == Dim::Rows || bucket.get(rows) <= target.few_rows() || few_of_each;
-    match few {
-        true => Template::Matvec,
-        false if is_coop(graph, users, target, linear) => Template::MatmulCoop,
-        false => Template::Matmul,
+    // A router has few rows: in tiles most of a device would have nothing to do.
+    if rows == Dim::Rows || few_of_each || (!target.is_cpu && routes(graph, users, linear)) {
+        return Template::Matvec;
     }
+    let (most, tiled) = match is_coop(graph, users, target, linear) {
+        true => (target.rows_before_units(), Template::MatmulCoop),
+        false => (target.few_rows(), Template::Matmul),
+    };
+    if bucket.get(rows) <= most { Template::Matvec } else { tiled }
 }
 
 /// Norms that every user computes itself: all are matrix products whose kernel has the prologue.

@@ -87,6 +87,10 @@ fn rounded<'a>(graph: &'a Graph, users: &Column<ValueId, Vec<ValueId>>, product:
         Op::MoeLinear { ref parts, .. } => parts[0],
         _ => return None,
     };
-    let routes = users[product].iter().any(|user| matches!(graph.values[*user].op, Op::MoeRoute { .. }));
-    (!routes).then(|| &graph.weights[weight])
+    (!routes(graph, users, product)).then(|| &graph.weights[weight])
+}
+
+/// Whether a product's result chooses experts.
+pub fn routes(graph: &Graph, users: &Column<ValueId, Vec<ValueId>>, product: ValueId) -> bool {
+    users[product].iter().any(|user| matches!(graph.values[*user].op, Op::MoeRoute { .. }))
 }

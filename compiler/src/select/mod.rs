@@ -165,6 +165,14 @@ fn matrix(
         }
     }
     set_matrix_units(b, &mut spec);
+    if template == Template::MatmulCoop {
+        // Tiles of no more rows than a step has.
+        let n_rows = b.bucket.bounds.get(b.graph.values[linear].shape.rows).max(MIN_COOP_ROWS).next_power_of_two();
+        let is_short = link::const_value(&spec, b.target, "TILE_M").is_some_and(|tile| n_rows < tile);
+        if is_short {
+            spec.set("TILE_M", Const::U32(n_rows));
+        }
+    }
     let mut operands = vec![STEP];
     operands.extend(input(b, &mut spec, x, norm, linear)?);
     if spec.u32("HALF") == Some(1)
@@ -202,6 +210,9 @@ fn matrix(
     }
     b.node(spec, operands, &group.members)
 }
+
+/// Rows of the smallest tile on matrix units.
+const MIN_COOP_ROWS: u32 = 16;
 
 /// Sets which matrix units a product on them takes.
 fn set_matrix_units(b: &Builder<'_>, spec: &mut KernelSpec) {

@@ -27,7 +27,7 @@ pub struct TileShape {
     pub template: String,
     /// Format of the matrix, e.g. `bf16`.
     pub weight: String,
-    /// Rows of x that the kernel takes at once (`M_MAX`); 0 where the template takes any number.
+    /// Rows of x that the kernel takes at once (`M_MAX`), of short steps those of a tile on matrix units; 0 for any number.
     pub rows: u32,
     /// Rows of the matrix.
     pub n: u32,
@@ -45,7 +45,10 @@ impl TileShape {
         Some(Self {
             template: spec.template.name().into(),
             weight: spec.weight?.to_string(),
-            rows: spec.u32("M_MAX").unwrap_or(0),
+            rows: spec
+                .u32("M_MAX")
+                .or(spec.u32("TILE_M").filter(|_| spec.template == Template::MatmulCoop))
+                .unwrap_or(0),
             n: spec.u32("N")?,
             k: spec.u32("K")?,
         })
@@ -279,7 +282,10 @@ pub fn candidates(spec: &KernelSpec, target: &TargetProfile) -> Vec<KernelSpec> 
     let mut all = match spec.template {
         Template::Matvec => matvec_tiles(spec.u32("M_MAX").unwrap_or(1)),
         Template::Matmul => matmul_tiles(),
-        Template::MatmulCoop => coop_tiles(),
+        Template::MatmulCoop => {
+            let number = |name: &str| link::const_value(spec, target, name).unwrap_or(0);
+            coop_tiles(number("TILE_M"), number("SIDE"))
+        }
         _ => Vec::new(),
     };
     all.retain(|tiles| n_changed(tiles) > 0);
@@ -322,13 +328,14 @@ fn matmul_tiles() -> Vec<BTreeMap<String, u32>> {
     all
 }
 
-fn coop_tiles() -> Vec<BTreeMap<String, u32>> {
+/// Tiles on matrix units of `side` rows, beside tiles of `tile_m` rows of x.
+fn coop_tiles(tile_m: u32, side: u32) -> Vec<BTreeMap<String, u32>> {
     let mut all = Vec::new();
-    for tile_m in [64, 128] {
-        for tile_n in [64, 128] {
-            for (unit_m, unit_n) in [(32, 32), (32, 64), (64, 32), (64, 64)] {
-                let with = |tile_k| named(Template::MatmulCoop, &[tile_m, tile_n, tile_k, unit_m, unit_n]);
-                all.extend([32, 64].map(with));
+    for tile_m in [tile_m / 2, tile_m] {
+        for tile_n in [2 * side, 4 * side, 8 * side] {
+            for (unit_m, unit_n) in [(1, 1), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)] {
+                let with = |tile_k| [tile_m, tile_n, tile_k, unit_m * side, unit_n * side];
+                all.extend([32, 64].map(|tile_k| named(Template::MatmulCoop, &with(tile_k))));
             }
         }
     }

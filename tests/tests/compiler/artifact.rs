@@ -232,7 +232,7 @@ fn other_versions_say_so() {
     assert!(error.contains("the artifact has version 9") && error.contains("ingot compile"), "{error}");
 
     let mut other = bytes().to_vec();
-    replace(&mut other, "plan.json", "{\"version\":5", "{\"version\":8");
+    replace(&mut other, "plan.json", "{\"version\":6", "{\"version\":8");
     sign(&mut other);
     let error = open(&other).map(drop).expect_err("another version").to_string();
     assert!(error.contains("the plan has version 8") && error.contains("ingot compile"), "{error}");

@@ -87,6 +87,8 @@ fn a_mixture_has_a_chunk_whose_experts_have_few_products() {
     let vulkan = TargetProfile::vulkan();
     assert_eq!(tokens(&dense, &vulkan), [vulkan.few_rows(), vulkan.prefill_tokens]);
     assert_eq!(tokens(&mixture, &vulkan), [vulkan.few_rows(), 31, vulkan.prefill_tokens]);
+    let nvidia = TargetProfile::nvidia();
+    assert_eq!(tokens(&dense, &nvidia), [nvidia.rows_before_units(), nvidia.few_rows(), nvidia.prefill_tokens]);
     // Where few rows are more than that, and where the processor sorts, nothing is added.
     for target in [TargetProfile::nvidia(), TargetProfile::cpu()] {
         assert_eq!(tokens(&mixture, &target), tokens(&dense, &target), "{}", target.name);

@@ -17,7 +17,7 @@ fn the_plan_of_a_small_model() {
     let shape = Shape { hidden: 32, ffn: 32, n_heads: 2, n_kv_heads: 1, tied: true, ..Shape::llama() };
     let target = small_cpu();
     insta::assert_snapshot!(compile(&shape.graph(), &target, OPTIONS).expect("compiles"), @r#"
-    plan "random llama" version=5 target=small-cpu cpu=true vocab=96 context=256 batch=1 page=16 kv=f32 max_binding=4096
+    plan "random llama" version=6 target=small-cpu cpu=true vocab=96 context=256 batch=1 page=16 kv=f32 max_binding=4096
     g0 = kv_group heads=1 k=16 v=16
     l0 = kv_layer g0
     a0 = arena 2048
@@ -148,7 +148,7 @@ fn equal_kernels_of_variants_are_one_pipeline() {
         for max_batch in [1, 32] {
             let plan = compile(&graph, &target, Options { max_batch, ..Options::new(8192) }).expect("compiles");
             let n = plan.kernels.len();
-            assert!(n <= 60, "{n} pipelines for {} with {max_batch} sequences", target.name);
+            assert!(n <= 72, "{n} pipelines for {} with {max_batch} sequences", target.name);
             let kernels = plan.kernels.as_slice();
             let again = (1..n).find(|ix| kernels[..*ix].contains(&kernels[*ix]));
             assert_eq!(again, None, "a kernel of {} stands twice", target.name);

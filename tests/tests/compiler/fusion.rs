@@ -3,7 +3,9 @@
 use crate::support::{DECODE, PREFILL, kernels, summary};
 use ingot_compiler::TargetProfile;
 use ingot_compiler::target::Fusion;
+use ingot_ir::kernel::Template;
 use ingot_ir::kv::KvType;
+use ingot_ir::size::Dims;
 use ingot_ir::weight::Format;
 use ingot_tests::random::{AFFINE4, Shape};
 
@@ -438,15 +440,41 @@ fn a_chunk_of_a_mixture_is_sorted_by_expert() {
         first.take_while(|kernel| !kernel.starts_with("moe_sum")).map(String::from).collect::<Vec<_>>().join("\n")
     };
     let one_by_one = "matvec bf16 > silu_mul_pairs\nmatvec bf16";
-    for target in [TargetProfile::vulkan(), TargetProfile::apple(), TargetProfile::webgpu()] {
-        let product = if target.name == "apple" { "matmul_coop bf16" } else { "matmul bf16" };
+    for target in [TargetProfile::vulkan(), TargetProfile::apple(), TargetProfile::webgpu(), TargetProfile::nvidia()] {
+        let product = if target.has_matrix_units() { "matmul_coop bf16" } else { "matmul bf16" };
         let sorted = format!("moe_order\n{product} > silu_mul_pairs\n{product}");
         assert_eq!(layer((4, 2), &target), sorted, "{}", target.name);
         assert_eq!(layer((8, 1), &target), layer((4, 2), &target));
-        assert_eq!(layer((9, 1), &target), one_by_one);
+        assert_eq!(layer((9, 1), &target), format!("rms_norm > {one_by_one}"));
     }
-    assert_eq!(layer((4, 2), &TargetProfile::nvidia()), format!("rms_norm > {one_by_one}"));
     assert!(!layer((4, 2), &TargetProfile::cpu()).contains("moe_order"));
+}
+
+/// What many rows multiply with on matrix units: norms, attention and the MLP's activation leave it half rows. A step of few
+/// rows reads weights at memory speed instead; one of some more has smaller tiles; f32 weights are not rounded.
+#[test]
+fn products_of_many_rows_take_matrix_units() {
+    // Of the last layer few rows are wanted.
+    let shape = Shape { n_layers: 2, formats: [AFFINE4; 8], ..Shape::llama() };
+    let chunk = |target: &TargetProfile, tokens: u32, shape: &Shape| {
+        let bounds = Dims { tokens, sequences: 1, rows: 1, tiles: tokens, filtered: 1 };
+        let kernels = kernels(&shape.graph(), target, bounds, false);
+        let products = kernels.nodes.as_slice().iter().filter(|node| node.spec.template == Template::MatmulCoop);
+        products.map(|node| node.spec.clone()).collect::<Vec<_>>()
+    };
+    for (target, most, side) in [(TargetProfile::nvidia(), 8, 16), (TargetProfile::apple(), 16, 8)] {
+        assert!(chunk(&target, most, &shape).is_empty(), "{}", target.name);
+        let products = chunk(&target, 512, &shape);
+        assert!(products.len() >= 4 && products.iter().all(|spec| spec.u32("SIDE") == Some(side)), "{}", target.name);
+        assert!(products.iter().all(|spec| spec.u32("X_HALF") == Some(1)), "{}", target.name);
+        let short = chunk(&target, most + 1, &shape);
+        let tile = (most + 1).next_power_of_two();
+        assert!(short.iter().all(|spec| spec.u32("TILE_M") == Some(tile)), "{}", target.name);
+        assert!(products.iter().all(|spec| spec.u32("TILE_M").is_none()), "the catalogue's tiles");
+        let exact = Shape { formats: [Format::F32; 8], ..shape.clone() };
+        assert!(chunk(&target, 512, &exact).is_empty(), "{}", target.name);
+    }
+    assert!(chunk(&TargetProfile::vulkan(), 512, &shape).is_empty());
 }
 
 /// Experts multiply in half precision where the device does, and leave half rows to each other; what chooses them does not.

@@ -3,8 +3,9 @@
 use crate::support::{OPTIONS, targets};
 use ingot_compiler::target::{CoopScalar, CoopShape, Limits};
 use ingot_compiler::{CompileError, TargetProfile, compile};
+use ingot_ir::weight::Format;
 use ingot_shaders::limits::check;
-use ingot_tests::random::{self, Shape};
+use ingot_tests::random::{self, AFFINE4, Shape};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -38,6 +39,27 @@ fn presets_hold_their_platforms_limits() {
     assert!(nvidia.cooperative.contains(&CoopShape::square(16, CoopScalar::F16, CoopScalar::F32)));
     assert!(nvidia.integer_dot && !TargetProfile::nvidia().unified_memory);
     assert_eq!(TargetProfile::webgpu().limits, Limits { workgroup_bytes: 16 << 10, ..Limits::COMMON });
+}
+
+#[test]
+fn matrix_units_take_what_may_be_rounded_in_subgroups_of_known_size() {
+    let units = |target: &TargetProfile, format, n_cols| {
+        target.matrix_units(format, n_cols).map(|units| (units.side, units.lanes))
+    };
+    let (nvidia, apple) = (TargetProfile::nvidia(), TargetProfile::apple());
+    assert_eq!(units(&nvidia, AFFINE4, 64), Some((16, 32)));
+    assert_eq!(units(&apple, Format::Bf16, 32), Some((8, 32)));
+    assert_eq!(units(&nvidia, Format::F32, 64), None);
+    assert_eq!(units(&nvidia, Format::F16, 48), None, "columns come by 32");
+    assert_eq!(units(&TargetProfile::vulkan(), AFFINE4, 64), None);
+    let with = |limits| TargetProfile { limits, ..TargetProfile::nvidia() };
+    for limits in [
+        Limits { subgroup: Some((32, 64)), ..nvidia.limits.clone() },
+        Limits { f16: false, ..nvidia.limits.clone() },
+        Limits { cooperative: vec![CoopShape::square(16, CoopScalar::F16, CoopScalar::F16)], ..nvidia.limits.clone() },
+    ] {
+        assert_eq!(units(&with(limits.clone()), AFFINE4, 64), None, "{limits:?}");
+    }
 }
 
 /// Shapes whose heads and rows are as large as models have them.

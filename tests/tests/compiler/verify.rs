@@ -321,7 +321,7 @@ fn plan_rules() {
         }),
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
-    plan: version 6 is not 5; compile the model again
+    plan: version 7 is not 6; compile the model again
     plan: pages of 0 tokens; kernels know those of 16
     l0: g9 does not exist
     b0: its segments do not fill it

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// The first device, if it has matrix units.
 fn with_units() -> Option<&'static Device> {
-    let device = gpus().first().filter(|device| device.target().matrix_units(AFFINE4, 32).is_some());
+    let device = gpus().first().filter(|device| device.target().has_matrix_units());
     if device.is_none() {
         skip("no adapter with matrix units (f16 to f32), so products on them did not run");
     }
@@ -81,14 +81,18 @@ fn in_tiles_of_many_shapes() {
     for (ix, tiles) in tiles.into_iter().enumerate() {
         let (m, n, k) = ([32, 33, 63, 96][ix], [65, 31, 32, 129][ix], [32, 64, 160, 192][ix]);
         let format = [AFFINE4, Format::F16][ix % 2];
-        let shape =
-            TileShape { template: Template::MatmulCoop.name().into(), weight: format.to_string(), rows: 0, n, k };
         let names = ["TILE_M", "TILE_N", "TILE_K", "UNIT_M", "UNIT_N"].map(String::from);
-        let row = TileRow { shape, tiles: names.into_iter().zip(tiles).collect(), us: 1.0, default_us: 1.0 };
+        // Whatever tile a step of so many rows has by default.
+        let rows = [0, 16, 32, 64].map(|rows| TileRow {
+            shape: TileShape { template: Template::MatmulCoop.name().into(), weight: format.to_string(), rows, n, k },
+            tiles: names.iter().cloned().zip(tiles).collect(),
+            us: 1.0,
+            default_us: 1.0,
+        });
         let graph = product(format, k, n);
         let plan = run(device, &graph, m, kernel(Arithmetic::F16Inputs, k), |target| {
             let mut table = TileTable::new("a device", target.name.clone());
-            table.insert(row.clone());
+            rows.iter().for_each(|row| table.insert(row.clone()));
             target.tiles = Arc::new(table);
         });
         assert_eq!(numbers(&plan, "UNIT_N"), [Some(tiles[4])], "the table's tiles were taken");

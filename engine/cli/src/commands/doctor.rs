@@ -94,8 +94,8 @@ fn abilities(device: &DeviceInfo) -> Vec<Ability> {
         ability("f16 arithmetic", info.f16, "products may be taken in half precision", "products are taken in f32"),
         ability(
             "matrix units",
-            !info.cooperative_matrix.is_empty(),
-            "prompts may be read with them",
+            ingot::target_of(info).has_matrix_units(),
+            "prompts and steps of many sequences take them",
             "prompts are read with ordinary arithmetic",
         ),
         ability(
