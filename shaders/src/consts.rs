@@ -475,7 +475,8 @@ fn coop_tile(name: &str, c: &Consts) -> u32 {
         "TILE_K" => 64,
         "UNIT_M" if is_large => largest / 2,
         "UNIT_M" => c.u32("TILE_M").min(2 * side),
-        "UNIT_N" if is_large && n > 32 * largest => largest / 2,
+        // Of more lanes there would be more than 256 invocations.
+        "UNIT_N" if is_large && (n > 32 * largest || c.u32("LANES") > 32) => largest / 2,
         "UNIT_N" if is_large => (largest / 4).max(side),
         "UNIT_N" if c.u32("TILE_M") < 4 * side => side,
         "UNIT_N" => 2 * side,

@@ -325,10 +325,10 @@ fn coop_products() -> Vec<KernelSpec> {
     ];
     let epilogues = epilogues();
     for (ix, format) in formats().into_iter().filter(|format| *format != WeightFormat::F32).enumerate() {
-        for (side, lanes) in [(16, 32), (8, 32), (8, 8)] {
+        for (side, lanes) in [[(16, 32), (8, 32), (8, 8)], [(16, 32), (8, 8), (16, 64)]][ix % 2] {
             let mut spec = KernelSpec::new(Template::MatmulCoop, Tier::Subgroups)
                 .with("K", [4096, 14_336][ix % 2])
-                .with("N", 98)
+                .with("N", [98, 2000, 3000, 5000][ix / 2 % 4])
                 .with("SIDE", side)
                 .with("LANES", lanes)
                 .with("X_HALF", ix as u32 / 2 % 2);
@@ -342,7 +342,7 @@ fn coop_products() -> Vec<KernelSpec> {
             let spec = spec.with("TILE_M", tile_m).with("TILE_N", tile_n).with("TILE_K", tile_k);
             let spec = spec.with("UNIT_M", unit_m).with("UNIT_N", unit_n);
             let in_place = spec.epilogue.contains(&EpilogueOp::AddOut);
-            let spec = if in_place { spec } else { spec.with("OUT_STRIDE", 104).with("OUT_HALF", 1) };
+            let spec = if in_place { spec } else { spec.with("OUT_STRIDE", 5000).with("OUT_HALF", 1) };
             if lanes * (tile_m / unit_m) * (tile_n / unit_n) <= 256 {
                 list.push(spec.clone());
             }

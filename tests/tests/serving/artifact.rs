@@ -2,6 +2,7 @@
 
 use ingot::compiler::TargetProfile;
 use ingot::compiler::artifact::Artifact;
+use ingot::compiler::target::{CoopScalar, CoopShape};
 use ingot::{Cache, CompileOptions, DeviceChoice, DeviceInfo, GenerateOptions, LoadOptions, Model, Tiles, compile};
 use ingot_tests::rig::{gpus, turn};
 use ingot_tests::shared::{root, shared};
@@ -151,6 +152,14 @@ fn what_an_artifact_cannot_do_is_said() {
     said(options(&DeviceChoice::Cpu), &["compiled for target `apple`", "--target cpu"]);
     if let Some(device) = devices().into_iter().nth(1) {
         said(options(&device), &["compiled for target `apple`", "--target this"]);
+    }
+    // Matrix units with subgroups that no adapter of this size has.
+    if let Some(device) = devices().into_iter().nth(1) {
+        let mut target = ingot::target(&device).expect("it opens");
+        target.limits.subgroup = Some((64, 64));
+        target.limits.cooperative = vec![CoopShape::square(8, CoopScalar::F16, CoopScalar::F32)];
+        write(&path, target, false);
+        said(options(&device), &["compiled for target", "--target this"]);
     }
 
     // A checkpoint that changed after its plan was compiled.
