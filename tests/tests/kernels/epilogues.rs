@@ -205,7 +205,7 @@ fn every_epilogue_in_both_kernels() {
             let plan = ingot_compiler::compile(&graph, &target, ingot_compiler::Options::new(64)).expect("it ran");
             for kernel in plan.kernels.as_slice() {
                 let spec = &kernel.spec;
-                if matches!(spec.template, Template::Matvec | Template::Matmul) {
+                if spec.template.multiplies() {
                     seen.extend(spec.epilogue.iter().map(|op| (spec.template == Template::Matvec, name(*op))));
                     let prologue = if spec.prologue == Prologue::RmsNorm { "rms_norm" } else { "no prologue" };
                     seen.insert((spec.template == Template::Matvec, prologue));
