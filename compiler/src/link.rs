@@ -100,6 +100,7 @@ fn template(template: Template) -> shaders::Template {
         Template::MatmulCoop => shaders::Template::MatmulCoop,
         Template::RopeKv => shaders::Template::RopeKv,
         Template::Attention => shaders::Template::Attention,
+        Template::AttentionCoop => shaders::Template::AttentionCoop,
         Template::AttentionDecode => shaders::Template::AttentionDecode,
         Template::AttentionCombine => shaders::Template::AttentionCombine,
         Template::GatherRows => shaders::Template::GatherRows,

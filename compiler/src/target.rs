@@ -224,12 +224,29 @@ impl TargetProfile {
     /// f32; `None` without, and for f32 weights, which would be rounded too. A kernel deals out its tile to subgroups, so
     /// it must know how many invocations each has.
     pub fn matrix_units(&self, format: Format, n_cols: u32) -> Option<MatrixUnits> {
-        let rounds = !self.is_cpu && self.subgroups && self.limits.f16 && format != Format::F32;
+        let rounds = format != Format::F32 && n_cols.is_multiple_of(COOP_COLUMNS);
+        self.units().filter(|_| rounds)
+    }
+
+    /// The matrix units that attention over chunks takes, queries and weights rounded to f16; `None` without, and for keys and
+    /// values in f32.
+    pub fn attention_units(&self, head_dim: u32) -> Option<MatrixUnits> {
+        let suits = |units: &MatrixUnits| {
+            let sides = [head_dim, self.prefill_q_tile, units.lanes];
+            sides.iter().all(|n| n.is_multiple_of(units.side)) && head_dim <= 128 && self.prefill_q_tile <= 16
+        };
+        self.units().filter(suits).filter(|_| self.kv_type != KvType::F32)
+    }
+
+    fn units(&self) -> Option<MatrixUnits> {
+        if self.is_cpu || !self.subgroups || !self.limits.f16 {
+            return None;
+        }
         let lanes = self.limits.subgroup.filter(|(least, most)| least == most && (4..=64).contains(least))?.0;
         let has =
             |side: &u32| self.limits.cooperative.contains(&CoopShape::square(*side, CoopScalar::F16, CoopScalar::F32));
         let side = [16, 8].into_iter().find(has)?;
-        (rounds && n_cols.is_multiple_of(COOP_COLUMNS)).then_some(MatrixUnits { side, lanes })
+        Some(MatrixUnits { side, lanes })
     }
 
     /// Whether some products of many rows take matrix units.

@@ -15,6 +15,7 @@ import package::lib::grid::linear_id;
 import package::lib::step::{step_n_tiles, step_tile, step_sequence};
 import package::lib::pages::{KV_VALUE_ROWS, PAGE_TOKENS, key_row};
 import package::slot::kv::{KvPair, high_quad, kv_pair, kv_piece, low_quad, pair_numbers};
+import package::lib::visible::{sees, window_begin};
 import package::slot::out::out_store;
 
 @group(0) @binding(1) var<storage, read> q: array<f32>;
@@ -46,10 +47,6 @@ var<workgroup> new_maximum: array<f32, Q_TILE>;
 var<workgroup> rescale: array<f32, Q_TILE>;
 var<workgroup> shared_sums: array<vec3<f32>, SHARED_SUMS>;
 
-fn sees(position: u32, token: u32) -> bool {
-    return token <= position && (WINDOW == 0u || token < KEEP || token + WINDOW > position);
-}
-
 fn load_query(at: u32, d: u32) -> f32 {
     if d >= HEAD_DIM { return 0.0; }
     return q[at + d] * SCALE;
@@ -73,7 +70,7 @@ fn main(
     let first_position = sequence.z - sequence.y + first_query;
     // Tokens that some query sees: below `end`, and from `window_from` on or below KEEP.
     let end = first_position + n_queries;
-    let window_from = select(0u, first_position + 1u - min(first_position + 1u, WINDOW), WINDOW > 0u);
+    let window_from = window_begin(first_position);
     let kv_head = head / (N_HEADS / N_KV_HEADS);
 
     for (var i = thread; i < Q_TILE * PIECES * 2u; i += WG) {

@@ -8,7 +8,7 @@ use crate::spec::{
     Access, BindingInfo, EpilogueOp, GridRule, GridUnit, KFormat, KernelSpec, LinkedKernel, Prologue, Role, Rows,
     ScaleType, Template, Tier, WeightFormat,
 };
-use crate::{cluster, unit_coop, unit_half, unit_int8};
+use crate::{cluster, flash, unit_coop, unit_half, unit_int8};
 use std::collections::BTreeMap;
 
 /// Bytes of workgroup memory that every target has (WebGPU guarantees 16 KiB, every GPU in reach has 32).
@@ -42,7 +42,7 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::Embed => rule(GridUnit::Tokens, 1, 1),
         Template::RopeKv => rule(GridUnit::Tokens, 1, c.u32("ROPE_WGS")),
         Template::Attention => rule(GridUnit::Tiles, 1, c.u32("N_HEADS")),
-        Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
+        Template::AttentionCoop | Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
         Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
         Template::RmsNorm => rule(rows, 1, c.u32("RUNS")),
@@ -87,7 +87,7 @@ fn source(path: &str) -> Source {
 /// The extensions of WGSL that a kernel takes.
 fn enable(spec: &KernelSpec, consts: &Consts) -> &'static str {
     match (uses_half(spec, consts), spec.template) {
-        (_, Template::MatmulCoop) => "enable f16;\nenable wgpu_cooperative_matrix;\n\n",
+        (_, Template::MatmulCoop | Template::AttentionCoop) => "enable f16;\nenable wgpu_cooperative_matrix;\n\n",
         (true, _) => "enable f16;\n\n",
         (false, _) => "",
     }
@@ -99,14 +99,15 @@ fn uses_half(spec: &KernelSpec, consts: &Consts) -> bool {
         Template::Matvec => {
             consts.u32("HALF") == 1 || consts.u32("OUT_HALF") == 1 || spec.epilogue.contains(&EpilogueOp::Normed)
         }
-        Template::MatmulCoop => true,
+        Template::MatmulCoop | Template::AttentionCoop => true,
         template if may_leave_half(template) => consts.u32("OUT_HALF") == 1,
         _ => false,
     }
 }
 
 fn attends(template: Template) -> bool {
-    matches!(template, Template::Attention | Template::AttentionDecode | Template::AttentionCombine)
+    use Template::{Attention, AttentionCombine, AttentionCoop, AttentionDecode};
+    matches!(template, Attention | AttentionCoop | AttentionDecode | AttentionCombine)
 }
 
 fn multiplies(template: Template) -> bool {
@@ -229,10 +230,13 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         return Err(LinkError::BadEpilogue { template, op: *op, why: "the template has no epilogue" });
     }
 
+    if template == Template::AttentionCoop {
+        slots.insert("unit", flash::generate(consts));
+    }
     if template == Template::AttentionDecode {
         slots.insert("cluster", cluster::generate(consts));
     }
-    if matches!(template, Template::Attention | Template::AttentionDecode) {
+    if matches!(template, Template::Attention | Template::AttentionCoop | Template::AttentionDecode) {
         let ragged = if consts.u32("HEAD_DIM").is_multiple_of(8) { "" } else { "_ragged" };
         slots.insert("kv", source(&format!("slot/kv_{}{ragged}.wgsl", kv_name(consts, true))));
     }
@@ -346,7 +350,9 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     let mut list = vec![info(Role::Step, 0, 0, Read)];
     list.push(match spec.template {
         Template::Embed => info(Role::Sampled, 0, 1, Read),
-        Template::RopeKv | Template::Attention | Template::AttentionDecode => info(Role::Q, 0, 1, Read),
+        Template::RopeKv | Template::Attention | Template::AttentionCoop | Template::AttentionDecode => {
+            info(Role::Q, 0, 1, Read)
+        }
         Template::MoeOrder => info(Role::Route, 0, 3, Read),
         // Adjusted in place.
         Template::SamplePartial => info(Role::X, 0, 1, ReadWrite),
@@ -382,7 +388,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
     list.extend(epilogue::bindings(&spec.epilogue));
     match spec.template {
         Template::RopeKv => list.push(info(Role::Kv, 3, 0, ReadWrite)),
-        Template::Attention | Template::AttentionDecode => {
+        Template::Attention | Template::AttentionCoop | Template::AttentionDecode => {
             list.extend([info(Role::Kv, 3, 0, Read), info(Role::PageTable, 3, 1, Read)])
         }
         Template::SamplePartial | Template::SampleGather => list.push(info(Role::Bins, 2, 1, ReadWrite)),
@@ -423,6 +429,10 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
             let shared = if token_groups > 1 { token_groups * queries * words } else { 0 } + 1;
             let query_words = queries * c.u32("HEAD_DIM").next_multiple_of(8);
             4 * (query_words + queries * c.u32("KV_BLOCK") + c.u32("KV_BLOCK") + queries * 18) + 16 * shared
+        }
+        Template::AttentionCoop => {
+            let block = c.u32("KV_BLOCK");
+            c.u32("HEADS") * c.u32("Q_TILE") * (4 * (block + 4) + 2 * (block + 8)) + 2 * block * (c.u32("HEAD_DIM") + 8) + 16
         }
         Template::AttentionDecode => 4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS")),
         Template::AttentionCombine => 8 * c.u32("PARTS"),

@@ -224,6 +224,29 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                 ]
             }
         }
+        Template::AttentionCoop => {
+            const {
+                &[
+                    rule("N_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
+                    rule("HEAD_DIM", ConstDefault::Required, 16, 128),
+                    power("SIDE", 16, 8, 16),
+                    power("LANES", 32, 8, 64),
+                    rule("HEADS", ConstDefault::Derived("the most of 4 that divide N_HEADS / N_KV_HEADS"), 1, 4),
+                    float("SCALE"),
+                    rule("Q_TILE", ConstDefault::U32(16), 8, 16),
+                    rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
+                    rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
+                    rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
+                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    size("MAX_PAGES"),
+                    power("KV_BITS", 16, 4, 16),
+                    KV_QUANT_GROUP,
+                    power("KV_BLOCK", 32, 16, 64),
+                    rule("WG", ConstDefault::Derived("LANES * HEADS"), 8, 256),
+                ]
+            }
+        }
         Template::AttentionDecode => {
             const {
                 &[
@@ -422,6 +445,11 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
         (Template::MatmulCoop, _) => coop_tile(name, c),
+        (Template::AttentionCoop, "WG") => c.u32("LANES") * c.u32("HEADS"),
+        (Template::AttentionCoop, "HEADS") => {
+            let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
+            (1..=4).rev().find(|n| shared.is_multiple_of(*n)).unwrap_or(1)
+        }
         (Template::AttentionDecode, "WG") => 256 >> u32::from(c.u32("HEAD_DIM") > 128),
         (_, "WG") => 64 << (2 * c.u32("HALF")),
         (_, "ROWS_PER_SUBGROUP") => 2 << c.u32("INT8"),
@@ -526,11 +554,14 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
         need(c.u32("N") == heads * c.u32("HEAD_DIM"), "N", "(N_HEADS + 2 N_KV_HEADS) * HEAD_DIM")?;
         need(c.u32("KV_BITS") >= 16, "KV_BITS", "16 or 32, since a product does not see whole groups of codes")?;
     }
-    let keeps_kv = matches!(spec.template, Template::RopeKv | Template::Attention | Template::AttentionDecode);
+    use Template::{Attention, AttentionCoop, AttentionDecode, RopeKv};
+    let keeps_kv = matches!(spec.template, RopeKv | Attention | AttentionCoop | AttentionDecode);
     if keeps_kv && c.u32("KV_BITS") < 16 {
         let group = c.u32("KV_QUANT_GROUP");
         need(c.u32("HEAD_DIM").is_multiple_of(group), "HEAD_DIM", "a multiple of KV_QUANT_GROUP")?;
-        need((2 * c.u32("WG")).is_multiple_of(group), "WG", "a multiple of half of KV_QUANT_GROUP")?;
+        // Whoever writes codes has whole groups of them.
+        let whole = spec.template != RopeKv || (2 * c.u32("WG")).is_multiple_of(group);
+        need(whole, "WG", "a multiple of half of KV_QUANT_GROUP")?;
     }
     if has_experts(spec) {
         need(c.u32("TOP_K") <= c.u32("EXPERTS"), "TOP_K", "at most EXPERTS")?;
@@ -612,6 +643,19 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             need(c.u32("KV_BLOCK") <= c.u32("WG"), "KV_BLOCK", "at most WG")?;
             need(c.u32("HEAD_DIM") <= 2 * c.u32("WG"), "HEAD_DIM", "at most 2 * WG")?;
             need(c.u32("Q_TILE") * 16 <= c.u32("WG"), "Q_TILE", "at most WG / 16")?;
+            let row = c.u32("N_HEADS") * c.u32("HEAD_DIM");
+            need(c.u32("OUT_HALF") == 0 || row.is_multiple_of(8), "HEAD_DIM", "of half rows of a multiple of 8 columns")
+        }
+        Template::AttentionCoop => {
+            let side = c.u32("SIDE");
+            need(spec.tier == Tier::Subgroups, "LANES", "of subgroups, which the plain tier does not have")?;
+            need(c.u32("HEAD_DIM").is_multiple_of(side), "HEAD_DIM", "a multiple of SIDE")?;
+            need(c.u32("Q_TILE").is_multiple_of(side), "Q_TILE", "a multiple of SIDE")?;
+            need(c.u32("LANES").is_multiple_of(side), "LANES", "a multiple of SIDE")?;
+            need(c.u32("N_HEADS").is_multiple_of(c.u32("N_KV_HEADS")), "N_HEADS", "a multiple of N_KV_HEADS")?;
+            let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
+            need(shared.is_multiple_of(c.u32("HEADS")), "HEADS", "a divisor of N_HEADS / N_KV_HEADS")?;
+            need(c.u32("WG") == c.u32("LANES") * c.u32("HEADS"), "WG", "LANES for each of HEADS")?;
             let row = c.u32("N_HEADS") * c.u32("HEAD_DIM");
             need(c.u32("OUT_HALF") == 0 || row.is_multiple_of(8), "HEAD_DIM", "of half rows of a multiple of 8 columns")
         }

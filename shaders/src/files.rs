@@ -9,6 +9,7 @@ macro_rules! embed {
 pub(crate) const FILES: &[(&str, &str)] = embed![
     "kernels/attention.wgsl",
     "kernels/attention_combine.wgsl",
+    "kernels/attention_coop.wgsl",
     "kernels/attention_decode.wgsl",
     "kernels/embed.wgsl",
     "kernels/gather_rows.wgsl",
@@ -49,6 +50,7 @@ pub(crate) const FILES: &[(&str, &str)] = embed![
     "lib/sums.wgsl",
     "lib/weight.wgsl",
     "lib/x_bytes.wgsl",
+    "lib/visible.wgsl",
     "slot/bytes_affine4.wgsl",
     "slot/bytes_affine8.wgsl",
     "slot/codes_table.wgsl",

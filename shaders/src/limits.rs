@@ -301,6 +301,7 @@ impl CoopType {
 /// The cooperative shape that a spec's kernel needs, `None` if it needs none. A test compares it with what linked kernels
 /// use, so that a target can decline a kernel before it is linked.
 pub fn needs_cooperative(spec: &KernelSpec) -> Option<CoopShape> {
-    let side = (spec.template == Template::MatmulCoop).then(|| const_value(spec, "SIDE")).flatten()?;
+    let takes = matches!(spec.template, Template::MatmulCoop | Template::AttentionCoop);
+    let side = takes.then(|| const_value(spec, "SIDE")).flatten()?;
     Some(CoopShape::square(side, CoopScalar::F16, CoopScalar::F32))
 }

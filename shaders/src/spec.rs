@@ -37,6 +37,8 @@ named! {
         RopeKv "rope_kv",
         /// Attention over pages.
         Attention "attention",
+        /// Attention over pages on matrix units.
+        AttentionCoop "attention_coop",
         /// Attention of one query a sequence.
         AttentionDecode "attention_decode",
         /// What its parts come to.

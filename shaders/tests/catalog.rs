@@ -121,6 +121,7 @@ fn specs() -> Vec<KernelSpec> {
     list.extend(coop_products());
     list.extend(mixtures());
     list.extend(decoding_attentions());
+    list.extend(coop_attentions());
     list.extend(kv_types());
     for rows in Rows::ALL {
         for wg in [32, 256] {
@@ -443,6 +444,31 @@ fn decoding_attentions() -> Vec<KernelSpec> {
                 list.extend([join.clone(), KernelSpec { tier: Tier::Subgroups, ..join.with("OUT_HALF", 1) }]);
             }
             list.push(spec);
+        }
+    }
+    list
+}
+
+/// Attention on matrix units of either size.
+fn coop_attentions() -> Vec<KernelSpec> {
+    let mut list = Vec::new();
+    for (heads, kv_heads, dim, block) in [(1, 1, 16, 16), (9, 3, 64, 64), (32, 8, 128, 32), (6, 2, 80, 32)] {
+        for (side, lanes) in [(16, 32), (8, 32), (8, 8)] {
+            let spec = KernelSpec::new(Template::AttentionCoop, Tier::Subgroups)
+                .with("N_HEADS", heads)
+                .with("N_KV_HEADS", kv_heads)
+                .with("HEAD_DIM", dim)
+                .with("SIDE", side)
+                .with("LANES", lanes)
+                .with("KV_BLOCK", block)
+                .with("MAX_PAGES", 256)
+                .with_f32("SCALE", 0.125);
+            list.push(spec.clone());
+            if dim % 32 == 0 {
+                list.push(spec.clone().with("KV_BITS", 8).with("KV_QUANT_GROUP", 32));
+            }
+            list.push(spec.clone().with("KV_BITS", 4).with("KV_QUANT_GROUP", 32).with("HEAD_DIM", 128).with("KV_BLOCK", 32));
+            list.push(spec.with("WINDOW", 300).with("KEEP", 4).with_f32("SOFTCAP", 30.0).with("OUT_HALF", u32::from(heads > 1)));
         }
     }
     list

@@ -99,7 +99,7 @@ pub fn of_dispatch(plan: &Plan, variant: VariantId, dispatch: &Dispatch, step: &
     }
     cost.flops = match spec.template {
         template if template.multiplies() => 2 * number("N") * number("K") * n_rows * number("TOP_K").max(1),
-        Template::Attention | Template::AttentionDecode => {
+        template if template.reads_pages() => {
             let window = Window { window: spec.u32("WINDOW").unwrap_or(0), keep: spec.u32("KEEP").unwrap_or(0) };
             let pairs: u64 = step.tokens.iter().map(|token| seen(window, token.position)).sum();
             4 * number("N_HEADS") * number("HEAD_DIM") * pairs

@@ -56,6 +56,8 @@ named! {
         RopeKv "rope_kv",
         /// Attention over pages.
         Attention "attention",
+        /// The same on matrix units, queries and weights rounded to half precision.
+        AttentionCoop "attention_coop",
         /// Attention of one query a sequence, in parts of its KV.
         AttentionDecode "attention_decode",
         /// What those parts come to.
@@ -87,6 +89,11 @@ impl Template {
     /// Whether it is a product with a matrix.
     pub fn multiplies(self) -> bool {
         matches!(self, Self::Matvec | Self::Matmul | Self::MatmulCoop)
+    }
+
+    /// Whether it reads the pages of a layer.
+    pub fn reads_pages(self) -> bool {
+        matches!(self, Self::Attention | Self::AttentionCoop | Self::AttentionDecode)
     }
 
     /// Whether it is a product of many rows, in tiles.

@@ -311,8 +311,8 @@ impl Plan {
             (Template::AttentionCombine, Role::X) => {
                 u128::from(variant.bounds.tiles) * n("N_HEADS") * (n("HEAD_DIM") + 2)
             }
-            (Template::Attention | Template::AttentionDecode | Template::AttentionCombine, Role::Out)
-                if n("OUT_HALF") == 1 =>
+            (template, Role::Out)
+                if (template.reads_pages() || template == Template::AttentionCombine) && n("OUT_HALF") == 1 =>
             {
                 rows * heads("N_HEADS").div_ceil(2)
             }
@@ -331,7 +331,8 @@ impl Plan {
             (Template::RopeKv, Role::Q) => rows * n("Q_STRIDE"),
             (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
             (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
-            (Template::RopeKv, Role::Out) | (Template::Attention | Template::AttentionDecode, Role::Q | Role::Out) => {
+            (Template::RopeKv, Role::Out) => rows * heads("N_HEADS"),
+            (template, Role::Q | Role::Out) if template.reads_pages() => {
                 rows * heads("N_HEADS")
             }
             (Template::AttentionCombine, Role::Out) => rows * heads("N_HEADS"),
@@ -370,7 +371,7 @@ impl Plan {
                 let fits = n("N_KV_HEADS") == u128::from(shape.n_kv_heads) && same(shape.k_dim) && same(shape.v_dim);
                 // A writer finds its slots by the layer's group.
                 let group = u128::from(self.kv.layers[layer].group.0);
-                let reads = matches!(kernel.template, Template::Attention | Template::AttentionDecode);
+                let reads = kernel.template.reads_pages();
                 let slots = reads || n("KV_GROUP") == group;
                 let number = |name: &str, unset: u32| kernel.u32(name).unwrap_or(unset);
                 let kv_bits = number("KV_BITS", 16);

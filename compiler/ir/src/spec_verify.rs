@@ -16,6 +16,7 @@ impl KernelSpec {
             Template::Embed
             | Template::RopeKv
             | Template::Attention
+            | Template::AttentionCoop
             | Template::AttentionDecode
             | Template::AttentionCombine => Some(Rows::Tokens),
             Template::GatherRows => Some(Rows::Wanted),

@@ -168,9 +168,8 @@ fn kernel(graph: &Graph, kernels: &KernelGraph, id: KernelId) -> Shown {
     }
     let look = match spec.template {
         template if template.multiplies() => Look::Matrix,
-        Template::RopeKv | Template::Attention | Template::AttentionDecode | Template::AttentionCombine => {
-            Look::Attention
-        }
+        Template::RopeKv | Template::AttentionCombine => Look::Attention,
+        template if template.reads_pages() => Look::Attention,
         Template::RmsNorm => Look::Norm,
         Template::Map | Template::MoeRoute | Template::MoeOrder | Template::MoeSum => Look::Element,
         _ => Look::Rows,

@@ -405,7 +405,13 @@ fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), C
     }
     let queries = b.whole(q, result)?;
     let decodes = b.bucket.is_decode() && b.target.splits_kv() && shape.k_dim.is_multiple_of(64);
-    let mut spec = b.spec(if decodes { Template::AttentionDecode } else { Template::Attention }, result);
+    let units = b.target.attention_units(shape.k_dim).filter(|_| !b.bucket.is_decode());
+    let template = match units {
+        _ if decodes => Template::AttentionDecode,
+        Some(_) => Template::AttentionCoop,
+        None => Template::Attention,
+    };
+    let mut spec = b.spec(template, result);
     for (name, number) in [
         ("N_HEADS", n_heads),
         ("N_KV_HEADS", shape.n_kv_heads),
@@ -419,6 +425,10 @@ fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), C
     spec.set("SCALE", Const::F32(scale));
     spec.set("SOFTCAP", Const::F32(softcap));
     set_kv_type(b, &mut spec);
+    if let Some(units) = units {
+        spec.set("SIDE", Const::U32(units.side));
+        spec.set("LANES", Const::U32(units.lanes));
+    }
     if !decodes {
         spec.set("Q_TILE", Const::U32(b.q_tile()));
     }

@@ -213,10 +213,11 @@ pub(crate) fn resolve_for(
 
 /// Whether a target has the matrix units that a kernel takes.
 fn has_units(target: &TargetProfile, spec: &KernelSpec) -> bool {
-    let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else {
-        return true;
+    let units = match (spec.template, spec.weight, spec.u32("K"), spec.u32("HEAD_DIM")) {
+        (Template::MatmulCoop, Some(format), Some(n_cols), _) => target.matrix_units(format, n_cols),
+        (Template::AttentionCoop, _, _, Some(head_dim)) => target.attention_units(head_dim),
+        _ => return true,
     };
-    let units = target.matrix_units(format, n_cols);
     units.is_some_and(|units| (Some(units.side), Some(units.lanes)) == (spec.u32("SIDE"), spec.u32("LANES")))
 }
 
