@@ -42,7 +42,9 @@ pub fn grid(spec: &KernelSpec) -> Result<GridRule, LinkError> {
         Template::Embed => rule(GridUnit::Tokens, 1, 1),
         Template::RopeKv => rule(GridUnit::Tokens, 1, c.u32("ROPE_WGS")),
         Template::Attention => rule(GridUnit::Tiles, 1, c.u32("N_HEADS")),
-        Template::AttentionCoop | Template::AttentionDecode => rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS")),
+        Template::AttentionCoop | Template::AttentionDecode => {
+            rule(GridUnit::Tiles, 1, c.u32("N_HEADS") / c.u32("HEADS"))
+        }
         Template::AttentionCombine => rule(GridUnit::Tokens, 1, c.u32("N_HEADS")),
         Template::GatherRows => rule(GridUnit::Rows, 1, 1),
         Template::RmsNorm => rule(rows, 1, c.u32("RUNS")),
@@ -432,7 +434,9 @@ fn workgroup_bytes(spec: &KernelSpec, c: &Consts) -> u32 {
         }
         Template::AttentionCoop => {
             let block = c.u32("KV_BLOCK");
-            c.u32("HEADS") * c.u32("Q_TILE") * (4 * (block + 4) + 2 * (block + 8)) + 2 * block * (c.u32("HEAD_DIM") + 8) + 16
+            c.u32("HEADS") * c.u32("Q_TILE") * (4 * (block + 4) + 2 * (block + 8))
+                + 2 * block * (c.u32("HEAD_DIM") + 8)
+                + 16
         }
         Template::AttentionDecode => 4 * (c.u32("WG") / 8) * (c.u32("HEAD_DIM") + 2 * c.u32("HEADS")),
         Template::AttentionCombine => 8 * c.u32("PARTS"),

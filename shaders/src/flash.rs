@@ -304,10 +304,8 @@ impl Unit {
             text.push_str("        if !is_all_seen {\n");
             for c in 0..self.columns() {
                 let column = format!("{}u + share", c * self.sharers);
-                let _ = writeln!(
-                    text,
-                    "{pad}    if !shows(tile, first, {column}, position_{r}) {{ s_{r}_{c} = MASKED; }}"
-                );
+                let _ =
+                    writeln!(text, "{pad}    if !shows(tile, first, {column}, position_{r}) {{ s_{r}_{c} = MASKED; }}");
             }
             text.push_str("        }\n");
             let _ = writeln!(text, "{pad}var greatest_{r} = s_{r}_0;");
@@ -386,10 +384,12 @@ impl Unit {
         let pad = "        ";
         for t in 0..self.tokens {
             for r in self.rows() {
-                let _ = writeln!(text, "{pad}let weight_{r}_{t} = coopLoadT<{a}>(&{}, HALF_STRIDE);", self.halved(r, t));
+                let _ =
+                    writeln!(text, "{pad}let weight_{r}_{t} = coopLoadT<{a}>(&{}, HALF_STRIDE);", self.halved(r, t));
             }
             for d in 0..self.dims {
-                let _ = writeln!(text, "{pad}let v_{t}_{d} = coopLoadT<{b}>(&{}, KV_STRIDE / HALVES);", self.placed(t, d));
+                let _ =
+                    writeln!(text, "{pad}let v_{t}_{d} = coopLoadT<{b}>(&{}, KV_STRIDE / HALVES);", self.placed(t, d));
                 for r in self.rows() {
                     let sum = format!("sum_{r}_{d}");
                     let _ = writeln!(text, "{pad}{sum} = coopMultiplyAdd(weight_{r}_{t}, v_{t}_{d}, {sum});");
@@ -415,10 +415,8 @@ impl Unit {
             let _ = writeln!(text, "{pad}    let query = i / {width}u;\n{pad}    if query < tile.n_queries {{");
             let column = format!("head * HEAD_DIM + {}u + i % {width}u", dims.start * unit.side);
             let value = format!("stage[own + query * STRIDE + i % {width}u]");
-            let _ = writeln!(
-                text,
-                "{pad}        out_store((tile.token + query) * N_HEADS * HEAD_DIM, {column}, {value});"
-            );
+            let _ =
+                writeln!(text, "{pad}        out_store((tile.token + query) * N_HEADS * HEAD_DIM, {column}, {value});");
             let _ = writeln!(text, "{pad}    }}\n{pad}}}");
         });
     }

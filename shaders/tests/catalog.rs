@@ -467,8 +467,15 @@ fn coop_attentions() -> Vec<KernelSpec> {
             if dim % 32 == 0 {
                 list.push(spec.clone().with("KV_BITS", 8).with("KV_QUANT_GROUP", 32));
             }
-            list.push(spec.clone().with("KV_BITS", 4).with("KV_QUANT_GROUP", 32).with("HEAD_DIM", 128).with("KV_BLOCK", 32));
-            list.push(spec.with("WINDOW", 300).with("KEEP", 4).with_f32("SOFTCAP", 30.0).with("OUT_HALF", u32::from(heads > 1)));
+            list.push(
+                spec.clone().with("KV_BITS", 4).with("KV_QUANT_GROUP", 32).with("HEAD_DIM", 128).with("KV_BLOCK", 32),
+            );
+            list.push(
+                spec.with("WINDOW", 300)
+                    .with("KEEP", 4)
+                    .with_f32("SOFTCAP", 30.0)
+                    .with("OUT_HALF", u32::from(heads > 1)),
+            );
         }
     }
     list
