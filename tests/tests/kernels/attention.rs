@@ -240,6 +240,46 @@ fn long_contexts_are_split() {
     }
 }
 
+/// Scores some nine apart: the greatest so far is passed by much in one block of tokens after the other, by some queries of a
+/// tile and not by others.
+#[test]
+fn greatest_scores_that_are_passed() {
+    let layer = Layer { head_dim: 64, rot_dim: 64, rope_scale: 3.0, ..PLAIN };
+    each_device(&layer, &[vec![90, 33], vec![35, 2], vec![40, 17]], 16);
+    let windowed = Layer { window: Window { window: 50, keep: 3 }, n_heads: 6, ..layer };
+    each_device(&windowed, &[vec![120, 20], vec![30, 70]], 16);
+}
+
+/// Chunks take matrix units where the target has them and they take what the cache holds.
+#[test]
+fn chunks_take_matrix_units() {
+    let wide = |head_dim| Layer { head_dim, rot_dim: head_dim, ..PLAIN }.graph();
+    let template = |graph: &Graph, target: &TargetProfile| {
+        let target = TargetProfile { prefill_tokens: 64, max_rows: 64, ..target.clone() };
+        let plan = ingot_compiler::compile(graph, &target, ingot_compiler::Options::new(1024)).expect("compiles");
+        let chunk =
+            plan.variants.iter().find(|(_, variant)| variant.q_tile > 1).expect("a chunk has tiles of queries").0;
+        let specs = plan.dispatches_of(chunk).iter().map(|dispatch| &plan.kernels[dispatch.kernel].spec);
+        specs.map(|spec| spec.template).find(|template| template.reads_pages())
+    };
+    for (head_dim, kv, expected) in [
+        (64, KvType::F16, Template::AttentionCoop),
+        (128, affine(8, 64), Template::AttentionCoop),
+        (80, KvType::F16, Template::AttentionCoop),
+        (36, KvType::F16, Template::Attention),
+        (256, KvType::F16, Template::Attention),
+        (64, KvType::F32, Template::Attention),
+    ] {
+        let targets =
+            [TargetProfile::nvidia(), TargetProfile::apple()].map(|target| TargetProfile { kv_type: kv, ..target });
+        for target in targets {
+            assert_eq!(template(&wide(head_dim), &target), Some(expected), "{} {head_dim} {kv}", target.name);
+        }
+        let plain = TargetProfile { kv_type: kv, ..TargetProfile::vulkan() };
+        assert_eq!(template(&wide(head_dim), &plain), Some(Template::Attention), "{head_dim} {kv}");
+    }
+}
+
 const fn affine(bits: u8, group: u8) -> KvType {
     KvType::Affine { bits, group }
 }
