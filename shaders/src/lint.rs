@@ -22,6 +22,13 @@ pub enum Lint {
         /// Bytes found.
         n_bytes: u32,
     },
+    /// Workgroup memory in which matrices may not lie on 16 bytes, as drivers take it that they do: they put variables one after
+    /// the other.
+    #[error("workgroup variable `{name}` beside cooperative matrices is no multiple of 16 bytes")]
+    Unaligned {
+        /// Name in WGSL.
+        name: String,
+    },
     /// Too many invocations.
     #[error("{n} invocations a workgroup; the limit is {MAX_INVOCATIONS}")]
     Invocations {
@@ -69,6 +76,8 @@ pub fn lint(module: &Reflection) -> Vec<Lint> {
     if module.workgroup_bytes > MAX_WORKGROUP_BYTES {
         found.push(Lint::WorkgroupMemory { n_bytes: module.workgroup_bytes });
     }
+    let unaligned = module.unaligned.iter().filter(|_| module.has_matrices);
+    found.extend(unaligned.map(|name| Lint::Unaligned { name: name.clone() }));
     let n = module.workgroup_size.iter().product();
     if n > MAX_INVOCATIONS {
         found.push(Lint::Invocations { n });

@@ -36,6 +36,10 @@ pub struct Reflection {
     pub workgroup_size: [u32; 3],
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
+    /// Whether it uses cooperative matrices.
+    pub has_matrices: bool,
+    /// Workgroup variables that do not have a multiple of 16 bytes, in order.
+    pub unaligned: Vec<String>,
     /// Bound resources by group and number.
     pub bindings: Vec<Bound>,
 }
@@ -60,10 +64,12 @@ pub fn reflect(module: &naga::Module) -> Reflection {
     let mut layouter = naga::proc::Layouter::default();
     layouter.update(module.to_ctx()).expect("types of a validated module have a layout");
     let mut bindings = Vec::new();
-    let mut workgroup_bytes = 0;
+    let (mut workgroup_bytes, mut unaligned) = (0, Vec::new());
     for (_, variable) in module.global_variables.iter() {
         if variable.space == AddressSpace::WorkGroup {
-            workgroup_bytes += layouter[variable.ty].size;
+            let size = layouter[variable.ty].size;
+            workgroup_bytes += size;
+            unaligned.extend(variable.name.clone().filter(|_| !size.is_multiple_of(16)));
         }
         let Some(resource) = &variable.binding else { continue };
         let access = match variable.space {
@@ -77,5 +83,7 @@ pub fn reflect(module: &naga::Module) -> Reflection {
     bindings.sort();
     let entry_points: Vec<_> = module.entry_points.iter().map(|entry| entry.name.clone()).collect();
     let workgroup_size = module.entry_points.first().map_or([0; 3], |entry| entry.workgroup_size);
-    Reflection { entry_points, workgroup_size, workgroup_bytes, bindings }
+    let has_matrices =
+        module.types.iter().any(|(_, ty)| matches!(ty.inner, naga::TypeInner::CooperativeMatrix { .. }));
+    Reflection { entry_points, workgroup_size, workgroup_bytes, has_matrices, unaligned, bindings }
 }

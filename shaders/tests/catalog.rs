@@ -682,6 +682,17 @@ fn lints_find_what_targets_do_not_take() {
         ),
         [Lint::WorkgroupMemory { n_bytes: 32784 }]
     );
+    let beside = |n: u32| {
+        format!(
+            "enable wgpu_cooperative_matrix;\nvar<workgroup> a: array<f32, 64>;\nvar<workgroup> n: array<u32, {n}>;
+             @compute @workgroup_size(32) fn main() {{
+                 n[0] = 1u;
+                 coopStore(coopLoad<coop_mat8x8<f32, C>>(&a[0], 8u), &a[0], 8u);
+             }}"
+        )
+    };
+    assert_eq!(lints(&beside(5)), [Lint::Unaligned { name: "n".into() }]);
+    assert_eq!(lints(&beside(8)), []);
     assert_eq!(
         lints(&format!("{}@compute @workgroup_size(64) fn main() {{}}", used(9))),
         [Lint::StorageBuffers { n: 9 }]
