@@ -83,7 +83,9 @@ pub fn reflect(module: &naga::Module) -> Reflection {
     bindings.sort();
     let entry_points: Vec<_> = module.entry_points.iter().map(|entry| entry.name.clone()).collect();
     let workgroup_size = module.entry_points.first().map_or([0; 3], |entry| entry.workgroup_size);
-    let has_matrices =
-        module.types.iter().any(|(_, ty)| matches!(ty.inner, naga::TypeInner::CooperativeMatrix { .. }));
+    let functions = module.functions.iter().map(|(_, function)| function);
+    let functions = functions.chain(module.entry_points.iter().map(|entry| &entry.function));
+    let mut expressions = functions.flat_map(|function| function.expressions.iter());
+    let has_matrices = expressions.any(|(_, value)| matches!(value, naga::Expression::CooperativeLoad { .. }));
     Reflection { entry_points, workgroup_size, workgroup_bytes, has_matrices, unaligned, bindings }
 }
