@@ -332,9 +332,7 @@ impl Plan {
             (Template::RopeKv, Role::K) => rows * n("K_STRIDE"),
             (Template::RopeKv, Role::V) => rows * n("V_STRIDE"),
             (Template::RopeKv, Role::Out) => rows * heads("N_HEADS"),
-            (template, Role::Q | Role::Out) if template.reads_pages() => {
-                rows * heads("N_HEADS")
-            }
+            (template, Role::Q | Role::Out) if template.reads_pages() => rows * heads("N_HEADS"),
             (Template::AttentionCombine, Role::Out) => rows * heads("N_HEADS"),
             (Template::GatherRows, Role::X) => u128::from(variant.bounds.tokens) * n("N_COLS"),
             (Template::RmsNorm, Role::X) => rows * n("X_STRIDE"),

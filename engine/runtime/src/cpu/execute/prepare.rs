@@ -155,7 +155,9 @@ pub(super) fn prepare(plan: &Plan, dispatch: &Dispatch) -> Result<Launch, Runtim
             let [q, k, v, freqs] = [operand(Role::Q)?, operand(Role::K)?, operand(Role::V)?, operand(Role::Freqs)?];
             (Work::RopeKv { q, k, v, freqs, norms: norm()?, kv: kv()?, numbers }, stride)
         }
-        Template::MatmulCoop | Template::AttentionCoop => return Err(RuntimeError::Cpu("it has no matrix units".into())),
+        Template::MatmulCoop | Template::AttentionCoop => {
+            return Err(RuntimeError::Cpu("it has no matrix units".into()));
+        }
         Template::AttentionDecode | Template::AttentionCombine => {
             return Err(RuntimeError::Cpu("it has no attention in parts".into()));
         }
