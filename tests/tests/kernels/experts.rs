@@ -252,11 +252,13 @@ fn products_of_a_chunk_are_sorted_by_expert() {
             let mut rig = Rig::new(&graph, &stored, &device, &target, &batch);
             let kernels = rig.plan().kernels.as_slice().iter().map(|kernel| &kernel.spec);
             let tiles: Vec<_> = kernels.filter_map(|spec| Some((spec.template, spec.u32("TILE_M")?))).collect();
-            let units =
-                target.matrix_units(chunk.format, chunk.hidden).and(target.matrix_units(chunk.format, chunk.inner));
-            let template = if units.is_some() { Template::MatmulCoop } else { Template::Matmul };
-            let (order, product) = ((Template::MoeOrder, chunk.tile), (template, chunk.tile));
-            assert_eq!(tiles, if device.is_cpu() { vec![] } else { vec![order, product, product] });
+            let product = |n_cols| match target.matrix_units(chunk.format, n_cols) {
+                Some(_) => Template::MatmulCoop,
+                None => Template::Matmul,
+            };
+            let expected = [Template::MoeOrder, product(chunk.hidden), product(chunk.inner)];
+            let expected = expected.map(|template| (template, chunk.tile));
+            assert_eq!(tiles, if device.is_cpu() { vec![] } else { expected.to_vec() });
             let tolerance = 2.0 * kernel(Arithmetic::of(&target, &graph), chunk.hidden.max(chunk.inner));
             rig.check(&batch, tolerance).unwrap_or_else(|why| panic!("{} experts: {why}", chunk.n_experts));
         }
