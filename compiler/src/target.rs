@@ -68,7 +68,7 @@ pub struct TargetProfile {
     /// Times that it may read all weights, each time for other rows, before the tiled product takes over: that one costs as
     /// much for one row as for a tile.
     pub matvec_rounds: u32,
-    /// The same where a product takes matrix units instead, if that is less.
+    /// At most so many times where the product could take matrix units.
     pub rounds_before_units: u32,
     /// Rows whose logits one step may want.
     pub max_rows: u32,
@@ -233,7 +233,9 @@ impl TargetProfile {
     pub fn attention_units(&self, head_dim: u32) -> Option<MatrixUnits> {
         let suits = |units: &MatrixUnits| {
             let sides = [head_dim, self.prefill_q_tile, units.lanes];
-            sides.iter().all(|n| n.is_multiple_of(units.side)) && head_dim <= 128 && self.prefill_q_tile <= 16
+            sides.iter().all(|n| n.is_multiple_of(units.side))
+                && (16..=128).contains(&head_dim)
+                && self.prefill_q_tile <= 16
         };
         self.units().filter(suits).filter(|_| self.kv_type != KvType::F32)
     }

@@ -7,7 +7,7 @@
 // Sums stay in matrices, which no lane can scale. So weights are exp(score - reference), and a query's reference grows only
 // when a score has passed it by HEADROOM: then sums go through workgroup memory once. Weights are at most
 // exp(HEADROOM + LIFT), a number of f16; LIFT keeps small ones from being lost there.
-// Tokens past the sequence's last and of pages that may be gone have weight 0 and count as values of 0, whatever lies there.
+// Tokens past the sequence's last have weight 0 and count as values of 0, whatever lies there. Pages that may be gone are not read.
 // Workgroup memory: HEADS * Q_TILE * (4 * (KV_BLOCK + 4) + 2 * (KV_BLOCK + 8)) bytes, 2 * KV_BLOCK * (HEAD_DIM + 8), and 16.
 // Assumes subgroups of exactly LANES, numbered in the order of their invocations; keys and values of at most 16 bits; HEAD_DIM, Q_TILE and
 // KV_BLOCK multiples of SIDE, KV_BLOCK of 16, LANES of SIDE; HEADS divides the query heads of a KV head. Queries, weights,

@@ -22,10 +22,10 @@ var<workgroup> low_of: array<u32, 16>;
 var<workgroup> high_of: array<u32, 16>;
 
 fn pairs_begin(thread: u32) {
-    if thread < 16u {
-        let number = 0.0625 * code_numbers(vec4<u32>(thread, 0u, 0u, 0u)).x;
-        low_of[thread] = pack2x16float(vec2<f32>(number, 0.0));
-        high_of[thread] = pack2x16float(vec2<f32>(0.0, number));
+    for (var code = thread; code < 16u; code += WG) {
+        let number = 0.0625 * code_numbers(vec4<u32>(code, 0u, 0u, 0u)).x;
+        low_of[code] = pack2x16float(vec2<f32>(number, 0.0));
+        high_of[code] = pack2x16float(vec2<f32>(0.0, number));
     }
     workgroupBarrier();
 }

@@ -15,7 +15,7 @@ fn tile_begin(tile: u32, products: u32, thread: u32) -> Tile {
     let is_tile = tile < table_tiles(products);
     let at = select(0u, tile * TILE_WORDS, is_tile);
     let expert = order[at];
-    if thread < TILE_M { tile_products[thread] = order[at + 1u + thread]; }
+    for (var m = thread; m < TILE_M; m += WG) { tile_products[m] = order[at + 1u + m]; }
     workgroupBarrier();
     let is_here = is_tile && expert >= EXPERT_FIRST && expert < EXPERT_FIRST + EXPERT_COUNT;
     return Tile(select(0u, min(expert - EXPERT_FIRST, EXPERT_COUNT - 1u) * N, is_here), is_here);

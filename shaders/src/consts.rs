@@ -501,7 +501,7 @@ fn coop_tile(name: &str, c: &Consts) -> u32 {
         "TILE_N" => 4 * side,
         "TILE_K" if is_large || !c.u32("K").is_multiple_of(64) => 32,
         "TILE_K" => 64,
-        "UNIT_M" if is_large => largest / 2,
+        "UNIT_M" if is_large => c.u32("TILE_M") / 2,
         "UNIT_M" => c.u32("TILE_M").min(2 * side),
         // Of more lanes there would be more than 256 invocations.
         "UNIT_N" if is_large && (n > 32 * largest || c.u32("LANES") > 32) => largest / 2,

@@ -250,8 +250,13 @@ impl Unit {
     /// The same to their places.
     fn put(self, text: &mut String, what: &str) {
         for i in 0..self.eights.div_ceil(self.threads) {
-            let id = format!("min(thread + {}u, EIGHTS - 1u)", i * self.threads);
-            let _ = writeln!(text, "        rows_put({id}, {what}_{i});");
+            let first = i * self.threads;
+            let guard = if first + self.threads > self.eights {
+                format!("if thread < {}u ", self.eights - first)
+            } else {
+                String::new()
+            };
+            let _ = writeln!(text, "        {guard}{{ rows_put(thread + {first}u, {what}_{i}); }}");
         }
     }
 

@@ -456,12 +456,12 @@ impl Plan {
     }
 }
 
-/// Whether a template is one of those that choose tokens.
 /// Whether a template but attention may leave its result in half rows.
 fn may_leave_half(template: Template) -> bool {
     matches!(template, Template::Matvec | Template::MatmulCoop | Template::RmsNorm)
 }
 
+/// Whether a template is one of those that choose tokens.
 fn samples(template: Template) -> bool {
     use Template::{SampleBins, SampleFilter, SampleFinal, SampleGather, SamplePartial};
     matches!(template, SamplePartial | SampleBins | SampleGather | SampleFilter | SampleFinal)

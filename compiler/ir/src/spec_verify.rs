@@ -27,7 +27,7 @@ impl KernelSpec {
         }
         let takes = match self.prologue {
             Prologue::None => true,
-            Prologue::RmsNorm => self.template.multiplies() || self.template == Template::RopeKv,
+            Prologue::RmsNorm => matches!(self.template, Template::Matvec | Template::Matmul | Template::RopeKv),
             Prologue::RmsNormParts => self.template == Template::Matvec,
         };
         if !takes {
@@ -157,7 +157,7 @@ impl KernelSpec {
             }
         }
         let (n_heads, n_kv_heads) = (n("N_HEADS"), n("N_KV_HEADS"));
-        let shares = matches!(self.template, Template::Attention | Template::AttentionDecode);
+        let shares = self.template.reads_pages();
         if shares && !(n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads)) {
             return Err(format!("{n_heads} query heads cannot share {n_kv_heads}"));
         }

@@ -259,12 +259,14 @@ pub fn target_of(info: &AdapterInfo) -> TargetProfile {
         let &CooperativeShape { m, n, k, ref ab, ref c } = shape;
         Some(CoopShape { m, n, k, ab: scalar(ab)?, c: scalar(c)? })
     };
+    // Of every Metal device wgpu tells subgroups of 4 to 64; those with matrices are Apple's, whose preset knows better.
+    let has_apples = preset.name == "apple" && !info.cooperative_matrix.is_empty();
     let limits = Limits {
         max_storage_buffers: info.max_storage_buffers,
         workgroup_bytes: info.workgroup_memory_bytes,
         max_invocations: info.max_invocations,
         max_workgroups: info.max_workgroups,
-        subgroup: info.subgroup,
+        subgroup: info.subgroup.and(if has_apples { preset.limits.subgroup } else { info.subgroup }),
         f16: info.f16,
         // No adapter tells, so the preset decides.
         integer_dot: preset.limits.integer_dot,

@@ -386,8 +386,8 @@ fn experimental(features: Features) -> wgpu::ExperimentalFeatures {
     if !features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
         return wgpu::ExperimentalFeatures::disabled();
     }
-    // SAFETY: wgpu does not check that a matrix is loaded and stored within its array. Kernels with matrices are linked from
-    // the catalogue alone, whose matrices lie in workgroup memory at places that its numbers bound.
+    // SAFETY: wgpu does not check that a matrix is loaded and stored within its array. `pipelines` makes no kernel with matrices but
+    // the catalogue's, whose matrices lie in workgroup memory at places that its numbers bound.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 

@@ -222,6 +222,12 @@ fn compile(
         let reason = format!("group {} of {MAX_GROUPS}", binding.group);
         return Err(GpuError::Kernel { kernel: spec.label.to_owned(), reason });
     }
+    // wgpu checks no matrix's place in its array.
+    if !spec.trusted && spec.wgsl.contains("wgpu_cooperative_matrix") {
+        let reason =
+            "it uses cooperative matrices and is no kernel of this program's; compile the model again".to_owned();
+        return Err(GpuError::Kernel { kernel: spec.label.to_owned(), reason });
+    }
     let made = scoped(gpu, || {
         let n_groups = spec.bindings.iter().map(|b| b.group + 1).max().unwrap_or(0);
         let group = |group| {
