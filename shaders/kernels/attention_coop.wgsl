@@ -12,9 +12,10 @@
 // Assumes subgroups of exactly LANES, numbered in the order of their invocations; keys and values of at most 16 bits; HEAD_DIM, Q_TILE and
 // KV_BLOCK multiples of SIDE, KV_BLOCK of 16, LANES of SIDE; HEADS divides the query heads of a KV head. Queries, weights,
 // and keys and values of other types are rounded to f16, sums are f32.
-// Slots: kv, out; the unit of a subgroup is generated.
+// Slots: kv, halves, out; the unit of a subgroup is generated.
 
 import package::lib::grid::linear_id;
+import package::lib::pages::PAGE_TOKENS;
 import package::lib::step::{step_n_tiles, step_tile, step_sequence};
 import package::lib::visible::window_begin;
 import package::slot::unit::unit_attention;
@@ -57,8 +58,9 @@ fn main(
     tile.position = sequence.z - sequence.y + first_query;
     tile.kv_len = sequence.z;
     tile.page_row = sequence.w;
-    tile.window_page = window_begin(tile.position) / 16u;
-    tile.keep_pages = min((KEEP + 15u) / 16u, tile.window_page);
-    tile.n_pages = tile.keep_pages + (tile.position + tile.n_queries + 15u) / 16u - tile.window_page;
+    tile.window_page = window_begin(tile.position) / PAGE_TOKENS;
+    tile.keep_pages = min((KEEP + PAGE_TOKENS - 1u) / PAGE_TOKENS, tile.window_page);
+    let end_page = (tile.position + tile.n_queries + PAGE_TOKENS - 1u) / PAGE_TOKENS;
+    tile.n_pages = tile.keep_pages + end_page - tile.window_page;
     unit_attention(tile, id % GROUPS * HEADS + subgroup, subgroup, lane, thread);
 }

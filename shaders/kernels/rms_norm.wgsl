@@ -2,7 +2,7 @@
 //
 // A row has RUNS of them, one beside the other (heads), from column X_AT of rows of X_STRIDE numbers on; of the result from
 // OUT_AT of OUT_STRIDE. One workgroup a run. Workgroup memory: 4 * WG bytes, for the sum.
-// Slots: rows, epilogue (a residual).
+// Slots: rows, epilogue (a residual), and with it out: in single precision, or in half rows with OUT_HALF.
 
 import package::lib::grid::linear_id;
 import package::lib::reduce::workgroup_sum;

@@ -7,8 +7,6 @@ import package::slot::tile::tile_product;
 // Numbers from a row of a tile to the next. The 8 that are no columns put the rows that matrix units read together into
 // different banks.
 const STRIDE = TILE_K + 8u;
-// Numbers of both tiles: rows of x, then rows of W.
-const TILE_NUMBERS = (TILE_M + TILE_N) * STRIDE;
 // Eights of columns that a row of a tile has.
 const TILE_EIGHTS = TILE_K / 8u;
 // Numbers of a cooperative matrix.

@@ -1,9 +1,8 @@
 // Tiles in workgroup memory by quads of numbers, which are stored at once.
 //
 // Every provider has these: elements of HALVES numbers in `tiles`, which cooperative matrices are loaded from, and
-// halves_put, which stores an eight from number `at` on, a multiple of 8.
+// halves_put, which stores an eight, p0 first, from number `at` on, a multiple of 8. The catalogue says how many TILE_NUMBERS there are.
 
-import package::lib::coop_tiles::TILE_NUMBERS;
 import package::lib::half_rows::Eight;
 
 const HALVES = 4u;

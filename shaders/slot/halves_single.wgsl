@@ -1,7 +1,6 @@
 // Tiles in workgroup memory by single numbers: Metal loads its matrices through pointers to numbers alone. Interface:
 // slot/halves_quads.
 
-import package::lib::coop_tiles::TILE_NUMBERS;
 import package::lib::half_rows::Eight;
 
 const HALVES = 1u;

@@ -121,6 +121,10 @@ fn may_leave_half(template: Template) -> bool {
     matches!(template, Template::Matvec | Template::MatmulCoop | Template::RmsNorm) || attends(template)
 }
 
+fn is_tiled(template: Template) -> bool {
+    matches!(template, Template::Matmul | Template::MatmulCoop)
+}
+
 fn has_weight(template: Template) -> bool {
     template == Template::Embed || multiplies(template)
 }
@@ -163,9 +167,8 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         }
     }
     if template == Template::MatmulCoop {
-        // Metal, whose matrices are the smaller ones, loads them through pointers to numbers.
-        let halves = if consts.u32("SIDE") == 8 { "slot/halves_single.wgsl" } else { "slot/halves_quads.wgsl" };
-        slots.insert("halves", source(halves));
+        let rows = consts.u32("TILE_M") + consts.u32("TILE_N");
+        bind_halves(consts, rows * (consts.u32("TILE_K") + 8), &mut slots);
         // As providers of pairs have it: 16 columns a block of codes of 8 bits, 32 of others.
         let eights = match spec.weight {
             Some(WeightFormat::F16 | WeightFormat::Bf16) => 1,
@@ -178,7 +181,7 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
         slots.insert("eights", source(if eights > 1 { "slot/eights_pairs.wgsl" } else { "slot/eights_half.wgsl" }));
         slots.insert("unit", unit_coop::generate(consts, eights));
     }
-    if matches!(template, Template::Matmul | Template::MatmulCoop) {
+    if is_tiled(template) {
         let tile = if has_experts(spec) { "slot/tile_experts.wgsl" } else { "slot/tile_rows.wgsl" };
         slots.insert("tile", source(tile));
     }
@@ -233,6 +236,7 @@ fn slots(spec: &KernelSpec, consts: &mut Consts) -> Result<BTreeMap<&'static str
     }
 
     if template == Template::AttentionCoop {
+        bind_halves(consts, consts.u32("KV_BLOCK") * (consts.u32("HEAD_DIM") + 8), &mut slots);
         slots.insert("unit", flash::generate(consts));
     }
     if template == Template::AttentionDecode {
@@ -312,6 +316,14 @@ fn has_table(k: KFormat) -> bool {
     matches!(k, KFormat::Iq4Nl | KFormat::Iq4Xs)
 }
 
+/// Binds the slot `halves` of so many numbers.
+fn bind_halves(consts: &mut Consts, n_numbers: u32, slots: &mut BTreeMap<&'static str, Source>) {
+    consts.add("TILE_NUMBERS", n_numbers);
+    // Metal, whose matrices are the smaller ones, loads them through pointers to numbers.
+    let halves = if consts.u32("SIDE") == 8 { "slot/halves_single.wgsl" } else { "slot/halves_quads.wgsl" };
+    slots.insert("halves", source(halves));
+}
+
 /// Binds the slot `pairs`.
 fn bind_pairs(spec: &KernelSpec, cols: u32, slots: &mut BTreeMap<&'static str, Source>) -> Result<(), LinkError> {
     let bad = |why: &str| LinkError::BadWeight { template: spec.template, weight: spec.weight, why: why.into() };
@@ -364,7 +376,7 @@ fn bindings(spec: &KernelSpec) -> Vec<BindingInfo> {
         list.extend([info(Role::K, 0, 2, Read), info(Role::V, 0, 3, Read), info(Role::Freqs, 1, 0, Read)]);
     }
     match spec.template {
-        Template::Matmul | Template::MatmulCoop if has_experts(spec) => list.push(info(Role::Order, 0, 3, Read)),
+        template if is_tiled(template) && has_experts(spec) => list.push(info(Role::Order, 0, 3, Read)),
         Template::Matvec if has_experts(spec) => list.push(info(Role::Route, 0, 3, Read)),
         Template::MoeSum => list.push(info(Role::Route, 0, 3, Read)),
         _ => {}

@@ -1,5 +1,7 @@
 //! Each template's numbers: names, ranges, defaults, and how they must fit together.
 
+mod coop;
+
 use crate::link::LinkError;
 use crate::spec::{Const, EpilogueOp, KFormat, KernelSpec, Prologue, Template, Tier, WeightFormat};
 use std::fmt::Write;
@@ -48,9 +50,6 @@ const fn float(name: &'static str) -> ConstRule {
 }
 const fn power(name: &'static str, default: u32, min: u32, max: u32) -> ConstRule {
     ConstRule { name, default: ConstDefault::U32(default), min, max, power_of_two: true }
-}
-const fn tile(name: &'static str, how: &'static str, min: u32, max: u32) -> ConstRule {
-    ConstRule { power_of_two: true, ..rule(name, ConstDefault::Derived(how), min, max) }
 }
 const fn at(name: &'static str) -> ConstRule {
     rule(name, ConstDefault::U32(0), 0, MAX_SIZE)
@@ -152,26 +151,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                 ]
             }
         }
-        Template::MatmulCoop => {
-            const {
-                &[
-                    size("K"),
-                    size("N"),
-                    OUT_STRIDE,
-                    OUT_AT,
-                    power("SIDE", 16, 8, 16),
-                    power("LANES", 32, 4, 64),
-                    tile("TILE_M", "8 * SIDE, and half for LANES below 16", 16, 256),
-                    tile("TILE_N", "as TILE_M, and 4 * SIDE for a smaller TILE_M or a narrow W", 16, 256),
-                    tile("TILE_K", "32, and 64 for a smaller TILE_M where it divides K", 32, 64),
-                    tile("UNIT_M", "half of TILE_M; for a smaller one 2 * SIDE, at most TILE_M", 8, 128),
-                    tile("UNIT_N", "as UNIT_M, and half for a narrow W; for a smaller TILE_M SIDE or 2 * SIDE", 8, 128),
-                    rule("X_HALF", ConstDefault::U32(0), 0, 1),
-                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
-                    rule("WG", ConstDefault::Derived("LANES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
-                ]
-            }
-        }
+        Template::MatmulCoop => coop::MATMUL,
         Template::RopeKv => {
             const {
                 &[
@@ -224,29 +204,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                 ]
             }
         }
-        Template::AttentionCoop => {
-            const {
-                &[
-                    rule("N_HEADS", ConstDefault::Required, 1, 1024),
-                    rule("N_KV_HEADS", ConstDefault::Required, 1, 1024),
-                    rule("HEAD_DIM", ConstDefault::Required, 16, 128),
-                    power("SIDE", 16, 8, 16),
-                    power("LANES", 32, 8, 64),
-                    rule("HEADS", ConstDefault::Derived("the most of 4 that divide N_HEADS / N_KV_HEADS"), 1, 4),
-                    float("SCALE"),
-                    rule("Q_TILE", ConstDefault::U32(16), 8, 16),
-                    rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
-                    rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
-                    rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
-                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
-                    size("MAX_PAGES"),
-                    power("KV_BITS", 16, 4, 16),
-                    KV_QUANT_GROUP,
-                    power("KV_BLOCK", 32, 16, 64),
-                    rule("WG", ConstDefault::Derived("LANES * HEADS"), 8, 256),
-                ]
-            }
-        }
+        Template::AttentionCoop => coop::ATTENTION,
         Template::AttentionDecode => {
             const {
                 &[
@@ -444,7 +402,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (Template::MoeSum, "OUT_STRIDE") => c.u32("N_COLS"),
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
-        (Template::MatmulCoop, _) => coop_tile(name, c),
+        (Template::MatmulCoop, _) => coop::tile_number(name, c),
         (Template::AttentionCoop, "WG") => c.u32("LANES") * c.u32("HEADS"),
         (Template::AttentionCoop, "HEADS") => {
             let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
@@ -483,32 +441,6 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
             }
         }
         _ => unreachable!("constant {name} has no derivation"),
-    }
-}
-
-/// Tiles of a product on matrix units, measured on an H100 (benches/README.md). A large one has four units of half its sides.
-/// Where W is narrow, few workgroups make all of a chunk's products: there units are narrower, so that subgroups wait for
-/// memory in turn, and then tiles. A smaller tile, for fewer rows, waits longer than it multiplies: it takes more columns at
-/// a time, and few rows of W.
-fn coop_tile(name: &str, c: &Consts) -> u32 {
-    let (side, n) = (c.u32("SIDE"), c.u32("N"));
-    // Few lanes hold many numbers of a matrix each.
-    let largest = if c.u32("LANES") < 16 { 4 * side } else { 8 * side };
-    let is_large = c.u32("TILE_M") >= largest;
-    match name {
-        "TILE_M" => largest,
-        "TILE_N" if is_large && n > 16 * largest => largest,
-        "TILE_N" => 4 * side,
-        "TILE_K" if is_large || !c.u32("K").is_multiple_of(64) => 32,
-        "TILE_K" => 64,
-        "UNIT_M" if is_large => c.u32("TILE_M") / 2,
-        "UNIT_M" => c.u32("TILE_M").min(2 * side),
-        // Of more lanes there would be more than 256 invocations.
-        "UNIT_N" if is_large && (n > 32 * largest || c.u32("LANES") > 32) => largest / 2,
-        "UNIT_N" if is_large => (largest / 4).max(side),
-        "UNIT_N" if c.u32("TILE_M") < 4 * side => side,
-        "UNIT_N" => 2 * side,
-        _ => c.u32("LANES") * (c.u32("TILE_M") / c.u32("UNIT_M")) * (c.u32("TILE_N") / c.u32("UNIT_N")),
     }
 }
 
@@ -607,21 +539,9 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
         }
         Template::MatmulCoop => {
-            need(spec.tier == Tier::Subgroups, "LANES", "of subgroups, which the plain tier does not have")?;
-            need(spec.weight != Some(WeightFormat::F32), "SIDE", "of weights that are no f32, which f16 would round")?;
-            need(c.u32("K").is_multiple_of(c.u32("TILE_K")), "K", "a multiple of TILE_K")?;
-            let side = c.u32("SIDE");
-            let subgroups = |of: &str, unit: &str| {
-                let whole = c.u32(of).is_multiple_of(c.u32(unit)) && c.u32(unit).is_multiple_of(side);
-                need(whole, unit, "a divisor of the tile and a multiple of SIDE").map(|()| c.u32(of) / c.u32(unit))
-            };
-            let n_subgroups = subgroups("TILE_M", "UNIT_M")? * subgroups("TILE_N", "UNIT_N")?;
-            let wg = c.u32("LANES") * n_subgroups;
-            need(c.u32("WG") == wg && wg <= 256, "WG", "LANES for each unit of a tile, at most 256")?;
             leaves_half_rows(c)?;
-            let n_matrices = c.u32("UNIT_M") * c.u32("UNIT_N") / (side * side);
-            need(n_matrices <= 32, "UNIT_N", "of a unit of at most 32 matrices")?;
-            need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")
+            need(!pairs || c.u32("N").is_multiple_of(2), "N", "even, since the epilogue pairs columns")?;
+            coop::check_matmul(spec, c, need)
         }
         Template::Map => {
             need(!pairs || c.u32("N_COLS").is_multiple_of(2), "N_COLS", "even, since the epilogue pairs columns")
@@ -646,19 +566,7 @@ fn check_together(spec: &KernelSpec, c: &Consts) -> Result<(), LinkError> {
             let row = c.u32("N_HEADS") * c.u32("HEAD_DIM");
             need(c.u32("OUT_HALF") == 0 || row.is_multiple_of(8), "HEAD_DIM", "of half rows of a multiple of 8 columns")
         }
-        Template::AttentionCoop => {
-            let side = c.u32("SIDE");
-            need(spec.tier == Tier::Subgroups, "LANES", "of subgroups, which the plain tier does not have")?;
-            need(c.u32("HEAD_DIM").is_multiple_of(side), "HEAD_DIM", "a multiple of SIDE")?;
-            need(c.u32("Q_TILE").is_multiple_of(side), "Q_TILE", "a multiple of SIDE")?;
-            need(c.u32("LANES").is_multiple_of(side), "LANES", "a multiple of SIDE")?;
-            need(c.u32("N_HEADS").is_multiple_of(c.u32("N_KV_HEADS")), "N_HEADS", "a multiple of N_KV_HEADS")?;
-            let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");
-            need(shared.is_multiple_of(c.u32("HEADS")), "HEADS", "a divisor of N_HEADS / N_KV_HEADS")?;
-            need(c.u32("WG") == c.u32("LANES") * c.u32("HEADS"), "WG", "LANES for each of HEADS")?;
-            let row = c.u32("N_HEADS") * c.u32("HEAD_DIM");
-            need(c.u32("OUT_HALF") == 0 || row.is_multiple_of(8), "HEAD_DIM", "of half rows of a multiple of 8 columns")
-        }
+        Template::AttentionCoop => coop::check_attention(spec, c, need),
         Template::AttentionDecode => {
             need(c.u32("HEAD_DIM").is_multiple_of(64), "HEAD_DIM", "a multiple of 64")?;
             need(c.u32("N_HEADS").is_multiple_of(c.u32("N_KV_HEADS")), "N_HEADS", "a multiple of N_KV_HEADS")?;

@@ -6,12 +6,15 @@
 //! FlashAttention-4's.
 
 use crate::consts::Consts;
+use crate::coop::{self, Pieces};
 use crate::link::Source;
 use std::fmt::Write;
 
 const HEAD: &str = "\
+import package::lib::half_rows::Eight;
 import package::lib::pages::{KV_VALUE_ROWS, PAGE_TOKENS, key_row};
 import package::lib::visible::sees;
+import package::slot::halves::{HALVES, halves_put, tiles};
 import package::slot::kv::{KvPiece, high_quad, kv_piece, low_quad};
 import package::slot::out::out_store;
 
@@ -31,10 +34,9 @@ const STRIDE = KV_BLOCK + 4u;
 const HALF_STRIDE = KV_BLOCK + 8u;
 // Numbers of a matrix.
 const AREA = SIDE * SIDE;
-// Eights of a row of keys or values, and of a block's.
+// Eights of a row of keys or values.
 const ROW_EIGHTS = HEAD_DIM / 8u;
-const EIGHTS = KV_BLOCK * ROW_EIGHTS;
-// Numbers from a key or value to the next.
+// Numbers from a key or value to the next in `tiles`, which hold a block's keys, then its values.
 const KV_STRIDE = HEAD_DIM + 8u;
 
 // Scores, and sums on their way.
@@ -68,6 +70,13 @@ fn value_eight(tile: Tile, first: u32, kv_head: u32, id: u32) -> KvPiece {
     return kv_piece(key_row(slot, kv_head) + KV_VALUE_ROWS, id % ROW_EIGHTS);
 }
 
+// Puts the eight that is the `id`-th of a block's to its place, numbers in their own order.
+fn put(id: u32, piece: KvPiece) {
+    let low = vec4<f16>(low_quad(piece));
+    let high = vec4<f16>(high_quad(piece));
+    halves_put(id / ROW_EIGHTS * KV_STRIDE + id % ROW_EIGHTS * 8u, Eight(low.xy, low.zw, high.xy, high.zw));
+}
+
 // Whether a query sees token `column` of the block that begins with page `first`.
 fn shows(tile: Tile, first: u32, column: u32, position: u32) -> bool {
     let ix = first + column / PAGE_TOKENS;
@@ -85,34 +94,6 @@ fn weight_of(score: f32, reference: f32) -> f16 {
 
 ";
 
-/// A block's keys, then its values, in workgroup memory: by quads.
-const QUADS: &str = "\
-const HALVES = 4u;
-var<workgroup> rows: array<vec4<f16>, KV_BLOCK * KV_STRIDE / 4u>;
-fn rows_put(id: u32, eight: KvPiece) {
-    let at = id / ROW_EIGHTS * (KV_STRIDE / 4u) + id % ROW_EIGHTS * 2u;
-    rows[at] = vec4<f16>(low_quad(eight));
-    rows[at + 1u] = vec4<f16>(high_quad(eight));
-}
-
-";
-
-/// The same by numbers: Metal, whose matrices are the smaller ones, loads them through pointers to numbers.
-const SINGLE: &str = "\
-const HALVES = 1u;
-var<workgroup> rows: array<f16, KV_BLOCK * KV_STRIDE>;
-fn rows_put(id: u32, eight: KvPiece) {
-    let at = id / ROW_EIGHTS * KV_STRIDE + id % ROW_EIGHTS * 8u;
-    let low = vec4<f16>(low_quad(eight));
-    let high = vec4<f16>(high_quad(eight));
-    for (var i = 0u; i < 4u; i++) {
-        rows[at + i] = low[i];
-        rows[at + 4u + i] = high[i];
-    }
-}
-
-";
-
 /// The module's text.
 pub(crate) fn generate(consts: &Consts) -> Source {
     let n = |name: &str| consts.u32(name);
@@ -124,11 +105,9 @@ pub(crate) fn generate(consts: &Consts) -> Source {
         tokens: n("KV_BLOCK") / side,
         sharers: n("LANES") / side,
         heads: n("HEADS"),
-        threads: n("WG"),
-        eights: n("KV_BLOCK") * n("HEAD_DIM") / 8,
+        eights: Pieces { all: n("KV_BLOCK") * n("HEAD_DIM") / 8, threads: n("WG") },
     };
     let mut text = HEAD.to_string();
-    text.push_str(if side == 8 { SINGLE } else { QUADS });
     text.push_str("fn unit_attention(tile: Tile, head: u32, team: u32, lane: u32, thread: u32) {\n");
     text.push_str("    let kv_head = head / (N_HEADS / N_KV_HEADS);\n");
     text.push_str("    let own = team * Q_TILE * STRIDE;\n    let own_half = team * Q_TILE * HALF_STRIDE;\n");
@@ -167,15 +146,13 @@ struct Unit {
     sharers: u32,
     /// Subgroups of a workgroup.
     heads: u32,
-    /// Invocations of a workgroup.
-    threads: u32,
     /// Eights of a block's keys.
-    eights: u32,
+    eights: Pieces,
 }
 
 impl Unit {
     fn matrix(self, scalar: &str, role: &str) -> String {
-        format!("coop_mat{0}x{0}<{scalar}, {role}>", self.side)
+        coop::matrix(self.side, scalar, role)
     }
 
     fn rows(self) -> std::ops::Range<u32> {
@@ -239,30 +216,24 @@ impl Unit {
         }
     }
 
-    /// Loads of an invocation's eights of a block, the last invocations repeating what another brings.
+    /// Loads of an invocation's eights of a block.
     fn load(self, text: &mut String, pad: &str, word: &str, what: &str, first: &str) {
-        for i in 0..self.eights.div_ceil(self.threads) {
-            let id = format!("min(thread + {}u, EIGHTS - 1u)", i * self.threads);
+        for i in 0..self.eights.each() {
+            let id = self.eights.id(i);
             let _ = writeln!(text, "{pad}{word} {what}_{i} = {what}_eight(tile, {first}, kv_head, {id});");
         }
     }
 
     /// The same to their places.
     fn put(self, text: &mut String, what: &str) {
-        for i in 0..self.eights.div_ceil(self.threads) {
-            let first = i * self.threads;
-            let guard = if first + self.threads > self.eights {
-                format!("if thread < {}u ", self.eights - first)
-            } else {
-                String::new()
-            };
-            let _ = writeln!(text, "        {guard}{{ rows_put(thread + {first}u, {what}_{i}); }}");
+        for i in 0..self.eights.each() {
+            let _ = writeln!(text, "        {}{{ put({}, {what}_{i}); }}", self.eights.guard(i), self.eights.id(i));
         }
     }
 
     /// Where matrix (t, d) of a block's keys or values lies.
     fn placed(self, t: u32, d: u32) -> String {
-        format!("rows[({}u * KV_STRIDE + {}u) / HALVES]", t * self.side, d * self.side)
+        format!("tiles[({}u * KV_STRIDE + {}u) / HALVES]", t * self.side, d * self.side)
     }
 
     /// Scores of a block, to workgroup memory.

@@ -15,6 +15,7 @@ mod cluster;
 mod consts;
 mod epilogue;
 mod files;
+mod coop;
 mod flash;
 pub mod limits;
 mod link;

@@ -3,6 +3,7 @@
 //! does not unroll every loop over it.
 
 use crate::consts::Consts;
+use crate::coop::{self, Pieces};
 use crate::link::Source;
 use std::fmt::Write;
 
@@ -28,9 +29,8 @@ pub(crate) fn generate(consts: &Consts, eights: u32) -> Source {
         rows: n("UNIT_M") / n("SIDE"),
         columns: n("UNIT_N") / n("SIDE"),
         steps: n("TILE_K") / n("SIDE"),
-        threads: n("WG"),
-        x_pieces: n("TILE_M") * n("TILE_K") / 8,
-        w_pieces: n("TILE_N") * n("TILE_K") / (8 * eights),
+        x: Pieces { all: n("TILE_M") * n("TILE_K") / 8, threads: n("WG") },
+        w: Pieces { all: n("TILE_N") * n("TILE_K") / (8 * eights), threads: n("WG") },
         eights,
     };
     let mut text = HEAD.to_string();
@@ -59,12 +59,10 @@ struct Unit {
     columns: u32,
     /// Matrices along the columns of a tile.
     steps: u32,
-    /// Invocations of a workgroup.
-    threads: u32,
     /// Eights of the tile of x.
-    x_pieces: u32,
+    x: Pieces,
     /// Blocks of the tile of W.
-    w_pieces: u32,
+    w: Pieces,
     /// Eights of a block.
     eights: u32,
 }
@@ -77,37 +75,20 @@ impl Unit {
 
     /// A matrix type in a part of the product.
     fn matrix(self, scalar: &str, role: &str) -> String {
-        format!("coop_mat{0}x{0}<{scalar}, {role}>", self.side)
-    }
-
-    /// How many of so many pieces an invocation brings at most.
-    fn each(self, pieces: u32) -> u32 {
-        pieces.div_ceil(self.threads)
-    }
-
-    /// The number of an invocation's i-th piece; the last invocations repeat what another brings.
-    fn piece(self, i: u32, pieces: u32) -> String {
-        let id = format!("thread + {}u", i * self.threads);
-        if (i + 1) * self.threads > pieces { format!("min({id}, {}u)", pieces - 1) } else { id }
-    }
-
-    /// Before a store of the i-th piece: whether it is not such a repetition.
-    fn guard(self, i: u32, pieces: u32) -> String {
-        let is_ragged = (i + 1) * self.threads > pieces;
-        if is_ragged { format!("if thread < {}u ", pieces - i * self.threads) } else { String::new() }
+        coop::matrix(self.side, scalar, role)
     }
 
     /// What an invocation brings: the row, where in it, and the place in the tiles.
     fn places(self, text: &mut String) {
-        for i in 0..self.each(self.x_pieces) {
-            let _ = writeln!(text, "    let x_id_{i} = {};", self.piece(i, self.x_pieces));
+        for i in 0..self.x.each() {
+            let _ = writeln!(text, "    let x_id_{i} = {};", self.x.id(i));
             let row = format!("min(tile_product(tile, x_id_{i} / TILE_EIGHTS), x_end - 1u)");
             let _ = writeln!(text, "    let x_row_{i} = x_row({row});");
             let at = format!("x_id_{i} / TILE_EIGHTS * STRIDE + x_id_{i} % TILE_EIGHTS * 8u");
             let _ = writeln!(text, "    let x_at_{i} = {at};");
         }
-        for i in 0..self.each(self.w_pieces) {
-            let _ = writeln!(text, "    let w_id_{i} = {};", self.piece(i, self.w_pieces));
+        for i in 0..self.w.each() {
+            let _ = writeln!(text, "    let w_id_{i} = {};", self.w.id(i));
             let row = format!("min(w_first + w_id_{i} / TILE_BLOCKS, N - 1u)");
             let _ = writeln!(text, "    let w_row_{i} = w_base + {row};");
             let column = format!("w_id_{i} % TILE_BLOCKS * 8u * EIGHTS_EACH");
@@ -127,11 +108,11 @@ impl Unit {
     /// Loads of what an invocation brings, from block `first` of the rows on. Of a block eights may lie in another order than in x,
     /// so x's eights come in that order.
     fn load(self, text: &mut String, pad: &str, word: &str, first: &str) {
-        for i in 0..self.each(self.w_pieces) {
+        for i in 0..self.w.each() {
             let block = format!("{first} + w_id_{i} % TILE_BLOCKS");
             let _ = writeln!(text, "{pad}{word}w_{i} = eights_load(w_row_{i}, {block});");
         }
-        for i in 0..self.each(self.x_pieces) {
+        for i in 0..self.x.each() {
             let place = format!("x_id_{i} % TILE_EIGHTS");
             let eight = format!("eights_at({first} + {place} / EIGHTS_EACH, {place} % EIGHTS_EACH)");
             let _ = writeln!(text, "{pad}{word}x_{i} = x_eight(x_row_{i}, {eight}).columns;");
@@ -140,11 +121,11 @@ impl Unit {
 
     /// The same to its place in the tiles, weights as numbers.
     fn put(self, text: &mut String, pad: &str) {
-        for i in 0..self.each(self.x_pieces) {
-            let _ = writeln!(text, "{pad}{}{{ halves_put(x_at_{i}, x_{i}); }}", self.guard(i, self.x_pieces));
+        for i in 0..self.x.each() {
+            let _ = writeln!(text, "{pad}{}{{ halves_put(x_at_{i}, x_{i}); }}", self.x.guard(i));
         }
-        for i in 0..self.each(self.w_pieces) {
-            let _ = writeln!(text, "{pad}{}{{", self.guard(i, self.w_pieces));
+        for i in 0..self.w.each() {
+            let _ = writeln!(text, "{pad}{}{{", self.w.guard(i));
             for eight in 0..self.eights {
                 let weights = format!("eights_weights(w_{i}, {eight}u, known_to_none)");
                 let _ = writeln!(text, "{pad}    halves_put(w_at_{i} + {}u, {weights});", 8 * eight);

@@ -6,6 +6,7 @@ use crate::target::TargetProfile;
 use ingot_ir::graph::Graph;
 use ingot_ir::plan::PART_TOKENS;
 use ingot_ir::size::Dims;
+use std::collections::BTreeSet;
 
 /// A variant to be compiled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,8 +39,9 @@ pub fn of(graph: &Graph, target: &TargetProfile, options: Options) -> Vec<Bucket
     run(target, options.max_batch, options.max_context, least_tiled(graph, target))
 }
 
-/// One token of each of 1, 2, 4 ... sequences, and the same with KV that is split; a short chunk, whose weights are read at
-/// memory speed, and where that is less than a short tile's rows a shorter one; where products are sorted by expert from `tiled` tokens on, a chunk of one fewer; a long one. Sizes between
+/// One token of each of 1, 2, 4 ... sequences, and the same with KV that is split; a chunk of as many tokens as matrix-vector
+/// kernels take, and one of as many as they take where products could take matrix units instead; where products are sorted by
+/// expert from `tiled` tokens on, a chunk of one fewer; a long one. Sizes between
 /// are steps of the next larger variant: grids follow the step. Every variant's kernels are the same but for the rows that a
 /// matrix-vector product takes at once and the parts of KV, so that variants share pipelines.
 pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Option<u32>) -> Vec<Bucket> {
@@ -64,14 +66,12 @@ pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Opti
         let bounds = Dims { tokens, sequences, rows, tiles, filtered: rows };
         Bucket { bounds, all_rows: false, max_kv: u32::MAX, max_parts: 1 }
     };
-    let (short, long) = (target.few_rows(), target.prefill_tokens.max(batch));
-    let untiled = tiled.map(|tokens| tokens.saturating_sub(1)).filter(|tokens| (short + 1..long).contains(tokens));
+    let (few, long) = (target.few_rows(), target.prefill_tokens.max(batch));
+    let before_units = target.has_matrix_units().then(|| target.rows_before_units());
+    let untiled = tiled.map(|tokens| tokens.saturating_sub(1)).filter(|tokens| *tokens > before_units.unwrap_or(few));
+    let chunks: BTreeSet<u32> = [Some(few), before_units, untiled].into_iter().flatten().collect();
     let mut buckets: Vec<Bucket> = sizes.flat_map(decode).collect();
-    // Of so few tokens that tiles on matrix units take longer than the matrix-vector kernels.
-    let shortest = target.rows_before_units();
-    buckets.extend((target.has_matrix_units() && 1 < shortest && shortest < short.min(long)).then(|| chunk(shortest)));
-    buckets.extend((1 < short && short < long).then(|| chunk(short)));
-    buckets.extend(untiled.map(chunk));
+    buckets.extend(chunks.into_iter().filter(|tokens| (2..long).contains(tokens)).map(chunk));
     buckets.push(chunk(long));
     buckets
 }

@@ -1,4 +1,4 @@
-//! Assumes groups. Guarantees: a value that only half-precision products read is stored in half rows alone (f16 in pairs,
+//! Assumes groups. Guarantees: a value that only products in half precision or on matrix units read is stored in half rows alone (f16 in pairs,
 //! see `shaders/lib/half_rows.wgsl`); a residual that such products read normed is stored a second time so, times the
 //! norm's weight, with sums of its squares, so that the norm leaves its readers a factor a row.
 //!
@@ -12,7 +12,7 @@ use ingot_ir::handle::Column;
 use ingot_ir::kernel::Template;
 use ingot_ir::weight::Weight;
 
-/// Columns of half rows come in eights; half-precision products take whole blocks of 32.
+/// Columns of half rows come in eights; such products take whole blocks of 32.
 const BLOCK: u32 = 32;
 
 /// Runs the pass.

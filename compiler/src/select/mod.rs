@@ -11,7 +11,7 @@ use crate::link;
 use crate::pass::bucket::Bucket;
 use crate::pass::group::{Group, Kind, Step};
 use crate::pass::half_rows::is_half;
-use crate::target::TargetProfile;
+use crate::target::{MatrixUnits, TargetProfile};
 use builder::{Builder, Spot};
 use ingot_ir::graph::{Graph, Op, ValueId};
 use ingot_ir::handle::Column;
@@ -219,10 +219,13 @@ fn set_matrix_units(b: &Builder<'_>, spec: &mut KernelSpec) {
     let (Template::MatmulCoop, Some(format), Some(n_cols)) = (spec.template, spec.weight, spec.u32("K")) else {
         return;
     };
-    if let Some(units) = b.target.matrix_units(format, n_cols) {
-        spec.set("SIDE", Const::U32(units.side));
-        spec.set("LANES", Const::U32(units.lanes));
-    }
+    set_units(spec, b.target.matrix_units(format, n_cols));
+}
+
+fn set_units(spec: &mut KernelSpec, units: Option<MatrixUnits>) {
+    let Some(MatrixUnits { side, lanes }) = units else { return };
+    spec.set("SIDE", Const::U32(side));
+    spec.set("LANES", Const::U32(lanes));
 }
 
 /// What a matrix product reads as x, with its norm's part.
@@ -425,10 +428,7 @@ fn attention(b: &mut Builder<'_>, group: &Group, max_pages: u32) -> Result<(), C
     spec.set("SCALE", Const::F32(scale));
     spec.set("SOFTCAP", Const::F32(softcap));
     set_kv_type(b, &mut spec);
-    if let Some(units) = units {
-        spec.set("SIDE", Const::U32(units.side));
-        spec.set("LANES", Const::U32(units.lanes));
-    }
+    set_units(&mut spec, units);
     if !decodes {
         spec.set("Q_TILE", Const::U32(b.q_tile()));
     }

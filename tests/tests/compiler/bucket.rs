@@ -89,8 +89,12 @@ fn a_mixture_has_a_chunk_whose_experts_have_few_products() {
     assert_eq!(tokens(&mixture, &vulkan), [vulkan.few_rows(), 31, vulkan.prefill_tokens]);
     let nvidia = TargetProfile::nvidia();
     assert_eq!(tokens(&dense, &nvidia), [nvidia.rows_before_units(), nvidia.few_rows(), nvidia.prefill_tokens]);
+    // Below few rows too, where matrix units sort from fewer on.
+    let most = nvidia.few_rows();
+    assert_eq!(tokens(&mixture, &nvidia), [nvidia.rows_before_units(), 31, most, nvidia.prefill_tokens]);
     // Where few rows are more than that, and where the processor sorts, nothing is added.
-    for target in [TargetProfile::nvidia(), TargetProfile::cpu()] {
+    let plain = TargetProfile { limits: TargetProfile::vulkan().limits, ..TargetProfile::nvidia() };
+    for target in [plain, TargetProfile::cpu()] {
         assert_eq!(tokens(&mixture, &target), tokens(&dense, &target), "{}", target.name);
     }
 }

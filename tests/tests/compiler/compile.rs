@@ -148,7 +148,8 @@ fn equal_kernels_of_variants_are_one_pipeline() {
         for max_batch in [1, 32] {
             let plan = compile(&graph, &target, Options { max_batch, ..Options::new(8192) }).expect("compiles");
             let n = plan.kernels.len();
-            assert!(n <= 72, "{n} pipelines for {} with {max_batch} sequences", target.name);
+            let most = [40, 60, 40, 72][2 * usize::from(target.has_matrix_units()) + usize::from(max_batch > 1)];
+            assert!(n <= most, "{n} pipelines for {} with {max_batch} sequences", target.name);
             let kernels = plan.kernels.as_slice();
             let again = (1..n).find(|ix| kernels[..*ix].contains(&kernels[*ix]));
             assert_eq!(again, None, "a kernel of {} stands twice", target.name);

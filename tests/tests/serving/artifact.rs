@@ -4,6 +4,7 @@ use ingot::compiler::TargetProfile;
 use ingot::compiler::artifact::Artifact;
 use ingot::compiler::target::{CoopScalar, CoopShape};
 use ingot::{Cache, CompileOptions, DeviceChoice, DeviceInfo, GenerateOptions, LoadOptions, Model, Tiles, compile};
+use ingot_runtime::gpu::{CooperativeShape, DeviceKind};
 use ingot_tests::rig::{gpus, turn};
 use ingot_tests::shared::{root, shared};
 use std::path::{Path, PathBuf};
@@ -212,4 +213,23 @@ fn a_kept_plan_is_the_plan() {
         assert!(cache.clear().expect("is cleared") > 0);
         assert!(cache.entries().expect("is read").is_empty());
     }
+}
+
+/// wgpu tells subgroups of 4 to 64 lanes of every Metal device; Apple's, which have matrices, have 32.
+#[test]
+fn apples_devices_have_matrix_units() {
+    let infos = ingot::devices().into_iter().filter_map(|device| match device {
+        DeviceInfo::Gpu(info) => Some(info),
+        DeviceInfo::Cpu { .. } => None,
+    });
+    let Some(mut info) = infos.into_iter().next() else { return };
+    let half = |c: &str| CooperativeShape { m: 8, n: 8, k: 8, ab: "F16".into(), c: c.into() };
+    (info.backend, info.kind, info.subgroup, info.f16) = ("metal".into(), DeviceKind::Integrated, Some((4, 64)), true);
+    info.cooperative_matrix = vec![half("F16"), half("F32")];
+    let target = ingot::target_of(&info);
+    assert_eq!((target.name.as_str(), target.limits.subgroup), ("apple", Some((32, 32))));
+    assert!(target.has_matrix_units() && target.attention_units(128).is_some());
+    info.cooperative_matrix.clear();
+    let target = ingot::target_of(&info);
+    assert_eq!((target.limits.subgroup, target.has_matrix_units()), (Some((4, 64)), false));
 }

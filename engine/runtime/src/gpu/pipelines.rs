@@ -308,6 +308,14 @@ mod tests {
     }
 
     #[test]
+    fn matrices_in_kernels_of_others_are_refused() {
+        let Some(gpu) = testing::gpu() else { return };
+        let text = format!("enable wgpu_cooperative_matrix;\n{}", adder(1));
+        let why = create(&gpu, &[spec("theirs", &text)], 1, None).expect_err("it is no kernel of ours").to_string();
+        assert!(why.contains("theirs") && why.contains("cooperative matrices"), "{why}");
+    }
+
+    #[test]
     fn identical_kernels_are_made_once_and_run() {
         let Some(gpu) = testing::gpu() else { return };
         let texts: Vec<String> = (0..20).map(|i| adder(i % 5)).collect();
