@@ -68,8 +68,8 @@ pub struct TargetProfile {
     /// Times that it may read all weights, each time for other rows, before the tiled product takes over: that one costs as
     /// much for one row as for a tile.
     pub matvec_rounds: u32,
-    /// At most so many times where the product could take matrix units.
-    pub rounds_before_units: u32,
+    /// At most so many rows take the matrix-vector kernel where the product could take matrix units.
+    pub max_rows_before_units: u32,
     /// Rows whose logits one step may want.
     pub max_rows: u32,
     /// Queries that a prefill attention tile covers.
@@ -103,7 +103,7 @@ impl TargetProfile {
             prefill_tokens: 512,
             matvec_rows: 8,
             matvec_rounds: 1,
-            rounds_before_units: 8,
+            max_rows_before_units: u32::MAX,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F32,
@@ -130,7 +130,7 @@ impl TargetProfile {
             prefill_tokens: 512,
             matvec_rows: 8,
             matvec_rounds: 1,
-            rounds_before_units: 8,
+            max_rows_before_units: u32::MAX,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F16,
@@ -166,7 +166,7 @@ impl TargetProfile {
             limits,
             bandwidth_gb_s: 900,
             matvec_rounds: 8,
-            rounds_before_units: 1,
+            max_rows_before_units: 4,
             ..Self::gpu("nvidia", VULKAN_BINDING, true)
         }
     }
@@ -275,7 +275,7 @@ impl TargetProfile {
 
     /// The same for a product that could take matrix units.
     pub fn rows_before_units(&self) -> u32 {
-        self.matvec_rows.saturating_mul(self.matvec_rounds.min(self.rounds_before_units))
+        self.few_rows().min(self.max_rows_before_units)
     }
 
     /// Whether attention of one query a sequence has a kernel of its own here, which can split KV: it needs subgroups of 8

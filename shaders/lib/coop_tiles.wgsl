@@ -9,6 +9,8 @@ import package::slot::tile::tile_product;
 const STRIDE = TILE_K + 8u;
 // Eights of columns that a row of a tile has.
 const TILE_EIGHTS = TILE_K / 8u;
+// Subgroups of a slice of the tile's columns.
+const UNITS = WG / LANES / SLICES;
 // Numbers of a cooperative matrix.
 const AREA = SIDE * SIDE;
 
@@ -20,19 +22,24 @@ fn stage_clear(subgroup: u32, lane: u32) {
     for (var i = lane; i < AREA; i += LANES) { stage[subgroup * AREA + i] = 0.0; }
 }
 
-// The results of a subgroup's matrix, which begins at row m_first of the tile and row n_first of W.
+// The results of a unit's matrix, which begins at row m_first of the tile and row n_first of W.
 fn stage_store(tile: u32, x_end: u32, m_first: u32, n_first: u32, subgroup: u32, lane: u32) {
     const OUTS = SIDE / COLUMNS_PER_OUT;
-    for (var i = lane; i < SIDE * OUTS; i += LANES) {
+    for (var i = subgroup / UNITS * LANES + lane; i < SIDE * OUTS; i += SLICES * LANES) {
         let m = i / OUTS;
         let n = i % OUTS * COLUMNS_PER_OUT;
         let row = tile_product(tile, m_first + m);
         if row < x_end && n_first + n < N {
-            let at = subgroup * AREA + m * SIDE + n;
+            let at = subgroup % UNITS * AREA + m * SIDE + n;
+            var first = 0.0;
+            var second = 0.0;
+            for (var slice = 0u; slice < SLICES; slice++) {
+                first += stage[slice * UNITS * AREA + at];
+                second += stage[slice * UNITS * AREA + at + COLUMNS_PER_OUT - 1u];
+            }
             let column = (n_first + n) / COLUMNS_PER_OUT;
             let residue = epilogue_begin(row, column);
-            let second = stage[at + COLUMNS_PER_OUT - 1u] / HALF_SCALE;
-            epilogue_store(row, column, stage[at] / HALF_SCALE, second, residue);
+            epilogue_store(row, column, first / HALF_SCALE, second / HALF_SCALE, residue);
         }
     }
 }

@@ -8,13 +8,13 @@ use crate::link::Source;
 use std::fmt::Write;
 
 const HEAD: &str = "\
-import package::lib::coop_tiles::{AREA, STRIDE, TILE_EIGHTS, stage, stage_clear, stage_store};
+import package::lib::coop_tiles::{AREA, STRIDE, TILE_EIGHTS, UNITS, stage, stage_clear, stage_store};
 import package::slot::eights::{EIGHTS_EACH, eights_at, eights_begin, eights_load, eights_weights};
 import package::slot::halves::{HALVES, halves_put, tiles};
 import package::slot::tile::{tile_product, x_row};
 import package::slot::x::x_eight;
 
-// A subgroup's part of a product on cooperative matrices. Generated: sum_m_n is of the m-th SIDE rows of x and the n-th SIDE
+// A subgroup's part of a product on cooperative matrices: a unit of the tile, of a slice of its columns. Generated: sum_m_n is of the m-th SIDE rows of x and the n-th SIDE
 // rows of W that the subgroup owns; an invocation brings eights x_i and blocks w_i into workgroup memory.
 
 const TILE_BLOCKS = TILE_EIGHTS / EIGHTS_EACH;
@@ -28,7 +28,7 @@ pub(crate) fn generate(consts: &Consts, eights: u32) -> Source {
         side: n("SIDE"),
         rows: n("UNIT_M") / n("SIDE"),
         columns: n("UNIT_N") / n("SIDE"),
-        steps: n("TILE_K") / n("SIDE"),
+        steps: n("TILE_K") / n("SLICES") / n("SIDE"),
         x: Pieces { all: n("TILE_M") * n("TILE_K") / 8, threads: n("WG") },
         w: Pieces { all: n("TILE_N") * n("TILE_K") / (8 * eights), threads: n("WG") },
         eights,
@@ -38,8 +38,9 @@ pub(crate) fn generate(consts: &Consts, eights: u32) -> Source {
         "fn unit_products(tile: u32, x_end: u32, w_base: u32, w_first: u32, thread: u32, subgroup: u32, lane: u32) {\n",
     );
     text.push_str("    let known_to_none = eights_begin(thread);\n");
-    text.push_str("    let m_first = subgroup / (TILE_N / UNIT_N) * UNIT_M;\n");
+    text.push_str("    let m_first = subgroup % UNITS / (TILE_N / UNIT_N) * UNIT_M;\n");
     text.push_str("    let n_first = subgroup % (TILE_N / UNIT_N) * UNIT_N;\n");
+    text.push_str("    let k_first = subgroup / UNITS * (TILE_K / SLICES);\n");
     unit.places(&mut text);
     unit.clear(&mut text);
     unit.products(&mut text);
@@ -57,7 +58,7 @@ struct Unit {
     rows: u32,
     /// Matrices of a subgroup, side by side.
     columns: u32,
-    /// Matrices along the columns of a tile.
+    /// Matrices along the columns of a slice.
     steps: u32,
     /// Eights of the tile of x.
     x: Pieces,
@@ -141,11 +142,11 @@ impl Unit {
         for step in 0..self.steps {
             let k = step * self.side;
             for m in 0..self.rows {
-                let at = format!("((m_first + {}u) * STRIDE + {k}u) / HALVES", m * self.side);
+                let at = format!("((m_first + {}u) * STRIDE + k_first + {k}u) / HALVES", m * self.side);
                 let _ = writeln!(text, "{pad}let a_{step}_{m} = coopLoadT<{a}>(&tiles[{at}], STRIDE / HALVES);");
             }
             for n in 0..self.columns {
-                let at = format!("((TILE_M + n_first + {}u) * STRIDE + {k}u) / HALVES", n * self.side);
+                let at = format!("((TILE_M + n_first + {}u) * STRIDE + k_first + {k}u) / HALVES", n * self.side);
                 let _ = writeln!(text, "{pad}let b_{step}_{n} = coopLoad<{b}>(&tiles[{at}], STRIDE / HALVES);");
             }
             for (m, n) in self.sums() {

@@ -194,7 +194,7 @@ fn specs_that_cannot_be_are_refused_by_name() {
         "matmul_coop: constant `K` is 48, but must be a multiple of TILE_K"
     );
     assert!(message_of(f16, subgroups, "UNIT_M", 8).ends_with("a divisor of the tile and a multiple of SIDE"));
-    assert!(message_of(f16, subgroups, "WG", 32).ends_with("LANES for each unit of a tile, at most 256"));
+    assert!(message_of(f16, subgroups, "WG", 32).ends_with("LANES for each slice of each unit of a tile, at most 256"));
     let narrow = spec.with("TILE_M", 32).with("TILE_N", 64);
     assert_eq!(message(&narrow), "matmul: constant `TILE_N` is 64, but must be 128 for TILE_M of 32");
 }

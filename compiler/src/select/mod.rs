@@ -166,12 +166,8 @@ fn matrix(
     }
     set_matrix_units(b, &mut spec);
     if template == Template::MatmulCoop {
-        // Tiles of no more rows than a step has.
-        let n_rows = b.bucket.bounds.get(b.graph.values[linear].shape.rows).max(MIN_COOP_ROWS).next_power_of_two();
-        let is_short = link::const_value(&spec, b.target, "TILE_M").is_some_and(|tile| n_rows < tile);
-        if is_short {
-            spec.set("TILE_M", Const::U32(n_rows));
-        }
+        let n_rows = b.bucket.bounds.get(b.graph.values[linear].shape.rows);
+        set_coop_rows(&mut spec, b.target, n_rows);
     }
     let mut operands = vec![STEP];
     operands.extend(input(b, &mut spec, x, norm, linear)?);
@@ -212,7 +208,26 @@ fn matrix(
 }
 
 /// Rows of the smallest tile on matrix units.
-const MIN_COOP_ROWS: u32 = 16;
+pub(crate) const MIN_COOP_ROWS: u32 = 16;
+
+/// Workgroups that occupy the largest device.
+const MANY_WORKGROUPS: u32 = 128;
+
+/// Sets the rows of a tile on matrix units, if they are not the catalogue's: no more than a step has, and half where whole
+/// tiles would be too few for the device. Several such tiles need no slices besides.
+fn set_coop_rows(spec: &mut KernelSpec, target: &TargetProfile, n_rows: u32) {
+    let number = |name: &str| link::const_value(spec, target, name);
+    let (Some(tile_m), Some(tile_n), Some(n)) = (number("TILE_M"), number("TILE_N"), number("N")) else { return };
+    let short = n_rows.max(MIN_COOP_ROWS).next_power_of_two();
+    let is_idle = n_rows.div_ceil(tile_m).saturating_mul(n.div_ceil(tile_n)) < MANY_WORKGROUPS;
+    let rows = short.min(if is_idle { tile_m / 2 } else { tile_m });
+    if rows < tile_m {
+        spec.set("TILE_M", Const::U32(rows));
+        if rows < n_rows {
+            spec.set("SLICES", Const::U32(1));
+        }
+    }
+}
 
 /// Sets which matrix units a product on them takes.
 fn set_matrix_units(b: &Builder<'_>, spec: &mut KernelSpec) {

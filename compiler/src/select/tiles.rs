@@ -258,7 +258,7 @@ pub fn tunable(template: Template) -> &'static [&'static str] {
     match template {
         Template::Matvec => &["WG", "ROWS_PER_SUBGROUP", "K_SPLIT", "UNROLL", "ROWS_PER_WG"],
         Template::Matmul => &["TILE_M", "TILE_N", "TILE_K"],
-        Template::MatmulCoop => &["TILE_M", "TILE_N", "TILE_K", "UNIT_M", "UNIT_N"],
+        Template::MatmulCoop => &["TILE_M", "TILE_N", "TILE_K", "UNIT_M", "UNIT_N", "SLICES"],
         _ => &[],
     }
 }
@@ -334,8 +334,10 @@ fn coop_tiles(tile_m: u32, side: u32) -> Vec<BTreeMap<String, u32>> {
     for tile_m in [tile_m / 2, tile_m] {
         for tile_n in [2 * side, 4 * side, 8 * side] {
             for (unit_m, unit_n) in [(1, 1), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)] {
-                let with = |tile_k| [tile_m, tile_n, tile_k, unit_m * side, unit_n * side];
-                all.extend([32, 64].map(|tile_k| named(Template::MatmulCoop, &with(tile_k))));
+                for (tile_k, slices) in [(32, 1), (64, 1), (64, 2), (128, 2), (128, 4)] {
+                    let tiles = [tile_m, tile_n, tile_k, unit_m * side, unit_n * side, slices];
+                    all.push(named(Template::MatmulCoop, &tiles));
+                }
             }
         }
     }

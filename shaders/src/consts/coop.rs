@@ -17,13 +17,14 @@ pub(super) const MATMUL: &[ConstRule] = &[
     power("SIDE", 16, 8, 16),
     power("LANES", 32, 4, 64),
     tile("TILE_M", "8 * SIDE, and half for LANES below 16", 16, 256),
-    tile("TILE_N", "as TILE_M, and 4 * SIDE for a smaller TILE_M or a narrow W", 16, 256),
-    tile("TILE_K", "32, and 64 for a smaller TILE_M where it divides K", 32, 64),
+    tile("TILE_N", "as TILE_M, and 4 * SIDE for a smaller TILE_M or a narrow W, 2 * SIDE for both", 16, 256),
+    tile("TILE_K", "32, and for a smaller TILE_M 64, with a narrow W 8 * SIDE, where it divides K", 32, 256),
     tile("UNIT_M", "half of TILE_M; for a smaller one 2 * SIDE, at most TILE_M", 8, 128),
     tile("UNIT_N", "as UNIT_M, and half for a narrow W; for a smaller TILE_M SIDE or 2 * SIDE", 8, 128),
+    tile("SLICES", "1, and for a smaller TILE_M and a narrow W TILE_K / (2 * SIDE)", 1, 8),
     rule("X_HALF", ConstDefault::U32(0), 0, 1),
     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
-    rule("WG", ConstDefault::Derived("LANES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
+    rule("WG", ConstDefault::Derived("LANES * SLICES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
 ];
 
 /// Those of attention.
@@ -47,29 +48,43 @@ pub(super) const ATTENTION: &[ConstRule] = &[
     rule("WG", ConstDefault::Derived("LANES * HEADS"), 8, 256),
 ];
 
+/// Workgroups that occupy a large device.
+const MANY_WORKGROUPS: u32 = 128;
+
 /// Tiles of a product on matrix units, measured on an H100 (benches/README.md). A large one has four units of half its sides.
 /// Where W is narrow, few workgroups make all of a chunk's products: there units are narrower, so that subgroups wait for
 /// memory in turn, and then tiles. A smaller tile, for fewer rows, waits longer than it multiplies: it takes more columns at
-/// a time, and few rows of W.
-pub(super) fn tile_number(name: &str, c: &Consts) -> u32 {
+/// a time, and few rows of W. Where few such tiles make all of W, each takes half as many rows of W, and its subgroups share
+/// out columns. (Products with experts have tiles for each expert, so they are many.)
+pub(super) fn tile_number(name: &str, c: &Consts, has_experts: bool) -> u32 {
     let (side, n) = (c.u32("SIDE"), c.u32("N"));
     // Few lanes hold many numbers of a matrix each.
     let largest = if c.u32("LANES") < 16 { 4 * side } else { 8 * side };
     let is_large = c.u32("TILE_M") >= largest;
+    let is_sliced = !is_large && !has_experts && c.u32("SLICES") != 1 && n < MANY_WORKGROUPS * 4 * side;
     match name {
         "TILE_M" => largest,
         "TILE_N" if is_large && n > 16 * largest => largest,
+        "TILE_N" if is_sliced => 2 * side,
         "TILE_N" => 4 * side,
+        "TILE_K" if is_sliced && c.u32("K").is_multiple_of(8 * side) => 8 * side,
         "TILE_K" if is_large || !c.u32("K").is_multiple_of(64) => 32,
         "TILE_K" => 64,
         "UNIT_M" if is_large => c.u32("TILE_M") / 2,
+        "UNIT_M" if is_sliced => c.u32("TILE_M"),
         "UNIT_M" => c.u32("TILE_M").min(2 * side),
         // Of more lanes there would be more than 256 invocations.
         "UNIT_N" if is_large && (n > 32 * largest || c.u32("LANES") > 32) => largest / 2,
         "UNIT_N" if is_large => (largest / 4).max(side),
+        "UNIT_N" if is_sliced => c.u32("TILE_N"),
         "UNIT_N" if c.u32("TILE_M") < 4 * side => side,
         "UNIT_N" => 2 * side,
-        _ => c.u32("LANES") * (c.u32("TILE_M") / c.u32("UNIT_M")) * (c.u32("TILE_N") / c.u32("UNIT_N")),
+        "SLICES" if is_sliced => (c.u32("TILE_K") / (2 * side)).clamp(1, 4),
+        "SLICES" => 1,
+        _ => {
+            let units = (c.u32("TILE_M") / c.u32("UNIT_M")) * (c.u32("TILE_N") / c.u32("UNIT_N"));
+            c.u32("LANES") * c.u32("SLICES") * units
+        }
     }
 }
 
@@ -88,8 +103,10 @@ pub(super) fn check_matmul(
         need(whole, unit, "a divisor of the tile and a multiple of SIDE").map(|()| c.u32(of) / c.u32(unit))
     };
     let n_subgroups = subgroups("TILE_M", "UNIT_M")? * subgroups("TILE_N", "UNIT_N")?;
-    let wg = c.u32("LANES") * n_subgroups;
-    need(c.u32("WG") == wg && wg <= 256, "WG", "LANES for each unit of a tile, at most 256")?;
+    let slice = c.u32("TILE_K") / c.u32("SLICES");
+    need(slice.is_multiple_of(side), "SLICES", "of a multiple of SIDE columns")?;
+    let wg = c.u32("LANES") * n_subgroups * c.u32("SLICES");
+    need(c.u32("WG") == wg && wg <= 256, "WG", "LANES for each slice of each unit of a tile, at most 256")?;
     let n_matrices = c.u32("UNIT_M") * c.u32("UNIT_N") / (side * side);
     need(n_matrices <= 32, "UNIT_N", "of a unit of at most 32 matrices")
 }

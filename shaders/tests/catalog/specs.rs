@@ -308,13 +308,15 @@ fn half_formats() -> Vec<KernelSpec> {
 /// Products on matrix units: every format, both sides of a matrix, tiles of many shapes, experts.
 fn coop_products() -> Vec<KernelSpec> {
     let mut list = Vec::new();
-    // TILE_M, TILE_N, TILE_K, UNIT_M, UNIT_N
+    // TILE_M, TILE_N, TILE_K, UNIT_M, UNIT_N, SLICES
     let tiles = [
-        [128, 128, 32, 64, 32],
-        [128, 64, 64, 64, 64],
-        [64, 64, 32, 32, 32],
-        [32, 128, 32, 32, 32],
-        [256, 64, 32, 64, 64],
+        [128, 128, 32, 64, 32, 1],
+        [128, 64, 64, 64, 64, 1],
+        [64, 64, 32, 32, 32, 1],
+        [32, 128, 32, 32, 32, 1],
+        [256, 64, 32, 64, 64, 1],
+        [16, 32, 256, 16, 32, 4],
+        [64, 32, 64, 32, 32, 2],
     ];
     let epilogues = epilogues();
     for (ix, format) in formats().into_iter().filter(|format| *format != WeightFormat::F32).enumerate() {
@@ -329,20 +331,21 @@ fn coop_products() -> Vec<KernelSpec> {
             spec.rows = Rows::ALL[ix % 2];
             spec.epilogue = epilogues[ix % epilogues.len()].clone();
             list.push(spec.clone());
-            let [tile_m, tile_n, tile_k, unit_m, unit_n] = tiles[ix % tiles.len()];
+            let [tile_m, tile_n, tile_k, unit_m, unit_n, slices] = tiles[ix % tiles.len()];
             // At most 32 matrices a subgroup.
             let (unit_m, unit_n) = if side == 8 { (unit_m.min(32), unit_n.min(32)) } else { (unit_m, unit_n) };
             let spec = spec.with("TILE_M", tile_m).with("TILE_N", tile_n).with("TILE_K", tile_k);
-            let spec = spec.with("UNIT_M", unit_m).with("UNIT_N", unit_n);
+            let spec = spec.with("UNIT_M", unit_m).with("UNIT_N", unit_n).with("SLICES", slices);
             let in_place = spec.epilogue.contains(&EpilogueOp::AddOut);
             let spec = if in_place { spec } else { spec.with("OUT_STRIDE", 5000).with("OUT_HALF", 1) };
-            if lanes * (tile_m / unit_m) * (tile_n / unit_n) <= 256 {
+            if lanes * slices * (tile_m / unit_m) * (tile_n / unit_n) <= 256 {
                 list.push(spec.clone());
             }
             if tile_m <= 128 && ix % 4 == 0 {
                 let spec = KernelSpec { epilogue: vec![EpilogueOp::SiluMulPairs], ..list[list.len() - 1].clone() };
                 let spec = spec.with("EXPERTS", 8).with("TOP_K", 2).with("TILE_M", [32, 64, 128][ix % 3]);
                 let spec = spec.with("UNIT_M", 32).with("UNIT_N", 32).with("TILE_N", 64).with("TILE_K", 32);
+                let spec = spec.with("SLICES", 1);
                 list.push(spec.with("X_EACH", 1).with("EXPERT_FIRST", 4).with("EXPERT_COUNT", 1));
             }
         }

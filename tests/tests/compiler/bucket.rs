@@ -88,10 +88,13 @@ fn a_mixture_has_a_chunk_whose_experts_have_few_products() {
     assert_eq!(tokens(&dense, &vulkan), [vulkan.few_rows(), vulkan.prefill_tokens]);
     assert_eq!(tokens(&mixture, &vulkan), [vulkan.few_rows(), 31, vulkan.prefill_tokens]);
     let nvidia = TargetProfile::nvidia();
-    assert_eq!(tokens(&dense, &nvidia), [nvidia.rows_before_units(), nvidia.few_rows(), nvidia.prefill_tokens]);
+    assert_eq!(
+        tokens(&dense, &nvidia),
+        [nvidia.rows_before_units(), 16, nvidia.few_rows(), 256, nvidia.prefill_tokens]
+    );
     // Below few rows too, where matrix units sort from fewer on.
-    let most = nvidia.few_rows();
-    assert_eq!(tokens(&mixture, &nvidia), [nvidia.rows_before_units(), 31, most, nvidia.prefill_tokens]);
+    let (least, most) = (nvidia.rows_before_units(), nvidia.few_rows());
+    assert_eq!(tokens(&mixture, &nvidia), [least, 16, 31, most, 256, nvidia.prefill_tokens]);
     // Where few rows are more than that, and where the processor sorts, nothing is added.
     let plain = TargetProfile { limits: TargetProfile::vulkan().limits, ..TargetProfile::nvidia() };
     for target in [plain, TargetProfile::cpu()] {

@@ -125,7 +125,6 @@ fn weights_are_in_the_plan_once() {
     assert!(plan.kernels.len() < plan.dispatches.len(), "equal kernels are one");
 }
 
-/// However many variants there are, a driver compiles few pipelines.
 /// One of four experts is a quarter of the stacks' bytes, two of four are half of them; a chunk may take all.
 #[test]
 fn a_token_reads_the_experts_that_it_takes() {
@@ -141,6 +140,7 @@ fn a_token_reads_the_experts_that_it_takes() {
     assert_eq!(chunk(1), chunk(4));
 }
 
+/// However many variants there are, a driver compiles few pipelines.
 #[test]
 fn equal_kernels_of_variants_are_one_pipeline() {
     let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph().expect("its graph");
@@ -148,7 +148,7 @@ fn equal_kernels_of_variants_are_one_pipeline() {
         for max_batch in [1, 32] {
             let plan = compile(&graph, &target, Options { max_batch, ..Options::new(8192) }).expect("compiles");
             let n = plan.kernels.len();
-            let most = [40, 60, 40, 72][2 * usize::from(target.has_matrix_units()) + usize::from(max_batch > 1)];
+            let most = [40, 60, 48, 72][2 * usize::from(target.has_matrix_units()) + usize::from(max_batch > 1)];
             assert!(n <= most, "{n} pipelines for {} with {max_batch} sequences", target.name);
             let kernels = plan.kernels.as_slice();
             let again = (1..n).find(|ix| kernels[..*ix].contains(&kernels[*ix]));

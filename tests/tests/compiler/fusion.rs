@@ -3,7 +3,7 @@
 use crate::support::{DECODE, PREFILL, kernels, summary};
 use ingot_compiler::TargetProfile;
 use ingot_compiler::target::Fusion;
-use ingot_ir::kernel::Template;
+use ingot_ir::kernel::{KernelSpec, Template};
 use ingot_ir::kv::KvType;
 use ingot_ir::size::Dims;
 use ingot_ir::weight::Format;
@@ -462,19 +462,39 @@ fn products_of_many_rows_take_matrix_units() {
         let products = kernels.nodes.as_slice().iter().filter(|node| node.spec.template == Template::MatmulCoop);
         products.map(|node| node.spec.clone()).collect::<Vec<_>>()
     };
-    for (target, most, side) in [(TargetProfile::nvidia(), 8, 16), (TargetProfile::apple(), 16, 8)] {
+    for (target, most, side) in [(TargetProfile::nvidia(), 4, 16), (TargetProfile::apple(), 16, 8)] {
         assert!(chunk(&target, most, &shape).is_empty(), "{}", target.name);
         let products = chunk(&target, 512, &shape);
         assert!(products.len() >= 4 && products.iter().all(|spec| spec.u32("SIDE") == Some(side)), "{}", target.name);
         assert!(products.iter().all(|spec| spec.u32("X_HALF") == Some(1)), "{}", target.name);
         let short = chunk(&target, most + 1, &shape);
-        let tile = (most + 1).next_power_of_two();
+        let tile = (most + 1).next_power_of_two().max(16);
         assert!(short.iter().all(|spec| spec.u32("TILE_M") == Some(tile)), "{}", target.name);
-        assert!(products.iter().all(|spec| spec.u32("TILE_M").is_none()), "the catalogue's tiles");
         let exact = Shape { formats: [Format::F32; 8], ..shape.clone() };
         assert!(chunk(&target, 512, &exact).is_empty(), "{}", target.name);
     }
     assert!(chunk(&TargetProfile::vulkan(), 512, &shape).is_empty());
+}
+
+/// Tiles of a step's rows where it has few; of more rows half the tile, where whole ones would leave much of the device idle.
+#[test]
+fn tiles_on_matrix_units_are_as_many_as_a_device_wants() {
+    let graph = ingot::RandomShape::named("llama-8b").expect("a known shape").graph().expect("its graph");
+    let tiles = |tokens: u32| {
+        let bounds = Dims { tokens, sequences: 1, rows: 1, tiles: tokens, filtered: 1 };
+        let kernels = kernels(&graph, &TargetProfile::nvidia(), bounds, false);
+        let tile = |n: u32, k: u32| {
+            let specs = kernels.nodes.as_slice().iter().map(|node| &node.spec);
+            let of_shape = |spec: &&KernelSpec| spec.u32("N") == Some(n) && spec.u32("K") == Some(k);
+            let spec = specs.filter(|spec| spec.template == Template::MatmulCoop).find(of_shape).expect("a product");
+            (spec.u32("TILE_M"), spec.u32("SLICES"))
+        };
+        [tile(28_672, 4096), tile(6144, 4096), tile(4096, 4096)]
+    };
+    assert_eq!(tiles(512), [(None, None); 3]);
+    assert_eq!(tiles(256), [(None, None), (Some(64), Some(1)), (Some(64), Some(1))]);
+    assert_eq!(tiles(64), [(Some(64), None); 3]);
+    assert_eq!(tiles(16), [(Some(16), None); 3]);
 }
 
 /// Experts multiply in half precision where the device does, and leave half rows to each other; what chooses them does not.
