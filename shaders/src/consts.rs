@@ -402,7 +402,6 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (Template::MoeSum, "OUT_STRIDE") => c.u32("N_COLS"),
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
-        (_, "ROT_DIM") => c.u32("HEAD_DIM"),
         (Template::MatmulCoop, _) => coop::tile_number(name, c, has_experts(spec)),
         // A long row is read in few rounds of waiting.
         (Template::RmsNorm, "WG") => {
@@ -435,6 +434,7 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (_, "TILE_N") => 64.max(4096 / c.u32("TILE_M")),
         (_, "TOKENS") => (256 / c.u32("HEAD_DIM")).clamp(1, 4),
         (_, "SQUARE_PARTS") => c.u32("N").div_ceil(c.u32("ROWS_PER_WG")),
+        (_, "ROT_DIM") => c.u32("HEAD_DIM"),
         (_, "X_STRIDE") => c.u32("RUNS").saturating_mul(c.u32("N_COLS")),
         (_, "Q_STRIDE") => c.u32("N_HEADS") * c.u32("HEAD_DIM"),
         (_, "K_STRIDE" | "V_STRIDE") => c.u32("N_KV_HEADS") * c.u32("HEAD_DIM"),

@@ -197,8 +197,8 @@ fn check(spec: &KernelSpec) -> Result<(), LinkError> {
         }
         if *op == EpilogueOp::RopeKv {
             let alone = ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)));
-            if !matches!(spec.template, Template::Matvec | Template::MatmulCoop) || spec.rows != Rows::Tokens || ix + 1 != ops.len() || !alone {
-                return bad("stands last, after biases alone, in a matvec or matmul_coop on tokens");
+            if spec.template != Template::Matvec || spec.rows != Rows::Tokens || ix + 1 != ops.len() || !alone {
+                return bad("stands last, after biases alone, in a matvec on tokens");
             }
         }
         match (op, pairs_at) {

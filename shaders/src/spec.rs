@@ -265,8 +265,7 @@ pub enum EpilogueOp {
     /// `CAP * tanh(x / CAP)` with the constant CAP.
     Softcap,
     /// Columns are the heads of queries, keys and values: rotates pairs `(2i, 2i + 1)` of queries and keys by their
-    /// token's position, writes keys and values to its page; the queries remain. Last, after `Bias` alone, in a matvec or
-    /// matmul_coop.
+    /// token's position, writes keys and values to its page; the queries remain. Matvec only, last, after `Bias` alone.
     RopeKv,
     /// Stores the result a second time, in half rows and times the weight of the normalization that follows, and sums of
     /// its squares. Matvec only, last.

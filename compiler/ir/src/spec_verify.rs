@@ -68,7 +68,7 @@ impl KernelSpec {
                 EpilogueOp::Add(_) | EpilogueOp::AddOut | EpilogueOp::Mul(_) => pairs_at.is_none_or(|at| at < ix),
                 EpilogueOp::SiluMulPairs | EpilogueOp::GeluMulPairs => pairs_at == Some(ix),
                 EpilogueOp::RopeKv => {
-                    matches!(self.template, Template::Matvec | Template::MatmulCoop)
+                    self.template == Template::Matvec
                         && self.rows == Rows::Tokens
                         && ix + 1 == ops.len()
                         && ops[..ix].iter().all(|op| matches!(op, EpilogueOp::Bias(_)))

@@ -267,7 +267,7 @@ pub fn run(graph: &Graph, target: &TargetProfile, bucket: &Dims) -> Result<Vec<G
                 let norm = absorbed[x].then_some(x);
                 let template = matrix_template(graph, target, bucket, &users, id);
                 let (mut epilogue, mut tail) = grow(graph, target, &users, &grouped, id, bias);
-                if matches!(template, Template::Matvec | Template::MatmulCoop)
+                if template == Template::Matvec
                     && target.takes(Fusion::RopeKv)
                     && let Some((step, covered)) = rope_kv(graph, &users, id)
                 {

@@ -230,11 +230,6 @@ fn kv_types() -> Vec<KernelSpec> {
                 spec.epilogue = vec![EpilogueOp::RopeKv];
                 list.push(spec);
             }
-            let mut spec = head(Template::MatmulCoop, Tier::Subgroups).with("K", 64).with("N", 12 * dim);
-            spec.weight = Some(WeightFormat::F16);
-            spec.epilogue = vec![EpilogueOp::Bias(0), EpilogueOp::RopeKv];
-            list.push(spec.clone());
-            list.push(spec.with("TILE_M", 16));
         }
     }
     list
