@@ -3,7 +3,8 @@
 // A workgroup owns a tile of TILE_M rows of x and TILE_N rows of W, each of its subgroups of LANES invocations UNIT_M x
 // UNIT_N of it, as cooperative matrices of SIDE x SIDE. TILE_K columns at a time go through workgroup memory in f16, x times
 // HALF_SCALE, the next ones being loaded meanwhile: 2 * (TILE_M + TILE_N) * (TILE_K + 8) bytes, 4 * SIDE * SIDE more a
-// subgroup, through which sums go out, and 4 * TILE_M more with experts. Rows past the last repeat it and are not stored.
+// subgroup, through which sums go out, and 4 * TILE_M more with experts. With SLICES above 1 each unit has so many subgroups,
+// which take a slice of those columns each; their sums meet on the way out. Rows past the last repeat it and are not stored.
 // With a stack of experts the rows of a tile are products of one expert, wherever they lie, and W is its matrix.
 // Assumes K a multiple of TILE_K, subgroups of exactly LANES, numbered in the order of their invocations. Inputs are
 // rounded to f16, sums are f32.

@@ -17,11 +17,11 @@ pub(super) const MATMUL: &[ConstRule] = &[
     power("SIDE", 16, 8, 16),
     power("LANES", 32, 4, 64),
     tile("TILE_M", "8 * SIDE, and half for LANES below 16", 16, 256),
-    tile("TILE_N", "as TILE_M, and 4 * SIDE for a smaller TILE_M or a narrow W, 2 * SIDE for both", 16, 256),
-    tile("TILE_K", "32, and for a smaller TILE_M 64, with a narrow W 8 * SIDE, where it divides K", 32, 256),
-    tile("UNIT_M", "half of TILE_M; for a smaller one 2 * SIDE, at most TILE_M", 8, 128),
-    tile("UNIT_N", "as UNIT_M, and half for a narrow W; for a smaller TILE_M SIDE or 2 * SIDE", 8, 128),
-    tile("SLICES", "1, and for a smaller TILE_M and a narrow W TILE_K / (2 * SIDE)", 1, 8),
+    tile("TILE_N", "as TILE_M, and 4 * SIDE for a smaller TILE_M or a narrow W, 2 * SIDE with slices", 16, 256),
+    tile("TILE_K", "32, and for a smaller TILE_M 64, with slices 8 * SIDE, where it divides K", 32, 256),
+    tile("UNIT_M", "half of TILE_M; for a smaller one 2 * SIDE, at most TILE_M; with slices TILE_M", 8, 128),
+    tile("UNIT_N", "as UNIT_M, half for a narrow W; for a smaller TILE_M SIDE or 2 * SIDE; with slices TILE_N", 8, 128),
+    tile("SLICES", "1; for TILE_M of SIDE, or a smaller one and a narrow W, TILE_K / (2 * SIDE), at most 4", 1, 8),
     rule("X_HALF", ConstDefault::U32(0), 0, 1),
     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
     rule("WG", ConstDefault::Derived("LANES * SLICES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
@@ -54,14 +54,15 @@ const MANY_WORKGROUPS: u32 = 128;
 /// Tiles of a product on matrix units, measured on an H100 (benches/README.md). A large one has four units of half its sides.
 /// Where W is narrow, few workgroups make all of a chunk's products: there units are narrower, so that subgroups wait for
 /// memory in turn, and then tiles. A smaller tile, for fewer rows, waits longer than it multiplies: it takes more columns at
-/// a time, and few rows of W. Where few such tiles make all of W, each takes half as many rows of W, and its subgroups share
-/// out columns. (Products with experts have tiles for each expert, so they are many.)
+/// a time, and few rows of W. The smallest, and those of which few make all of W, take half as many rows of W, and their
+/// subgroups share out columns. (Products with experts have tiles for each expert, so they are many.)
 pub(super) fn tile_number(name: &str, c: &Consts, has_experts: bool) -> u32 {
     let (side, n) = (c.u32("SIDE"), c.u32("N"));
     // Few lanes hold many numbers of a matrix each.
     let largest = if c.u32("LANES") < 16 { 4 * side } else { 8 * side };
     let is_large = c.u32("TILE_M") >= largest;
-    let is_sliced = !is_large && !has_experts && c.u32("SLICES") != 1 && n < MANY_WORKGROUPS * 4 * side;
+    let few_tiles = n < MANY_WORKGROUPS * 4 * side || c.u32("TILE_M") <= side;
+    let is_sliced = !is_large && !has_experts && c.u32("SLICES") != 1 && few_tiles;
     match name {
         "TILE_M" => largest,
         "TILE_N" if is_large && n > 16 * largest => largest,

@@ -154,7 +154,7 @@ fn any_checkpoint_for_long() {
 
 #[test]
 fn any_artifact() {
-    fuzz("artifact", any_bytes::artifact, 1500);
+    fuzz("artifact", any_bytes::artifact, 800);
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn case() -> impl Strategy<Value = Case> {
 #[test]
 fn random_products() {
     for device in devices() {
-        let mut runner = TestRunner::new(cases(&device, 256, 20));
+        let mut runner = TestRunner::new(cases(&device, 256, 12));
         let result = runner.run(&case(), |case| case.check(&device).map_err(TestCaseError::fail));
         result.unwrap_or_else(|error| panic!("{error}"));
     }
