@@ -70,6 +70,11 @@ pub struct TargetProfile {
     pub matvec_rounds: u32,
     /// At most so many rows take the matrix-vector kernel where the product could take matrix units.
     pub max_rows_before_units: u32,
+    /// Chunks of tokens, besides the longest, whose products on matrix units have tiles of their own: each is a variant.
+    pub unit_chunks: &'static [u32],
+    /// Workgroups that keep the device busy: of fewer large tiles on matrix units it makes more smaller ones. 0 where that
+    /// was not measured.
+    pub busy_workgroups: u32,
     /// Rows whose logits one step may want.
     pub max_rows: u32,
     /// Queries that a prefill attention tile covers.
@@ -104,6 +109,8 @@ impl TargetProfile {
             matvec_rows: 8,
             matvec_rounds: 1,
             max_rows_before_units: u32::MAX,
+            unit_chunks: &[],
+            busy_workgroups: 0,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F32,
@@ -131,6 +138,8 @@ impl TargetProfile {
             matvec_rows: 8,
             matvec_rounds: 1,
             max_rows_before_units: u32::MAX,
+            unit_chunks: &[],
+            busy_workgroups: 0,
             max_rows: 16,
             prefill_q_tile: 16,
             kv_type: KvType::F16,
@@ -167,6 +176,8 @@ impl TargetProfile {
             bandwidth_gb_s: 900,
             matvec_rounds: 8,
             max_rows_before_units: 4,
+            unit_chunks: &[16, 32, 64, 256],
+            busy_workgroups: 128,
             ..Self::gpu("nvidia", VULKAN_BINDING, true)
         }
     }

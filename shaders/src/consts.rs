@@ -403,14 +403,6 @@ fn derive(spec: &KernelSpec, name: &str, c: &Consts) -> u32 {
         (Template::Map, "OUT_STRIDE") => (c.u32("N_COLS") / pairs).max(1),
         (_, "OUT_STRIDE") => (c.u32("N") / pairs).max(1),
         (Template::MatmulCoop, _) => coop::tile_number(name, c, has_experts(spec)),
-        // A long row is read in few rounds of waiting.
-        (Template::RmsNorm, "WG") => {
-            if c.u32("N_COLS") < 2048 {
-                64
-            } else {
-                256
-            }
-        }
         (Template::AttentionCoop, "WG") => c.u32("LANES") * c.u32("HEADS"),
         (Template::AttentionCoop, "HEADS") => {
             let shared = c.u32("N_HEADS") / c.u32("N_KV_HEADS");

@@ -6,7 +6,7 @@ use ingot_shaders::lint::{Lint, lint, lint_linked};
 use ingot_shaders::reflect::{parse, reflect};
 use ingot_shaders::{
     Const, Consumer, EpilogueOp, KernelSpec, LinkError, Prologue, ScaleType, Template, Tier, WeightFormat, backend,
-    grid, link, wgsl_for,
+    const_value, grid, link, wgsl_for,
 };
 use std::process::Command;
 
@@ -120,6 +120,27 @@ fn tint(program: &str, folder: &std::path::Path, ix: usize, spec: &KernelSpec) -
     Some(format!("{spec:?}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
+/// Whatever the shape, the rows of a tile and the device.
+#[test]
+fn tiles_on_matrix_units_fit_together() {
+    for (side, lanes) in [(16, 32), (16, 64), (8, 8), (8, 32)] {
+        for k in [32, 64, 96, 128, 160, 576, 4096, 14_336] {
+            for n in [1, 37, 576, 4095, 4096, 8191, 8192, 28_672, 151_936] {
+                for tile_m in [16, 32, 64, 128] {
+                    let mut spec = KernelSpec::new(Template::MatmulCoop, Tier::Subgroups);
+                    spec.weight = Some(WeightFormat::Bf16);
+                    let spec = spec.with("K", k).with("N", n).with("SIDE", side).with("LANES", lanes);
+                    let spec = spec.with("TILE_M", tile_m);
+                    let stacked = spec.clone().with("EXPERTS", 8).with("TOP_K", 2);
+                    for spec in [spec.clone().with("SLICES", 1), spec, stacked] {
+                        assert!(const_value(&spec, "WG").is_some(), "{spec:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn specs_that_cannot_be_are_refused_by_name() {
     let matvec = || {
@@ -195,6 +216,7 @@ fn specs_that_cannot_be_are_refused_by_name() {
     );
     assert!(message_of(f16, subgroups, "UNIT_M", 8).ends_with("a divisor of the tile and a multiple of SIDE"));
     assert!(message_of(f16, subgroups, "WG", 32).ends_with("LANES for each slice of each unit of a tile, at most 256"));
+    assert!(message_of(f16, subgroups, "SLICES", 8).ends_with("of a multiple of SIDE columns"));
     let narrow = spec.with("TILE_M", 32).with("TILE_N", 64);
     assert_eq!(message(&narrow), "matmul: constant `TILE_N` is 64, but must be 128 for TILE_M of 32");
 }

@@ -2,7 +2,6 @@
 
 use super::group::least_tiled;
 use crate::Options;
-use crate::select::MIN_COOP_ROWS;
 use crate::target::TargetProfile;
 use ingot_ir::graph::Graph;
 use ingot_ir::plan::PART_TOKENS;
@@ -23,9 +22,10 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Whether attention tiles are of one query: there may be a sequence for every token.
+    /// Whether attention tiles are of one query: every sequence has one token. (A chunk may hold as many sequences as tokens, but is
+    /// taken where some have several.)
     pub fn is_decode(&self) -> bool {
-        self.bounds.tokens == self.bounds.sequences
+        self.all_rows && self.bounds.tokens == self.bounds.sequences
     }
 }
 
@@ -41,8 +41,8 @@ pub fn of(graph: &Graph, target: &TargetProfile, options: Options) -> Vec<Bucket
 }
 
 /// One token of each of 1, 2, 4 ... sequences, and the same with KV that is split; a chunk of as many tokens as matrix-vector
-/// kernels take; where products could take matrix units, of as many as matrix-vector kernels take instead, and of 16, 64 and
-/// 256, which have tiles of their own; where products are sorted by expert from `tiled` tokens on, a chunk of one fewer; a
+/// kernels take; where products could take matrix units, of as many as matrix-vector kernels take instead, and those that
+/// have tiles of their own there (`unit_chunks`); where products are sorted by expert from `tiled` tokens on, a chunk of one fewer; a
 /// long one. Sizes between are steps of the next larger variant: grids follow the step. Every variant's kernels are the same
 /// but for the rows that a matrix product takes at once and the parts of KV, so that variants share pipelines.
 pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Option<u32>) -> Vec<Bucket> {
@@ -70,9 +70,8 @@ pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Opti
     let (few, long) = (target.few_rows(), target.prefill_tokens.max(batch));
     let before_units = target.has_matrix_units().then(|| target.rows_before_units());
     let untiled = tiled.map(|tokens| tokens.saturating_sub(1)).filter(|tokens| *tokens > before_units.unwrap_or(few));
-    let in_units = std::iter::successors(before_units.map(|_| MIN_COOP_ROWS), |n| n.checked_mul(4));
     let mut chunks: BTreeSet<u32> = [Some(few), before_units, untiled].into_iter().flatten().collect();
-    chunks.extend(in_units.take_while(|n| *n < long));
+    chunks.extend(before_units.map_or(&[][..], |_| target.unit_chunks));
     let mut buckets: Vec<Bucket> = sizes.flat_map(decode).collect();
     buckets.extend(chunks.into_iter().filter(|tokens| (2..long).contains(tokens)).map(chunk));
     buckets.push(chunk(long));

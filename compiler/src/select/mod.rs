@@ -208,22 +208,21 @@ fn matrix(
 }
 
 /// Rows of the smallest tile on matrix units.
-pub(crate) const MIN_COOP_ROWS: u32 = 16;
-
-/// Workgroups that occupy the largest device.
-const MANY_WORKGROUPS: u32 = 128;
+const MIN_COOP_ROWS: u32 = 16;
 
 /// Sets the rows of a tile on matrix units, if they are not the catalogue's: no more than a step has, and half where whole
-/// tiles would be too few for the device. Several such tiles need no slices besides.
+/// tiles would be too few for the device. Where halves are enough, they need no slices besides.
 fn set_coop_rows(spec: &mut KernelSpec, target: &TargetProfile, n_rows: u32) {
     let number = |name: &str| link::const_value(spec, target, name);
     let (Some(tile_m), Some(tile_n), Some(n)) = (number("TILE_M"), number("TILE_N"), number("N")) else { return };
     let short = n_rows.max(MIN_COOP_ROWS).next_power_of_two();
-    let is_idle = n_rows.div_ceil(tile_m).saturating_mul(n.div_ceil(tile_n)) < MANY_WORKGROUPS;
-    let rows = short.min(if is_idle { tile_m / 2 } else { tile_m });
+    let are_few =
+        |tile_m: u32, tile_n: u32| n_rows.div_ceil(tile_m).saturating_mul(n.div_ceil(tile_n)) < target.busy_workgroups;
+    let rows = short.min(if are_few(tile_m, tile_n) { tile_m / 2 } else { tile_m });
     if rows < tile_m {
         spec.set("TILE_M", Const::U32(rows));
-        if rows < n_rows {
+        // Half as many rows of W too.
+        if rows < n_rows && !are_few(rows, tile_m / 2) {
             spec.set("SLICES", Const::U32(1));
         }
     }

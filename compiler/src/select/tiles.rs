@@ -27,7 +27,8 @@ pub struct TileShape {
     pub template: String,
     /// Format of the matrix, e.g. `bf16`.
     pub weight: String,
-    /// Rows of x that the kernel takes at once (`M_MAX`), of short steps those of a tile on matrix units; 0 for any number.
+    /// Rows of x that the kernel takes at once (`M_MAX`); on matrix units those of a tile, of short steps, and twice those of
+    /// one of several that were halved; 0 for any number.
     pub rows: u32,
     /// Rows of the matrix.
     pub n: u32,
@@ -42,13 +43,14 @@ impl TileShape {
         if tunable(spec.template).is_empty() || spec.u32("EXPERTS").is_some() {
             return None;
         }
+        // Short steps slice the columns of their tiles, or leave it to the catalogue.
+        let is_one_of_several = spec.u32("SLICES") == Some(1);
+        let tile = spec.u32("TILE_M").filter(|_| spec.template == Template::MatmulCoop);
+        let rows = tile.map(|rows| rows * (1 + u32::from(is_one_of_several)));
         Some(Self {
             template: spec.template.name().into(),
             weight: spec.weight?.to_string(),
-            rows: spec
-                .u32("M_MAX")
-                .or(spec.u32("TILE_M").filter(|_| spec.template == Template::MatmulCoop))
-                .unwrap_or(0),
+            rows: spec.u32("M_MAX").or(rows).unwrap_or(0),
             n: spec.u32("N")?,
             k: spec.u32("K")?,
         })
@@ -355,6 +357,10 @@ pub fn with_tiles(spec: &KernelSpec, tiles: &BTreeMap<String, u32>) -> KernelSpe
     if spec.epilogue.contains(&EpilogueOp::Normed) {
         // As many as workgroups.
         spec.consts.retain(|(name, _)| name != "SQUARE_PARTS");
+    }
+    if tiles.contains_key("UNIT_M") {
+        // What a table of before there were slices means.
+        spec.set("SLICES", Const::U32(1));
     }
     tiles.iter().for_each(|(name, value)| spec.set(name, Const::U32(*value)));
     spec

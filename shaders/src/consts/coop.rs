@@ -21,7 +21,12 @@ pub(super) const MATMUL: &[ConstRule] = &[
     tile("TILE_K", "32, and for a smaller TILE_M 64, with slices 8 * SIDE, where it divides K", 32, 256),
     tile("UNIT_M", "half of TILE_M; for a smaller one 2 * SIDE, at most TILE_M; with slices TILE_M", 8, 128),
     tile("UNIT_N", "as UNIT_M, half for a narrow W; for a smaller TILE_M SIDE or 2 * SIDE; with slices TILE_N", 8, 128),
-    tile("SLICES", "1; for TILE_M of SIDE, or a smaller one and a narrow W, TILE_K / (2 * SIDE), at most 4", 1, 8),
+    tile(
+        "SLICES",
+        "1; without experts, for TILE_M of SIDE, or a smaller TILE_M and a narrow W, TILE_K / (2 * SIDE)",
+        1,
+        8,
+    ),
     rule("X_HALF", ConstDefault::U32(0), 0, 1),
     rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
     rule("WG", ConstDefault::Derived("LANES * SLICES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
@@ -62,7 +67,8 @@ pub(super) fn tile_number(name: &str, c: &Consts, has_experts: bool) -> u32 {
     let largest = if c.u32("LANES") < 16 { 4 * side } else { 8 * side };
     let is_large = c.u32("TILE_M") >= largest;
     let few_tiles = n < MANY_WORKGROUPS * 4 * side || c.u32("TILE_M") <= side;
-    let is_sliced = !is_large && !has_experts && c.u32("SLICES") != 1 && few_tiles;
+    let has_slices = c.u32("SLICES") != 1 && c.u32("K").is_multiple_of(4 * side);
+    let is_sliced = !is_large && !has_experts && has_slices && few_tiles;
     match name {
         "TILE_M" => largest,
         "TILE_N" if is_large && n > 16 * largest => largest,

@@ -76,6 +76,18 @@ proptest! {
     }
 }
 
+/// With as many sequences as a chunk has tokens too: some of a chunk's have several.
+#[test]
+fn chunks_are_no_decoding() {
+    for target in TargetProfile::presets() {
+        for max_batch in [1, 16, 128] {
+            for bucket in run(&target, max_batch, 256, None) {
+                assert_eq!(bucket.is_decode(), bucket.all_rows, "{} {max_batch} {:?}", target.name, bucket.bounds);
+            }
+        }
+    }
+}
+
 /// Of 4 experts, one a token, each has 8 products on average from 32 tokens on.
 #[test]
 fn a_mixture_has_a_chunk_whose_experts_have_few_products() {
@@ -90,11 +102,11 @@ fn a_mixture_has_a_chunk_whose_experts_have_few_products() {
     let nvidia = TargetProfile::nvidia();
     assert_eq!(
         tokens(&dense, &nvidia),
-        [nvidia.rows_before_units(), 16, nvidia.few_rows(), 256, nvidia.prefill_tokens]
+        [nvidia.rows_before_units(), 16, 32, nvidia.few_rows(), 256, nvidia.prefill_tokens]
     );
     // Below few rows too, where matrix units sort from fewer on.
     let (least, most) = (nvidia.rows_before_units(), nvidia.few_rows());
-    assert_eq!(tokens(&mixture, &nvidia), [least, 16, 31, most, 256, nvidia.prefill_tokens]);
+    assert_eq!(tokens(&mixture, &nvidia), [least, 16, 31, 32, most, 256, nvidia.prefill_tokens]);
     // Where few rows are more than that, and where the processor sorts, nothing is added.
     let plain = TargetProfile { limits: TargetProfile::vulkan().limits, ..TargetProfile::nvidia() };
     for target in [plain, TargetProfile::cpu()] {
