@@ -182,6 +182,20 @@ fn every_candidate_of_every_preset_is_another_kernel_of_the_same_product() {
     }
 }
 
+/// A table of before there were slices names none; halved tiles of a long step are no tiles of a short one.
+#[test]
+fn tiles_on_matrix_units_without_slices_have_one() {
+    let mut spec = product(Template::MatmulCoop, "bf16", 0, (4096, 4096));
+    spec.set("TILE_M", Const::U32(64));
+    let short = TileShape::of(&spec).expect("it has tiles");
+    let of_units = BTreeMap::from([("UNIT_M".to_string(), 32), ("UNIT_N".to_string(), 32)]);
+    let tiled = with_tiles(&spec, &of_units);
+    assert_eq!(tiled.u32("SLICES"), Some(1));
+    assert_eq!((short.rows, TileShape::of(&tiled).map(|shape| shape.rows)), (64, Some(128)));
+    let sliced = of_units.into_iter().chain([("SLICES".to_string(), 2)]).collect();
+    assert_eq!(with_tiles(&spec, &sliced).u32("SLICES"), Some(2));
+}
+
 #[test]
 fn the_processor_and_other_templates_have_no_candidates() {
     let spec = product(Template::Matvec, "bf16", 1, (384, 256));
