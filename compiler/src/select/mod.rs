@@ -221,7 +221,7 @@ fn set_coop_rows(spec: &mut KernelSpec, target: &TargetProfile, n_rows: u32) {
     let rows = short.min(if are_few(tile_m, tile_n) { tile_m / 2 } else { tile_m });
     if rows < tile_m {
         spec.set("TILE_M", Const::U32(rows));
-        // Half as many rows of W too.
+        // Smaller tiles have half as many rows of W too.
         if rows < n_rows && !are_few(rows, tile_m / 2) {
             spec.set("SLICES", Const::U32(1));
         }
