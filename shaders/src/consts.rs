@@ -65,6 +65,11 @@ const MAX_PARTS: u32 = 256;
 const WG: ConstRule = power("WG", 256, 32, 256);
 const OUT_STRIDE: ConstRule = rule("OUT_STRIDE", ConstDefault::Derived("the output's columns"), 1, MAX_SIZE);
 const OUT_AT: ConstRule = at("OUT_AT");
+const OUT_HALF: ConstRule = rule("OUT_HALF", ConstDefault::U32(0), 0, 1);
+/// Of attention: newest tokens that a query sees, or all; first ones that it sees besides; bound of scores, or none.
+const WINDOW: ConstRule = rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2);
+const KEEP: ConstRule = rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2);
+const SOFTCAP: ConstRule = rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0);
 /// Logits that one workgroup looks at.
 const BLOCK: ConstRule = power("BLOCK", 1024, 256, 1024);
 /// Tokens of a sequence's history.
@@ -98,7 +103,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     OUT_STRIDE,
                     OUT_AT,
                     float("EPS"),
-                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    OUT_HALF,
                     WG,
                 ]
             }
@@ -130,7 +135,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("HALF", ConstDefault::U32(0), 0, 1),
                     rule("INT8", ConstDefault::U32(0), 0, 1),
                     rule("X_HALF", ConstDefault::U32(0), 0, 1),
-                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    OUT_HALF,
                     rule("SQUARE_PARTS", ConstDefault::Derived("ceil(N / ROWS_PER_WG)"), 1, MAX_SIZE),
                 ]
             }
@@ -189,10 +194,10 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("HEAD_DIM", ConstDefault::Required, 2, 256),
                     float("SCALE"),
                     rule("Q_TILE", ConstDefault::U32(1), 1, 16),
-                    rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
-                    rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
-                    rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
-                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    WINDOW,
+                    KEEP,
+                    SOFTCAP,
+                    OUT_HALF,
                     size("MAX_PAGES"),
                     KV_BITS,
                     KV_QUANT_GROUP,
@@ -219,11 +224,11 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     ),
                     rule("TOKENS", ConstDefault::Derived("256 / HEAD_DIM, from 1 to 4"), 1, 4),
                     float("SCALE"),
-                    rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
-                    rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
-                    rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
+                    WINDOW,
+                    KEEP,
+                    SOFTCAP,
                     rule("PARTS", ConstDefault::U32(0), 0, MAX_PARTS),
-                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    OUT_HALF,
                     size("MAX_PAGES"),
                     KV_BITS,
                     KV_QUANT_GROUP,
@@ -240,7 +245,7 @@ pub fn const_rules(template: Template) -> &'static [ConstRule] {
                     rule("N_HEADS", ConstDefault::Required, 1, 1024),
                     rule("HEAD_DIM", ConstDefault::Required, 64, 256),
                     rule("PARTS", ConstDefault::Required, 1, MAX_PARTS),
-                    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+                    OUT_HALF,
                     power("WG", 128, 32, 256),
                 ]
             }

@@ -14,8 +14,9 @@ import package::slot::halves::{HALVES, halves_put, tiles};
 import package::slot::tile::{tile_product, x_row};
 import package::slot::x::x_eight;
 
-// A subgroup's part of a product on cooperative matrices: a unit of the tile, of a slice of its columns. Generated: sum_m_n is of the m-th SIDE rows of x and the n-th SIDE
-// rows of W that the subgroup owns; an invocation brings eights x_i and blocks w_i into workgroup memory.
+// A subgroup's part of a product on cooperative matrices: a unit of the tile, of a slice of its columns. Generated: sum_m_n
+// is of the m-th SIDE rows of x and the n-th SIDE rows of W that the subgroup owns; an invocation brings eights x_i and
+// blocks w_i into workgroup memory.
 
 const TILE_BLOCKS = TILE_EIGHTS / EIGHTS_EACH;
 

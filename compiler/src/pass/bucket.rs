@@ -22,8 +22,8 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Whether attention tiles are of one query: every sequence has one token. (A chunk may hold as many sequences as tokens, but is
-    /// taken where some have several.)
+    /// Whether attention tiles are of one query: every sequence has one token. (A chunk may hold as many sequences as tokens,
+    /// but is taken where some have several.)
     pub fn is_decode(&self) -> bool {
         self.all_rows && self.bounds.tokens == self.bounds.sequences
     }
@@ -42,9 +42,9 @@ pub fn of(graph: &Graph, target: &TargetProfile, options: Options) -> Vec<Bucket
 
 /// One token of each of 1, 2, 4 ... sequences, and the same with KV that is split; a chunk of as many tokens as matrix-vector
 /// kernels take; where products could take matrix units, of as many as matrix-vector kernels take instead, and those that
-/// have tiles of their own there (`unit_chunks`); where products are sorted by expert from `tiled` tokens on, a chunk of one fewer; a
-/// long one. Sizes between are steps of the next larger variant: grids follow the step. Every variant's kernels are the same
-/// but for the rows that a matrix product takes at once and the parts of KV, so that variants share pipelines.
+/// have tiles of their own there (`unit_chunks`); where products are sorted by expert from `tiled` tokens on, a chunk of one
+/// fewer; a long one. Sizes between are steps of the next larger variant: grids follow the step. Every variant's kernels are
+/// the same but for the rows that a matrix product takes at once and the parts of KV, so that variants share pipelines.
 pub fn run(target: &TargetProfile, max_batch: u32, max_context: u32, tiled: Option<u32>) -> Vec<Bucket> {
     let batch = max_batch.max(1).next_power_of_two();
     let sizes = std::iter::successors(Some(1u32), |n| n.checked_mul(2)).take_while(|n| *n <= batch);

@@ -1,6 +1,9 @@
 //! Numbers of kernels on matrix units.
 
-use super::{ConstDefault, ConstRule, Consts, KV_QUANT_GROUP, OUT_AT, OUT_STRIDE, float, power, rule, size};
+use super::{
+    ConstDefault, ConstRule, Consts, KEEP, KV_QUANT_GROUP, OUT_AT, OUT_HALF, OUT_STRIDE, SOFTCAP, WINDOW, float, power,
+    rule, size,
+};
 use crate::link::LinkError;
 use crate::spec::{KernelSpec, Tier, WeightFormat};
 
@@ -28,7 +31,7 @@ pub(super) const MATMUL: &[ConstRule] = &[
         8,
     ),
     rule("X_HALF", ConstDefault::U32(0), 0, 1),
-    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+    OUT_HALF,
     rule("WG", ConstDefault::Derived("LANES * SLICES * TILE_M / UNIT_M * TILE_N / UNIT_N"), 4, 256),
 ];
 
@@ -42,10 +45,10 @@ pub(super) const ATTENTION: &[ConstRule] = &[
     rule("HEADS", ConstDefault::Derived("the most of 4 that divide N_HEADS / N_KV_HEADS"), 1, 4),
     float("SCALE"),
     rule("Q_TILE", ConstDefault::U32(16), 8, 16),
-    rule("WINDOW", ConstDefault::U32(0), 0, u32::MAX / 2),
-    rule("KEEP", ConstDefault::U32(0), 0, u32::MAX / 2),
-    rule("SOFTCAP", ConstDefault::F32(0.0), 0, 0),
-    rule("OUT_HALF", ConstDefault::U32(0), 0, 1),
+    WINDOW,
+    KEEP,
+    SOFTCAP,
+    OUT_HALF,
     size("MAX_PAGES"),
     power("KV_BITS", 16, 4, 16),
     KV_QUANT_GROUP,
